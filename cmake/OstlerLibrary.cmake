@@ -1,0 +1,33 @@
+# One static library per folder, linked privately by default, so that the build files show the
+# dependency graph of docs/architecture.md. Tests get one executable per mirrored folder.
+
+find_program(OSTLER_CCACHE ccache)
+if(OSTLER_CCACHE)
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${OSTLER_CCACHE})
+endif()
+find_program(OSTLER_MOLD mold)
+if(OSTLER_MOLD)
+  add_link_options(-fuse-ld=mold)
+endif()
+
+add_library(ostler_options INTERFACE)
+target_compile_options(ostler_options INTERFACE
+  -Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor -Wconversion -Wno-sign-conversion -Werror)
+target_include_directories(ostler_options INTERFACE ${CMAKE_SOURCE_DIR}/src)
+
+# ostler_library(name SOURCES a.cpp … [PUBLIC lib …] [PRIVATE lib …])
+# PUBLIC: libraries whose headers ours include; PRIVATE: only our sources use them.
+function(ostler_library name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;PUBLIC;PRIVATE" ${ARGN})
+  add_library(ostler_${name} STATIC ${ARG_SOURCES})
+  target_link_libraries(ostler_${name} PUBLIC ${ARG_PUBLIC} PRIVATE ostler_options ${ARG_PRIVATE})
+  target_include_directories(ostler_${name} PUBLIC ${CMAKE_SOURCE_DIR}/src)
+endfunction()
+
+# ostler_test(name SOURCES a.cpp … LIBS lib … [LABELS l …]): a GoogleTest executable, discovered by ctest.
+function(ostler_test name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;LIBS;LABELS" ${ARGN})
+  add_executable(${name} ${ARG_SOURCES})
+  target_link_libraries(${name} PRIVATE ostler_options ${ARG_LIBS} GTest::gtest GTest::gtest_main GTest::gmock Threads::Threads)
+  gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 PROPERTIES TIMEOUT 300 LABELS "${ARG_LABELS}")
+endfunction()
