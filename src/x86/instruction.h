@@ -39,6 +39,7 @@ enum class Encoding : uint8_t { kLegacy, kVex };
 inline constexpr uint8_t kNoRegister = kZeroGpr * 8;  // gpr byte offset that always reads 0
 inline constexpr uint8_t kRipBase = 17 * 8;           // the next instruction's RIP
 
+// 48 bytes: the interpreter keeps one in every Op, so an Op is one cache line.
 struct Instruction {
   Opcode opcode = Opcode::kInvalid;
   uint8_t length = 0;        // bytes, 1..15
@@ -46,9 +47,13 @@ struct Instruction {
   uint8_t address_size = 0;  // 2, 4, 8
   uint8_t condition = 0;     // 0..15 for Jcc, SETcc, CMOVcc
 
-  bool lock = false;
-  bool rep = false;    // F3 as a repeat prefix (string instructions: REP/REPE)
-  bool repne = false;  // F2 as a repeat prefix
+  bool lock : 1 = false;
+  bool rep : 1 = false;    // F3 as a repeat prefix (string instructions: REP/REPE)
+  bool repne : 1 = false;  // F2 as a repeat prefix
+  bool has_modrm : 1 = false;
+  bool vex_w : 1 = false;           // VEX.W or REX.W
+  bool vex_l : 1 = false;           // VEX.L: 256-bit
+  bool memory_operand : 1 = false;  // one of operand[] is kMem
 
   // Memory operand: seg:[base + index << scale + disp], truncated to address_size. base and index are byte
   // offsets in CpuState::gpr, kNoRegister when absent, base may be kRipBase.
@@ -60,22 +65,19 @@ struct Instruction {
 
   // For re-encoding x87, MMX, SSE and AVX instructions on the host.
   Encoding encoding = Encoding::kLegacy;
-  uint8_t map = 0;        // 0 one-byte, 1 0F, 2 0F38, 3 0F3A
-  uint8_t prefix = 0;     // mandatory: 0, 0x66, 0xf3, 0xf2
+  uint8_t map = 0;     // 0 one-byte, 1 0F, 2 0F38, 3 0F3A
+  uint8_t prefix = 0;  // mandatory: 0, 0x66, 0xf3, 0xf2
   uint8_t opcode_byte = 0;
-  uint8_t modrm = 0;      // as in the code; mod == 3 means no memory operand
-  bool has_modrm = false;
-  bool vex_w = false;     // VEX.W or REX.W
-  bool vex_l = false;     // VEX.L: 256-bit
+  uint8_t modrm = 0;  // as in the code; mod == 3 means no memory operand
 
-  Operand operand[4];     // destination first, Intel order
-  int64_t disp = 0;       // also the 64-bit address of MOV moffs
+  uint16_t imm2 = 0;   // ENTER's level, far pointer's selector
+  Operand operand[4];  // destination first, Intel order
+  int64_t disp = 0;    // also the 64-bit address of MOV moffs
   uint64_t imm = 0;
-  uint16_t imm2 = 0;      // ENTER's level, far pointer's selector
 
   bool has_memory() const { return has_modrm ? modrm < 0xc0 : memory_operand; }
-  bool memory_operand = false;  // one of operand[] is kMem
 };
+static_assert(sizeof(Instruction) == 48);
 
 enum class DecodeStatus : uint8_t {
   kOk,
