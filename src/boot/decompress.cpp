@@ -1,0 +1,130 @@
+#include "boot/decompress.h"
+
+#include <fmt/format.h>
+#include <lzma.h>
+#include <zlib.h>
+#include <zstd.h>
+
+#include <algorithm>
+#include <array>
+
+namespace ostler::boot {
+namespace {
+
+constexpr std::array<uint8_t, 2> kGzipMagic{0x1f, 0x8b};
+constexpr std::array<uint8_t, 6> kXzMagic{0xfd, '7', 'z', 'X', 'Z', 0};
+constexpr std::array<uint8_t, 4> kZstdMagic{0x28, 0xb5, 0x2f, 0xfd};
+constexpr size_t kFirstStep = 8u << 20;
+constexpr uint64_t kXzMemoryLimit = 256u << 20;
+
+template <size_t N>
+bool starts_with(std::span<const uint8_t> data, const std::array<uint8_t, N>& magic) {
+  return data.size() >= N && std::equal(magic.begin(), magic.end(), data.begin());
+}
+
+Error broken(std::string_view format) {
+  return Error(ErrorKind::kCorrupt, fmt::format("its {} data is damaged or cut short", format));
+}
+
+Error too_large(size_t most) {
+  return Error(ErrorKind::kNoResource, fmt::format("it unpacks to more than {} MiB", most >> 20));
+}
+
+// Grows `out` for the next step; false when it already holds `most` bytes.
+bool grow(std::vector<uint8_t>& out, size_t most) {
+  if (out.size() >= most) return false;
+  out.resize(std::min(most, std::max(kFirstStep, out.size() * 2)));
+  return true;
+}
+
+Result<std::vector<uint8_t>> gunzip(std::span<const uint8_t> data, size_t most) {
+  z_stream stream{};
+  if (inflateInit2(&stream, 15 + 16) != Z_OK) return Error(ErrorKind::kNoResource, "zlib cannot start");
+  stream.next_in = const_cast<uint8_t*>(data.data());  // zlib reads only
+  stream.avail_in = static_cast<uInt>(data.size());
+  std::vector<uint8_t> out;
+  size_t used = 0;
+  int status = Z_OK;
+  while (status == Z_OK) {
+    if (used == out.size() && !grow(out, most)) break;
+    const size_t room = out.size() - used;
+    stream.next_out = out.data() + used;
+    stream.avail_out = static_cast<uInt>(std::min<size_t>(room, 1u << 30));
+    const uInt before = stream.avail_out;
+    status = inflate(&stream, Z_NO_FLUSH);
+    used += before - stream.avail_out;
+    if (status == Z_BUF_ERROR || (status == Z_OK && stream.avail_in == 0 && stream.avail_out != 0)) break;
+  }
+  inflateEnd(&stream);
+  if (status == Z_OK && used >= most) return too_large(most);
+  if (status != Z_STREAM_END) return broken("gzip");
+  out.resize(used);
+  return out;
+}
+
+Result<std::vector<uint8_t>> unxz(std::span<const uint8_t> data, size_t most) {
+  lzma_stream stream = LZMA_STREAM_INIT;
+  if (lzma_stream_decoder(&stream, kXzMemoryLimit, 0) != LZMA_OK)
+    return Error(ErrorKind::kNoResource, "liblzma cannot start");
+  stream.next_in = data.data();
+  stream.avail_in = data.size();
+  std::vector<uint8_t> out;
+  size_t used = 0;
+  lzma_ret status = LZMA_OK;
+  while (status == LZMA_OK) {
+    if (used == out.size() && !grow(out, most)) break;
+    stream.next_out = out.data() + used;
+    stream.avail_out = out.size() - used;
+    status = lzma_code(&stream, LZMA_RUN);
+    used = out.size() - stream.avail_out;
+    if (status == LZMA_OK && stream.avail_in == 0 && stream.avail_out != 0) break;
+  }
+  lzma_end(&stream);
+  if (status == LZMA_OK && used >= most) return too_large(most);
+  if (status != LZMA_STREAM_END) return broken("xz");
+  out.resize(used);
+  return out;
+}
+
+Result<std::vector<uint8_t>> unzstd(std::span<const uint8_t> data, size_t most) {
+  ZSTD_DStream* stream = ZSTD_createDStream();
+  if (stream == nullptr) return Error(ErrorKind::kNoResource, "zstd cannot start");
+  ZSTD_DCtx_setParameter(stream, ZSTD_d_windowLogMax, 27);
+  ZSTD_inBuffer in{data.data(), data.size(), 0};
+  std::vector<uint8_t> out;
+  size_t used = 0;
+  size_t status = 1;  // 0: frame complete
+  while (status != 0) {
+    if (used == out.size() && !grow(out, most)) break;
+    ZSTD_outBuffer to{out.data(), out.size(), used};
+    status = ZSTD_decompressStream(stream, &to, &in);
+    used = to.pos;
+    if (ZSTD_isError(status) || (status != 0 && in.pos == in.size && to.pos < to.size)) break;
+  }
+  ZSTD_freeDStream(stream);
+  if (status == 0) {
+    out.resize(used);
+    return out;
+  }
+  if (!ZSTD_isError(status) && used >= most) return too_large(most);
+  return broken("zstd");
+}
+
+}  // namespace
+
+std::string_view compression_of(std::span<const uint8_t> data) {
+  if (starts_with(data, kGzipMagic)) return "gzip";
+  if (starts_with(data, kXzMagic)) return "xz";
+  if (starts_with(data, kZstdMagic)) return "zstd";
+  return "";
+}
+
+Result<std::vector<uint8_t>> decompress(std::span<const uint8_t> data, size_t most) {
+  const std::string_view format = compression_of(data);
+  if (format == "gzip") return gunzip(data, most);
+  if (format == "xz") return unxz(data, most);
+  if (format == "zstd") return unzstd(data, most);
+  return Error(ErrorKind::kUnsupported, "its payload is packed in a way other than gzip, xz or zstd");
+}
+
+}  // namespace ostler::boot

@@ -1,0 +1,20 @@
+// Unpacking of kernel payloads.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+
+namespace ostler::boot {
+
+// The compression of `data` by its magic bytes: "gzip", "xz", "zstd", or "" when it is none of these.
+std::string_view compression_of(std::span<const uint8_t> data);
+
+// Unpacks one gzip, xz or zstd stream; bytes after its end are ignored (bzImage appends the unpacked size).
+// Errors: kCorrupt for broken data, kNoResource when the result would exceed `most` bytes.
+Result<std::vector<uint8_t>> decompress(std::span<const uint8_t> data, size_t most);
+
+}  // namespace ostler::boot
