@@ -19,12 +19,14 @@ class VirtualClock {
   void pause();
   void resume();
   bool paused() const { return paused_.load(std::memory_order_acquire); }
+  // Moves a paused clock: tests and deterministic execution drive time by hand.
+  void advance(int64_t ns);
   void state(state::Archive& archive);
 
  private:
-  std::atomic<int64_t> offset_{0};     // now = monotonic + offset while running
+  std::atomic<int64_t> offset_{0};  // now = monotonic + offset while running
   std::atomic<int64_t> stopped_at_{0};
-  std::atomic<bool> paused_{true};     // a machine is built paused
+  std::atomic<bool> paused_{true};  // a machine is built paused
 };
 
 }  // namespace ostler::event

@@ -1,11 +1,13 @@
 // The event loop: file descriptors, timers on the virtual clock, and posted tasks, all run on one thread.
 #pragma once
 
+#include <atomic>
+#include <condition_variable>
 #include <cstdint>
 #include <functional>
-#include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <string>
 #include <thread>
@@ -19,10 +21,10 @@ namespace ostler::event {
 
 class Loop;
 
-// One deadline. set(), cancel() from any thread; the callback runs on the loop's thread, without any lock of the
-// loop held, so it may take a device lock. A callback already on its way may run once after cancel() or a new
-// set(): devices re-check their own deadline under their lock. The destructor waits for a running callback, so
-// it must not be called under a lock that the callback takes.
+// One deadline. set(), cancel() from any thread; the callback runs on the loop's thread, without any lock of
+// the loop held, so it may take a device lock. A callback already on its way may run once after cancel() or a
+// new set(): devices re-check their own deadline under their lock. The destructor waits for a running
+// callback, so it must not be called under a lock that the callback takes, nor from the callback itself.
 class Timer {
  public:
   Timer(Loop& loop, std::function<void()> callback);
@@ -52,33 +54,50 @@ class Loop {
 
   // Runs until stop(). The calling thread becomes the loop's thread.
   void run();
-  void stop();                             // any thread, async-signal-safe
-  void post(std::function<void()> task);   // any thread: runs on the loop's thread soon
-  bool on_loop_thread() const { return std::this_thread::get_id() == thread_; }
+  void stop();                            // any thread, async-signal-safe
+  void post(std::function<void()> task);  // any thread: runs on the loop's thread soon
+  bool on_loop_thread() const {
+    return std::this_thread::get_id() == thread_.load(std::memory_order_relaxed);
+  }
 
-  // `callback` gets epoll events (EPOLLIN…). From the loop's thread or before run(). Not owned.
-  void watch(int fd, uint32_t events, std::function<void(uint32_t)> callback);
-  void rewatch(int fd, uint32_t events);   // change the interest
-  void unwatch(int fd);                    // no callback of `fd` runs afterwards
+  // `callback` gets epoll events (EPOLLIN…). From the loop's thread or before run(). Not owned. False, and
+  // nothing is watched, for what is always ready and cannot be polled: regular files.
+  bool watch(int fd, uint32_t events, std::function<void(uint32_t)> callback);
+  void rewatch(int fd, uint32_t events);  // change the interest
+  void unwatch(int fd);                   // no callback of `fd` runs afterwards
 
   // Called after the clock was paused or resumed: deadlines are looked at anew.
   void clock_changed();
 
+  // For a clock moved by hand (VirtualClock::advance) on a loop that does not run(): the caller is the loop's
+  // thread.
+  std::optional<int64_t> next_deadline() const;
+  void run_due();  // timers with deadline <= now, then posted tasks
+
  private:
   friend class Timer;
+  struct Watch {
+    uint32_t generation;  // tells a descriptor from an earlier one of the same number
+    std::function<void(uint32_t)> callback;
+  };
   void wake();
-  int run_timers();  // runs what is due; ms until the next deadline or -1
+  void run_timers();
   void run_tasks();
+  void arm_locked();  // makes alarm_ ring at the earliest deadline, or earlier
+  void dispatch(int fd, uint32_t generation, uint32_t events);
 
   VirtualClock& clock_;
   std::string name_;
-  Fd epoll_, wake_;
-  std::thread::id thread_;
-  mutable std::mutex mutex_;  // guards timers_, running_, tasks_, Timer::deadline_
+  Fd epoll_, wake_, alarm_;
+  std::atomic<std::thread::id> thread_;
+  mutable std::mutex mutex_;      // guards timers_, running_, armed_, tasks_, Timer::deadline_
+  std::condition_variable idle_;  // running_ became null
   std::set<std::pair<int64_t, Timer*>> timers_;
   Timer* running_ = nullptr;
+  int64_t armed_ = INT64_MAX;  // virtual time at which alarm_ rings
   std::vector<std::function<void()>> tasks_;
-  std::unordered_map<int, std::shared_ptr<std::function<void(uint32_t)>>> watches_;  // loop thread only
+  std::unordered_map<int, std::shared_ptr<Watch>> watches_;  // loop thread only
+  uint32_t next_generation_ = 1;
   std::atomic<bool> stop_{false};
 };
 

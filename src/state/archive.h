@@ -8,8 +8,8 @@
 //     a.check(index_ < 8, "index");                              // on load: the stream is hostile
 //   }
 //
-// and that function serves both directions: a Saver writes, a Loader reads and never trusts. After a failed load
-// the fields hold unspecified but valid-typed values; the caller discards the object.
+// and that function serves both directions: a Saver writes, a Loader reads and never trusts. After a failed
+// load the fields hold unspecified but valid-typed values; the caller discards the object.
 #pragma once
 
 #include <array>
@@ -30,13 +30,13 @@ class Archive {
   virtual ~Archive() = default;
 
   bool loading() const { return loading_; }
-  // Begins a section. On load its name must match and its version be at most `version`; version() is then the stream's.
+  // Begins a section. On load its name must match and its version be at most `version`; version() is then the
+  // stream's.
   void section(std::string_view name, uint32_t version);
   uint32_t version() const { return version_; }
 
   template <class T>
-    requires(std::is_integral_v<T> || std::is_enum_v<T>)
-  void field(std::string_view name, T& value) {
+  requires(std::is_integral_v<T> || std::is_enum_v<T>) void field(std::string_view name, T& value) {
     uint64_t raw = static_cast<uint64_t>(value);
     number(name, raw, sizeof(T));
     if (!loading_) return;
@@ -118,6 +118,7 @@ class Loader final : public Archive {
   void number(std::string_view name, uint64_t& value, unsigned size) override;
   void raw(std::string_view name, std::span<std::byte> value) override;
   bool get(void* data, size_t size);
+  bool expect(std::string_view name, uint8_t tag);
   std::span<const std::byte> in_;
 };
 

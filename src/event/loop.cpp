@@ -1,0 +1,209 @@
+// Timers share one timerfd. A thread that sets the earliest deadline arms it itself, so that a vCPU which
+// programs its timer thousands of times a second does not wake the loop's thread each time.
+#include "event/loop.h"
+
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+
+#include "base/assert.h"
+
+namespace ostler::event {
+namespace {
+
+constexpr int64_t kSecond = 1'000'000'000;
+
+void drain(int fd) {
+  uint64_t count = 0;
+  [[maybe_unused]] const ssize_t got = ::read(fd, &count, sizeof count);  // EAGAIN: already drained
+}
+
+}  // namespace
+
+Timer::Timer(Loop& loop, std::function<void()> callback) : loop_(loop), callback_(std::move(callback)) {}
+
+Timer::~Timer() {
+  std::unique_lock lock(loop_.mutex_);
+  if (deadline_ >= 0) loop_.timers_.erase({deadline_, this});
+  ASSERT(loop_.running_ != this || !loop_.on_loop_thread(), "a timer is not destroyed by its own callback");
+  loop_.idle_.wait(lock, [&] { return loop_.running_ != this; });
+}
+
+void Timer::set(int64_t deadline_ns) {
+  deadline_ns = std::max<int64_t>(deadline_ns, 0);
+  const std::lock_guard lock(loop_.mutex_);
+  if (deadline_ == deadline_ns) return;
+  if (deadline_ >= 0) loop_.timers_.erase({deadline_, this});
+  deadline_ = deadline_ns;
+  loop_.timers_.insert({deadline_, this});
+  if (deadline_ < loop_.armed_) loop_.arm_locked();
+}
+
+void Timer::cancel() {
+  const std::lock_guard lock(loop_.mutex_);
+  if (deadline_ < 0) return;
+  loop_.timers_.erase({deadline_, this});
+  deadline_ = -1;  // the alarm may ring for nothing: cheaper than a system call here
+}
+
+bool Timer::armed() const {
+  const std::lock_guard lock(loop_.mutex_);
+  return deadline_ >= 0;
+}
+
+Loop::Loop(VirtualClock& clock, std::string name)
+    : clock_(clock),
+      name_(std::move(name)),
+      epoll_(epoll_create1(EPOLL_CLOEXEC)),
+      wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
+      alarm_(timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK)) {
+  ASSERT(epoll_ && wake_ && alarm_, "a process has descriptors for its event loop");
+  watch(wake_.get(), EPOLLIN, [this](uint32_t) { drain(wake_.get()); });
+  watch(alarm_.get(), EPOLLIN, [this](uint32_t) { drain(alarm_.get()); });
+}
+
+Loop::~Loop() {
+  ASSERT(timers_.empty(), "timers are destroyed before their loop");
+}
+
+void Loop::run() {
+  thread_.store(std::this_thread::get_id(), std::memory_order_relaxed);
+  while (!stop_.load(std::memory_order_acquire)) {
+    std::array<epoll_event, 16> events;
+    const int count = epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), -1);
+    ASSERT(count >= 0 || errno == EINTR, "the arguments of epoll_wait are ours");
+    for (int i = 0; i < count; ++i) {
+      const uint64_t tag = events[static_cast<size_t>(i)].data.u64;
+      dispatch(static_cast<int>(static_cast<uint32_t>(tag)), static_cast<uint32_t>(tag >> 32),
+               events[static_cast<size_t>(i)].events);
+    }
+    if (!clock_.paused()) run_timers();
+    run_tasks();
+  }
+  stop_.store(false, std::memory_order_release);
+  thread_.store(std::thread::id{}, std::memory_order_relaxed);
+}
+
+void Loop::stop() {
+  stop_.store(true, std::memory_order_release);
+  wake();
+}
+
+void Loop::wake() {
+  const uint64_t one = 1;
+  const int saved = errno;  // stop() runs in signal handlers
+  [[maybe_unused]] const ssize_t put = ::write(wake_.get(), &one, sizeof one);  // EAGAIN: already awake
+  errno = saved;
+}
+
+void Loop::post(std::function<void()> task) {
+  bool first = false;
+  {
+    const std::lock_guard lock(mutex_);
+    first = tasks_.empty();
+    tasks_.push_back(std::move(task));
+  }
+  if (first) wake();
+}
+
+void Loop::run_tasks() {
+  std::vector<std::function<void()>> tasks;
+  {
+    const std::lock_guard lock(mutex_);
+    tasks.swap(tasks_);
+  }
+  for (auto& task : tasks) task();
+}
+
+void Loop::run_timers() {
+  std::unique_lock lock(mutex_);
+  // Timers that are set anew to a time that has passed meanwhile wait for the next turn: descriptors get
+  // theirs.
+  const int64_t now = clock_.now();
+  while (!timers_.empty() && timers_.begin()->first <= now) {
+    Timer* timer = timers_.begin()->second;
+    timers_.erase(timers_.begin());
+    timer->deadline_ = -1;
+    running_ = timer;
+    lock.unlock();
+    timer->callback_();
+    lock.lock();
+    running_ = nullptr;
+    idle_.notify_all();
+  }
+  arm_locked();
+}
+
+void Loop::arm_locked() {
+  const int64_t next = timers_.empty() ? INT64_MAX : timers_.begin()->first;
+  const int64_t now = clock_.now();
+  if (next == INT64_MAX || clock_.paused()) {
+    armed_ = INT64_MAX;  // an alarm that still rings is harmless
+    return;
+  }
+  if (next == armed_ && next > now) return;
+  armed_ = next;
+  const int64_t delay = std::max<int64_t>(next - now, 1);  // 0 would disarm
+  itimerspec spec{};
+  spec.it_value.tv_sec = delay / kSecond;
+  spec.it_value.tv_nsec = delay % kSecond;
+  timerfd_settime(alarm_.get(), 0, &spec, nullptr);
+}
+
+void Loop::clock_changed() {
+  const std::lock_guard lock(mutex_);
+  armed_ = INT64_MAX;
+  arm_locked();
+}
+
+std::optional<int64_t> Loop::next_deadline() const {
+  const std::lock_guard lock(mutex_);
+  if (timers_.empty()) return std::nullopt;
+  return timers_.begin()->first;
+}
+
+void Loop::run_due() {
+  run_timers();
+  run_tasks();
+}
+
+bool Loop::watch(int fd, uint32_t events, std::function<void(uint32_t)> callback) {
+  const uint32_t generation = next_generation_++;
+  const bool fresh =
+      watches_.emplace(fd, std::make_shared<Watch>(Watch{generation, std::move(callback)})).second;
+  ASSERT(fresh, "a descriptor is watched once");
+  epoll_event event{};
+  event.events = events;
+  event.data.u64 = static_cast<uint64_t>(generation) << 32 | static_cast<uint32_t>(fd);
+  const int result = epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event);
+  ASSERT(result == 0 || errno == EPERM, "watched descriptors are open");
+  if (result != 0) watches_.erase(fd);
+  return result == 0;
+}
+
+void Loop::rewatch(int fd, uint32_t events) {
+  const auto found = watches_.find(fd);
+  ASSERT(found != watches_.end(), "only a watched descriptor changes its interest");
+  epoll_event event{};
+  event.events = events;
+  event.data.u64 = static_cast<uint64_t>(found->second->generation) << 32 | static_cast<uint32_t>(fd);
+  epoll_ctl(epoll_.get(), EPOLL_CTL_MOD, fd, &event);
+}
+
+void Loop::unwatch(int fd) {
+  if (watches_.erase(fd) != 0) epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr);
+}
+
+void Loop::dispatch(int fd, uint32_t generation, uint32_t events) {
+  const auto found = watches_.find(fd);
+  if (found == watches_.end() || found->second->generation != generation) return;  // gone since epoll_wait
+  const std::shared_ptr<Watch> watch = found->second;  // the callback may unwatch itself
+  watch->callback(events);
+}
+
+}  // namespace ostler::event
