@@ -42,6 +42,7 @@ inline constexpr uint8_t kRipBase = 17 * 8;           // the next instruction's 
 // 48 bytes: the interpreter keeps one in every Op, so an Op is one cache line.
 struct Instruction {
   Opcode opcode = Opcode::kInvalid;
+  uint16_t row = 0;          // of the opcode tables: the key of vector_info() and opcode_feature()
   uint8_t length = 0;        // bytes, 1..15
   uint8_t operand_size = 0;  // 2, 4, 8: the effective operand size (1 for byte forms)
   uint8_t address_size = 0;  // 2, 4, 8
@@ -60,15 +61,16 @@ struct Instruction {
   SegIndex segment = kDs;
   uint8_t base = kNoRegister;
   uint8_t index = kNoRegister;
-  uint8_t scale = 0;  // shift, 0..3
-  uint8_t operand_count = 0;
+  uint8_t scale : 4 = 0;  // shift, 0..3
+  uint8_t operand_count : 4 = 0;
 
   // For re-encoding x87, MMX, SSE and AVX instructions on the host.
-  Encoding encoding = Encoding::kLegacy;
-  uint8_t map = 0;     // 0 one-byte, 1 0F, 2 0F38, 3 0F3A
-  uint8_t prefix = 0;  // mandatory: 0, 0x66, 0xf3, 0xf2
+  Encoding encoding : 4 = Encoding::kLegacy;
+  uint8_t map : 4 = 0;  // 0 one-byte, 1 0F, 2 0F38, 3 0F3A
+  uint8_t prefix = 0;   // mandatory: 0, 0x66, 0xf3, 0xf2
   uint8_t opcode_byte = 0;
-  uint8_t modrm = 0;  // as in the code; mod == 3 means no memory operand
+  uint8_t modrm = 0;         // as in the code (MOV CR/DR: mod forced to 3); mod == 3 means no memory operand
+  uint8_t vector_index = 0;  // gathers: the XMM/YMM register of the indexes; `index` is kNoRegister then
 
   uint16_t imm2 = 0;   // ENTER's level, far pointer's selector
   Operand operand[4];  // destination first, Intel order
@@ -88,8 +90,8 @@ enum class DecodeStatus : uint8_t {
 
 // Decodes the instruction at the start of `code` (at most 15 bytes are looked at). Depends on nothing but its
 // arguments; whether the CPU model offers the instruction is the engine's question (see opcode_feature()).
-// LOCK on an instruction or operand form that forbids it is kInvalid. `out` is valid for kOk only, but `length`
-// is set for kInvalid as far as it was understood.
+// LOCK on an instruction or operand form that forbids it is kInvalid. `out` is valid for kOk only, but
+// `length` is set for kInvalid as far as it was understood.
 DecodeStatus decode(std::span<const uint8_t> code, CodeSize code_size, Instruction& out);
 
 }  // namespace ostler::x86
