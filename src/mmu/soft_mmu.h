@@ -19,8 +19,39 @@ enum class Access : uint8_t { kRead, kWrite, kFetch };  // kWrite also for read-
 // implicit accesses to descriptor tables and task state segments (SDM 3A §4.6, never subject to AC).
 enum class Privilege : uint8_t { kCurrent, kSupervisor };
 
+// Whoever keeps decoded or translated code of guest memory for one vCPU. Called on that vCPU's thread: at once for
+// its own writes (the instruction that wrote is still executing), and when requests of other writers (vCPUs, DMA) are
+// drained between blocks.
+class CodeObserver {
+ public:
+  virtual ~CodeObserver() = default;
+  // Code made of bytes [first, last] of the physical page at `page` is stale. Returns whether code of that page is
+  // still kept; when not, the page's writes become fast again for this vCPU.
+  virtual bool code_written(GuestPhys page, unsigned first, unsigned last) = 0;
+};
+
 class SoftMmu {
  public:
+  // ---- fast path, inline ----
+  // The host address of a T at `linear` if the TLB holds the page with the permission and the T does not cross its
+  // end; nullptr means nothing (a miss, MMIO, a code page, not canonical): take read(), write() then.
+  template <class T>
+  const T* hit_read(uint64_t linear) const;
+  template <class T>
+  T* hit_write(uint64_t linear) const;
+
+  // ---- code ----
+  // Grows or changes whenever a linear address may fetch from elsewhere, or no longer at all, than it did before
+  // (CR3 writes, INVLPG, flushes, CR0/CR4/EFER paging bits; not CPL). What was fetched under an equal epoch and CPL is
+  // still mapped. Inline.
+  uint64_t fetch_epoch() const;
+  // Copies code bytes within one page of physical memory, having first marked the page as one with code, so that no
+  // later write is missed.
+  void read_code(GuestPhys address, std::span<uint8_t> out);
+  void set_code_observer(CodeObserver* observer);
+  // All blocks were dropped: no page has code of this vCPU any more.
+  void forget_code();
+
   // Reads and writes of 1, 2, 4, 8, 16, 32 bytes at any alignment, page-crossing included: nothing is written
   // before every page of the access has been checked. Raise #PF with CR2 and the exact error code.
   template <class T>
