@@ -1,7 +1,7 @@
 // One vCPU of the reference interpreter: its state, its view of memory, and what instruction handlers need.
-// Everything here runs on the vCPU's thread unless said otherwise. Faults are thrown as x86::Exception and caught
-// in the run loop; a handler checks everything before it commits anything, so a throw leaves the state as before
-// the instruction.
+// Everything here runs on the vCPU's thread unless said otherwise. Faults are thrown as x86::Exception and
+// caught in the run loop; a handler checks everything before it commits anything, so a throw leaves the state
+// as before the instruction.
 #pragma once
 
 #include <array>
@@ -70,15 +70,18 @@ class Cpu {
   // RIP of the instruction after `op`, truncated to the code size where 16- and 32-bit code wants it.
   uint64_t next_rip(const Op& op) const {
     const uint64_t rip = block_rip + op.next_offset;
-    return code_size == x86::CodeSize::k64 ? rip : code_size == x86::CodeSize::k32 ? static_cast<uint32_t>(rip) : rip & 0xffff;
+    return code_size == x86::CodeSize::k64   ? rip
+           : code_size == x86::CodeSize::k32 ? static_cast<uint32_t>(rip)
+                                             : rip & 0xffff;
   }
   uint64_t current_rip(const Op& op) const { return block_rip + op.next_offset - op.insn.length; }
 
   // Offset within the segment of the memory operand, truncated to the address size.
   uint64_t effective_offset(const Op& op) const;
-  // Linear address of an access of `size` bytes at seg:offset: adds the base; checks limits, type and canonicality;
-  // raises #GP(0), or #SS(0) for SS. In 64-bit mode only FS and GS have a base and only canonicality is checked.
-  // Also raises #AC(0) when alignment checks are on and `size` is 2, 4 or 8 (16: not checked here).
+  // Linear address of an access of `size` bytes at seg:offset: adds the base; checks limits, type and
+  // canonicality; raises #GP(0), or #SS(0) for SS. In 64-bit mode only FS and GS have a base and only
+  // canonicality is checked. Also raises #AC(0) when alignment checks are on and `size` is 2, 4 or 8 (16: not
+  // checked here).
   uint64_t linear(x86::SegIndex segment, uint64_t offset, unsigned size, mmu::Access access) const;
   uint64_t linear(const Op& op, unsigned size, mmu::Access access) const {
     return linear(op.insn.segment, effective_offset(op), size, access);
@@ -98,11 +101,11 @@ class Cpu {
   void jump_near(uint64_t target);
   // As jump_near, without setting RIP: what must hold before a CALL writes its return address.
   void check_near(uint64_t target) const;
-  // CPL, CR0, CR4, EFER, CS, SS, DR7, TF, RF or AC changed: recomputes the cached mode and the MMU's. The handler
-  // that calls it must end its block (return nullptr with s.rip set).
+  // CPL, CR0, CR4, EFER, CS, SS, DR7, TF, RF or AC changed: recomputes the cached mode and the MMU's. The
+  // handler that calls it must end its block (return nullptr with s.rip set).
   void mode_changed();
-  // The MMU's translations for instruction fetch changed (CR3, INVLPG…) is the MMU's own business: it bumps its
-  // fetch epoch, which the block cache compares.
+  // The MMU's translations for instruction fetch changed (CR3, INVLPG…) is the MMU's own business: it bumps
+  // its fetch epoch, which the block cache compares.
 
   // Marks `bits` of pending:: for the run loop. Any thread; does not wake a halted vCPU's thread.
   void post(uint32_t bits) { pending_.fetch_or(bits, std::memory_order_acq_rel); }
@@ -112,7 +115,8 @@ class Cpu {
   bool alignment_check = false;  // CR0.AM, EFLAGS.AC and CPL 3
   bool single_step = false;      // TF, instruction breakpoints or interrupt shadow: one instruction per block
   bool data_breakpoints = false;  // DR7 enables a data or I/O breakpoint
-  // RIP of the running block's first instruction; s.rip is only current between blocks and at Ops that set it.
+  // RIP of the running block's first instruction; s.rip is only current between blocks and at Ops that set
+  // it.
   uint64_t block_rip = 0;
   // The instruction being executed: what faulted when an exception is caught.
   const Op* current_op = nullptr;
@@ -123,7 +127,7 @@ class Cpu {
   std::atomic<uint32_t> pending_{0};
   uint32_t context = 0;  // number of the present BlockContext: what blocks are keyed by beside addresses
   Block* block = nullptr;
-  Block** link = nullptr;      // where the next block found is to be remembered
+  Block** link = nullptr;  // where the next block found is to be remembered
   BlockCache* cache = nullptr;
   int64_t budget = 0;  // instructions left before run() returns
 };

@@ -15,10 +15,11 @@ enum class Delivered : uint8_t {
   kShutdown,  // a fault while delivering a double fault: CpuState::activity is kShutdown
 };
 
-// Delivers `exception`; s.rip is the instruction it belongs to (faults: that instruction; traps: the next one).
-// Faults during delivery become double and triple faults here. Sets DR6, CR2, RF in the pushed flags.
+// Delivers `exception`; s.rip is the instruction it belongs to (faults: that instruction; traps: the next
+// one). Faults during delivery become double and triple faults here. Sets DR6, CR2, RF in the pushed flags.
 Delivered deliver_exception(Cpu& cpu, const x86::Exception& exception);
-// An external interrupt: `vector` came from Environment::acknowledge_interrupt(). s.rip is where it returns to.
+// An external interrupt: `vector` came from Environment::acknowledge_interrupt(). s.rip is where it returns
+// to.
 Delivered deliver_interrupt(Cpu& cpu, uint8_t vector);
 Delivered deliver_nmi(Cpu& cpu);
 

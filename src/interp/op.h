@@ -11,9 +11,9 @@ class Cpu;
 struct Op;
 
 // Executes one instruction. Returns the next Op to run: `op + 1` (or what running it returns, see next() in
-// operand.h), or nullptr to leave the block after having set CpuState::rip (every control transfer, mode change, and
-// anything after which code or interrupts must be looked at again). Throws x86::Exception before any architectural
-// change; the run loop then sets CpuState::rip to the instruction of Cpu::current_op.
+// operand.h), or nullptr to leave the block after having set CpuState::rip (every control transfer, mode
+// change, and anything after which code or interrupts must be looked at again). Throws x86::Exception before
+// any architectural change; the run loop then sets CpuState::rip to the instruction of Cpu::current_op.
 using Handler = const Op* (*)(Cpu& cpu, const Op* op);
 
 // One cache line. RIP-relative operands are bound to absolute addresses (base kNoRegister, disp = address).
@@ -31,8 +31,8 @@ struct BindContext {
   bool alignment_check;  // #AC may be due
 };
 
-// Each family file chooses the handler for a decoded instruction, tried in turn by bind.cpp. nullptr: not of this
-// family. bind() gives #UD for what nobody knows or the CPU model lacks.
+// Each family file chooses the handler for a decoded instruction, tried in turn by bind.cpp. nullptr: not of
+// this family. bind() gives #UD for what nobody knows or the CPU model lacks.
 Handler bind_integer(const x86::Instruction& insn, const BindContext& context);
 Handler bind_stack(const x86::Instruction& insn, const BindContext& context);
 Handler bind_control(const x86::Instruction& insn, const BindContext& context);
