@@ -21,6 +21,7 @@ struct alignas(64) Op {
   Handler run = nullptr;
   x86::Instruction insn;
   uint16_t next_offset = 0;  // bytes from the start of the block to the next instruction
+  uint32_t data = 0;         // of the handler: for vector instructions the host stub's offset
 };
 static_assert(sizeof(Op) == 64);
 
@@ -38,6 +39,7 @@ Handler bind_stack(const x86::Instruction& insn, const BindContext& context);
 Handler bind_control(const x86::Instruction& insn, const BindContext& context);
 Handler bind_string(const x86::Instruction& insn, const BindContext& context);
 Handler bind_system(const x86::Instruction& insn, const BindContext& context);
-Handler bind_vector(const x86::Instruction& insn, const BindContext& context);
+// `data` goes into Op::data.
+Handler bind_vector(const x86::Instruction& insn, const BindContext& context, uint32_t& data);
 
 }  // namespace ostler::interp
