@@ -31,6 +31,9 @@ class CpuInterrupts {
   // IA32_APIC_BASE (0x1b), IA32_TSC_DEADLINE (0x6e0), x2APIC (0x800-0x8ff). False, nullopt: #GP.
   virtual std::optional<uint64_t> read_msr(uint32_t index) = 0;
   virtual bool write_msr(uint32_t index, uint64_t value) = 0;
+  // The vCPU takes an INIT (SDM 3A §11.4.7.3), or its TSC jumped (WRMSR to TSC or TSC_ADJUST, restore).
+  virtual void init_reset() {}
+  virtual void tsc_changed() {}
 };
 
 }  // namespace ostler::bus
