@@ -1,0 +1,98 @@
+// CPU models: what -cpu names, and what CPUID tells a guest about it (SDM 2A "CPUID"; AMD APM 3 App. E; the
+// KVM leaves from the kernel's Documentation/virt/kvm/x86/cpuid.rst). Immutable after parse(); shared by all
+// vCPUs.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+#include "x86/feature.h"
+#include "x86/host_cpu.h"
+#include "x86/state.h"
+
+namespace ostler::x86 {
+
+enum class Vendor : uint8_t { kIntel, kAmd };
+
+// What CPUID tells about one vCPU and the machine around it.
+struct VcpuInfo {
+  uint32_t apic_id = 0;
+  uint32_t sockets = 1;
+  uint32_t cores = 1;          // per socket
+  uint32_t threads = 1;        // per core
+  uint32_t kvm_features = 0;   // bits of leaf 0x40000001 EAX that the machine provides; 0: no KVM leaves
+  uint64_t tsc_hz = 0;         // 0: not told
+  uint64_t apic_timer_hz = 0;  // what the local APIC timer counts at, before its divider; 0: not told
+
+  uint32_t logical_per_socket() const { return cores * threads; }
+};
+
+// APIC IDs as the topology leaves describe them: thread, core and socket in bit fields of their own width.
+unsigned apic_id_core_shift(uint32_t threads);
+unsigned apic_id_socket_shift(uint32_t cores, uint32_t threads);
+uint32_t apic_id_of(uint32_t vcpu_index, uint32_t cores, uint32_t threads);
+
+struct ModelListing {
+  std::string_view name, description;
+};
+
+class CpuModel {
+ public:
+  // "Haswell,+feat,-feat,feat=on|off,phys-bits=N,…". A wrong model or flag is an error that names the nearest
+  // valid one. A flag that is known but not available is dropped with a warning, or an error with "enforce".
+  static Result<CpuModel> parse(std::string_view text, const HostCpu& host = HostCpu::current());
+  static std::span<const ModelListing> list();  // -cpu help
+  static std::string help();                    // the same as text, with every flag's name
+
+  const std::string& name() const { return name_; }
+  Vendor vendor() const { return vendor_; }
+  bool amd() const { return vendor_ == Vendor::kAmd; }
+  bool has(Feature feature) const { return features_.has(feature); }
+  const FeatureSet& features() const { return features_; }
+  unsigned family() const { return family_; }
+  unsigned model() const { return model_; }
+  unsigned stepping() const { return stepping_; }
+  unsigned physical_bits() const { return physical_bits_; }
+  unsigned linear_bits() const { return has(Feature::kLa57) ? 57 : 48; }
+  // Bits that XSETBV may set, and CR4 bits that MOV may set.
+  uint64_t xcr0_supported() const;
+  uint64_t cr4_supported() const;
+  // Whole sentences, for log::warning.
+  const std::vector<std::string>& warnings() const { return warnings_; }
+
+  // As executed by the guest in state `state`: OSXSAVE and the size of the XSAVE area follow CR4 and XCR0.
+  CpuidResult cpuid(uint32_t leaf, uint32_t subleaf, const CpuState& state, const VcpuInfo& vcpu) const;
+  // CPUID.1:EAX, also what RESET leaves in EDX.
+  uint32_t signature() const;
+
+ private:
+  CpuModel() = default;
+  uint32_t feature_bits(uint32_t leaf, uint32_t subleaf, CpuidRegister reg) const;
+  CpuidResult basic_leaf(uint32_t leaf, uint32_t subleaf, const CpuState& state, const VcpuInfo& vcpu) const;
+  CpuidResult kvm_leaf(uint32_t leaf, const VcpuInfo& vcpu) const;
+  CpuidResult extended_leaf(uint32_t leaf, uint32_t subleaf, const VcpuInfo& vcpu) const;
+  Result<void> apply_option(std::string_view option, const HostCpu& host);
+  void request(Feature feature, bool on);
+  void settle(const HostCpu& host, const FeatureSet& quiet);
+
+  std::string name_;
+  std::string brand_;
+  Vendor vendor_ = Vendor::kIntel;
+  unsigned family_ = 6, model_ = 0, stepping_ = 0;
+  unsigned physical_bits_ = 40;
+  uint32_t basic_max_ = 0xd;
+  bool kvm_ = true;
+  bool enforce_ = false;
+  FeatureSet features_;
+  FeatureSet requested_;  // by the user, one by one
+  std::vector<std::string> warnings_;
+};
+
+// The size of an XSAVE area in standard form for the components in `xcr0`, in bytes (SDM 1 §13.4).
+uint32_t xsave_area_size(uint64_t xcr0);
+
+}  // namespace ostler::x86
