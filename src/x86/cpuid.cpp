@@ -254,7 +254,7 @@ CpuidResult CpuModel::extended_leaf(uint32_t leaf, uint32_t subleaf, const VcpuI
     case 0x8000001e:
       if (!topology) return {};
       return {vcpu.apic_id,
-              (vcpu.apic_id >> apic_id_core_shift(vcpu.threads)) & 0xff | (vcpu.threads - 1) << 8,
+              ((vcpu.apic_id >> apic_id_core_shift(vcpu.threads)) & 0xff) | (vcpu.threads - 1) << 8,
               (vcpu.apic_id >> apic_id_socket_shift(vcpu.cores, vcpu.threads)) & 0xff, 0};
     default:
       return {};

@@ -1,0 +1,244 @@
+// CPU models and CPUID against an invented host, so that nothing depends on where the tests run.
+#include "x86/cpu_model.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstring>
+
+namespace ostler::x86 {
+namespace {
+
+using F = Feature;
+using testing::HasSubstr;
+
+HostCpu host_with_everything() {
+  HostCpu host;
+  host.vendor = "GenuineIntel";
+  host.brand = "Invented CPU";
+  host.family = 6;
+  host.model = 0x55;
+  host.stepping = 7;
+  host.physical_bits = 46;
+  for (size_t i = 0; i < kFeatureCount; ++i) host.features.set(static_cast<F>(i));
+  return host;
+}
+
+CpuModel model(std::string_view text, const HostCpu& host = host_with_everything()) {
+  Result<CpuModel> result = CpuModel::parse(text, host);
+  EXPECT_TRUE(result.has_value()) << result.error().message();
+  return *result;
+}
+
+std::string parse_error(std::string_view text) {
+  Result<CpuModel> result = CpuModel::parse(text, host_with_everything());
+  return result ? "" : result.error().message();
+}
+
+TEST(CpuModel, wrong_name_suggests_the_nearest) {
+  EXPECT_THAT(parse_error("Haswel"), HasSubstr("did you mean 'Haswell'"));
+}
+
+TEST(CpuModel, wrong_flag_suggests_the_nearest) {
+  EXPECT_THAT(parse_error("max,+avx3"), HasSubstr("did you mean 'avx'"));
+  EXPECT_THAT(parse_error("max,fsgsbse=off"), HasSubstr("did you mean 'fsgsbase'"));
+}
+
+TEST(CpuModel, switch_takes_on_or_off_only) {
+  EXPECT_THAT(parse_error("max,avx=maybe"), HasSubstr("on or off"));
+}
+
+TEST(CpuModel, minus_removes_and_plus_adds) {
+  EXPECT_FALSE(model("Haswell,-avx2").has(F::kAvx2));
+  EXPECT_FALSE(model("Haswell,avx2=off").has(F::kAvx2));
+  EXPECT_TRUE(model("Nehalem,+pcid").has(F::kPcid));
+  EXPECT_TRUE(model("Nehalem,pcid").has(F::kPcid));
+}
+
+TEST(CpuModel, aliases_name_the_same_flag) {
+  EXPECT_FALSE(model("Haswell,-lzcnt").has(F::kAbm));
+  EXPECT_FALSE(model("Haswell,-sse4_2").has(F::kSse42));
+}
+
+TEST(CpuModel, what_the_host_lacks_is_not_offered) {
+  HostCpu host = host_with_everything();
+  host.features.set(F::kSha, false);
+  const CpuModel max = model("max", host);
+  EXPECT_FALSE(max.has(F::kSha));
+  EXPECT_TRUE(max.warnings().empty());
+}
+
+TEST(CpuModel, requested_flag_the_host_lacks_warns) {
+  HostCpu host = host_with_everything();
+  host.features.set(F::kSha, false);
+  const CpuModel haswell = model("Haswell,+sha-ni", host);
+  EXPECT_FALSE(haswell.has(F::kSha));
+  ASSERT_EQ(haswell.warnings().size(), 1u);
+  EXPECT_THAT(haswell.warnings()[0], HasSubstr("sha-ni"));
+}
+
+TEST(CpuModel, enforce_turns_the_warning_into_an_error) {
+  EXPECT_THAT(parse_error("Haswell,+avx512f,enforce"), HasSubstr("avx512f"));
+}
+
+TEST(CpuModel, unimplemented_flags_are_never_offered_even_if_the_host_has_them) {
+  for (F feature :
+       {F::kAvx512f, F::kAmxTile, F::kPku, F::kCetSs, F::kRtm, F::kMpx, F::kVmx, F::kMonitor, F::kVme}) {
+    EXPECT_FALSE(model("max").has(feature)) << feature_info(feature).spelling;
+    EXPECT_FALSE(model("host").has(feature)) << feature_info(feature).spelling;
+  }
+}
+
+TEST(CpuModel, engine_features_need_nothing_of_the_host) {
+  HostCpu host = host_with_everything();
+  for (F feature : {F::kSmep, F::kSmap, F::kPcid, F::kUmip, F::kLa57, F::kX2apic, F::kTscDeadline})
+    host.features.set(feature, false);
+  const CpuModel max = model("max", host);
+  for (F feature : {F::kSmep, F::kSmap, F::kPcid, F::kUmip, F::kLa57, F::kX2apic, F::kTscDeadline})
+    EXPECT_TRUE(max.has(feature)) << feature_info(feature).spelling;
+}
+
+TEST(CpuModel, dropping_avx_drops_what_is_built_on_it) {
+  const CpuModel haswell = model("Haswell,-avx");
+  EXPECT_FALSE(haswell.has(F::kAvx2));
+  EXPECT_FALSE(haswell.has(F::kFma));
+  EXPECT_FALSE(haswell.has(F::kF16c));
+  EXPECT_EQ(haswell.xcr0_supported(), 3u);
+}
+
+TEST(CpuModel, a_processor_without_long_mode_is_refused) {
+  EXPECT_THAT(parse_error("max,-lm"), HasSubstr("lm"));
+}
+
+TEST(CpuModel, host_keeps_vendor_model_and_brand) {
+  const CpuModel host = model("host");
+  EXPECT_EQ(host.family(), 6u);
+  EXPECT_EQ(host.model(), 0x55u);
+  EXPECT_EQ(host.physical_bits(), 46u);
+  CpuState state;
+  char brand[49] = {};
+  for (uint32_t i = 0; i < 3; ++i) {
+    const CpuidResult r = host.cpuid(0x80000002 + i, 0, state, {});
+    std::memcpy(brand + 16 * i, &r, 16);
+  }
+  EXPECT_STREQ(brand, "Invented CPU");
+}
+
+TEST(CpuModel, every_listed_model_parses) {
+  for (const ModelListing& listing : CpuModel::list()) EXPECT_EQ(model(listing.name).name(), listing.name);
+}
+
+TEST(CpuModel, signatures_are_those_of_the_real_processors) {
+  EXPECT_EQ(model("Nehalem").signature(), 0x000106a3u);
+  EXPECT_EQ(model("Haswell").signature(), 0x000306c1u);
+  EXPECT_EQ(model("EPYC").signature(), 0x00800f12u);
+}
+
+class Cpuid : public testing::Test {
+ protected:
+  Cpuid() {
+    vcpu_.cores = 2;
+    vcpu_.threads = 2;
+    vcpu_.apic_id = 3;
+    vcpu_.kvm_features = ~0u;
+    vcpu_.tsc_hz = 2'600'000'000;
+    vcpu_.apic_timer_hz = 1'000'000'000;
+  }
+  CpuidResult of(const CpuModel& m, uint32_t leaf, uint32_t subleaf = 0) {
+    return m.cpuid(leaf, subleaf, state_, vcpu_);
+  }
+  CpuState state_;
+  VcpuInfo vcpu_;
+};
+
+TEST_F(Cpuid, vendor_strings) {
+  const CpuidResult intel = of(model("Haswell"), 0), amd = of(model("EPYC"), 0);
+  EXPECT_EQ(intel.ebx, 0x756e6547u);
+  EXPECT_EQ(amd.ebx, 0x68747541u);
+  EXPECT_EQ(of(model("EPYC"), 0x80000000).ebx, 0x68747541u);
+}
+
+TEST_F(Cpuid, osxsave_follows_cr4) {
+  const CpuModel m = model("Haswell");
+  EXPECT_FALSE(of(m, 1).ecx >> 27 & 1);
+  state_.cr4 = cr4::kOsxsave;
+  EXPECT_TRUE(of(m, 1).ecx >> 27 & 1);
+}
+
+TEST_F(Cpuid, xsave_size_follows_xcr0) {
+  const CpuModel m = model("Haswell");
+  EXPECT_EQ(of(m, 0xd).ebx, 576u);
+  EXPECT_EQ(of(m, 0xd).ecx, 832u);
+  EXPECT_EQ(of(m, 0xd).eax, 7u);
+  state_.xcr0 = 7;
+  EXPECT_EQ(of(m, 0xd).ebx, 832u);
+  EXPECT_EQ(of(m, 0xd, 2), (CpuidResult{256, 576, 0, 0}));
+}
+
+TEST_F(Cpuid, topology_counts_and_ids_agree) {
+  const CpuModel m = model("Haswell");
+  EXPECT_EQ(of(m, 1).ebx >> 24, 3u);
+  EXPECT_EQ(of(m, 1).ebx >> 16 & 0xff, 4u);
+  EXPECT_TRUE(of(m, 1).edx >> 28 & 1);
+  EXPECT_EQ(of(m, 0xb, 0), (CpuidResult{1, 2, 0x100, 3}));
+  EXPECT_EQ(of(m, 0xb, 1), (CpuidResult{2, 4, 0x201, 3}));
+  EXPECT_EQ(of(m, 0xb, 2), (CpuidResult{0, 0, 2, 3}));
+}
+
+TEST_F(Cpuid, apic_ids_leave_gaps_for_odd_counts) {
+  EXPECT_EQ(apic_id_of(3, 3, 1), 4u);  // second socket starts at the next power of two
+  EXPECT_EQ(apic_id_of(2, 2, 2), 2u);
+  EXPECT_EQ(apic_id_of(4, 2, 2), 4u);
+}
+
+TEST_F(Cpuid, tsc_leaf_gives_the_frequency_and_fits_32_bit_arithmetic) {
+  vcpu_.tsc_hz = 2'593'906'000;
+  const CpuidResult r = of(model("Haswell"), 0x15);
+  ASSERT_NE(r.eax, 0u);
+  EXPECT_EQ(r.ecx, 1'000'000'000u);
+  const double hz = 1e9 * r.ebx / r.eax;
+  EXPECT_NEAR(hz, 2'593'906'000.0, 13000.0);  // five parts in a million
+  EXPECT_LE(uint64_t{r.ecx / 1000} * r.ebx, 0xffffffffu);
+}
+
+TEST_F(Cpuid, kvm_leaves_only_as_far_as_the_machine_provides) {
+  const CpuModel m = model("Haswell");
+  EXPECT_EQ(of(m, 0x40000000).ebx, 0x4b4d564bu);
+  vcpu_.kvm_features = 1u << 3;
+  EXPECT_EQ(of(m, 0x40000001).eax, 1u << 3);
+  EXPECT_EQ(of(m, 0x40000010).eax, 2'600'000u);
+  vcpu_.kvm_features = 0;
+  EXPECT_EQ(of(m, 0x40000000), CpuidResult{});
+}
+
+TEST_F(Cpuid, kvm_off_hides_the_leaves) {
+  EXPECT_EQ(of(model("Haswell,kvm=off"), 0x40000000), CpuidResult{});
+}
+
+TEST_F(Cpuid, intel_answers_too_high_leaves_with_the_highest_amd_with_zero) {
+  const CpuModel intel = model("Haswell");
+  EXPECT_EQ(of(intel, 0x00ffffff), of(intel, 0x16));
+  EXPECT_EQ(of(model("EPYC"), 0x00ffffff), CpuidResult{});
+}
+
+TEST_F(Cpuid, address_widths) {
+  EXPECT_EQ(of(model("Haswell"), 0x80000008).eax, 48u << 8 | 40);
+  EXPECT_EQ(of(model("Haswell,phys-bits=46,+la57"), 0x80000008).eax, 57u << 8 | 46);
+}
+
+TEST_F(Cpuid, amd_repeats_the_classic_flags) {
+  EXPECT_EQ(of(model("EPYC"), 0x80000001).edx & 0x0183f3ff, of(model("EPYC"), 1).edx & 0x0183f3ff);
+  EXPECT_EQ(of(model("Haswell"), 0x80000001).edx & 0x0183f3ff, 0u);
+}
+
+TEST_F(Cpuid, no_leaf_of_any_model_crashes) {
+  for (const ModelListing& listing : CpuModel::list()) {
+    const CpuModel m = model(listing.name);
+    for (uint32_t base : {0u, 0x40000000u, 0x80000000u, 0xc0000000u})
+      for (uint32_t leaf = 0; leaf < 0x40; ++leaf)
+        for (uint32_t subleaf = 0; subleaf < 8; ++subleaf) of(m, base + leaf, subleaf);
+  }
+}
+
+}  // namespace
+}  // namespace ostler::x86
