@@ -73,7 +73,7 @@ Term pci_host(const Description& machine) {
   if (!pci.memory64.empty()) append(windows, memory_window64(pci.memory64.first, pci.memory64.last, true));
 
   Term body = block({hid(pci.ecam ? "PNP0A08" : "PNP0A03"), name("_UID", integer(0)),
-                     name("_ADR", integer(0)), name("_BBN", integer(0)), name("_CRS", resources(windows)),
+                     name("_BBN", integer(0)), name("_CRS", resources(windows)),
                      name("PRTA", routing_table(false, pci.first_gsi))});
   if (pci.ecam) append(body, name("_CID", eisa_id("PNP0A03")));
   if (pci.piix_links) {
