@@ -1,0 +1,67 @@
+// The state while a QEMU command line is read, and the handlers of its options, one file per group.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+#include "config/key_values.h"
+#include "config/qemu_command_line.h"
+
+namespace ostler::config {
+
+struct QemuBuilder {
+  CommandLine out;
+
+  // Things that need the whole command line before they are decided.
+  struct PendingDrive {
+    BlockNode node;
+    std::string interface;
+    Properties device_properties;
+  };
+  std::vector<PendingDrive> drives;
+  struct PendingNic {
+    Netdev netdev;
+    std::string model;
+    Properties device_properties;
+  };
+  std::vector<PendingNic> nics;
+  std::vector<std::string> serial_options;
+  bool nographic = false;
+  bool no_net = false;
+  unsigned next_anonymous = 0;
+
+  Machine& machine() { return out.machine; }
+  std::string anonymous_id(std::string_view kind);
+
+  Result<void> finish();
+};
+
+using QemuHandler = Result<void> (*)(QemuBuilder&, std::string_view value);
+
+// machine, CPU, memory, boot
+Result<void> option_machine(QemuBuilder& b, std::string_view value);
+Result<void> option_accel(QemuBuilder& b, std::string_view value);
+Result<void> option_cpu(QemuBuilder& b, std::string_view value);
+Result<void> option_smp(QemuBuilder& b, std::string_view value);
+Result<void> option_memory(QemuBuilder& b, std::string_view value);
+Result<void> option_rtc(QemuBuilder& b, std::string_view value);
+Result<void> option_name(QemuBuilder& b, std::string_view value);
+// storage
+Result<void> option_drive(QemuBuilder& b, std::string_view value);
+Result<void> option_blockdev(QemuBuilder& b, std::string_view value);
+Result<void> option_disk_image(QemuBuilder& b, std::string_view value);
+// devices, network, character devices
+Result<void> option_device(QemuBuilder& b, std::string_view value);
+Result<void> option_netdev(QemuBuilder& b, std::string_view value);
+Result<void> option_nic(QemuBuilder& b, std::string_view value);
+Result<void> option_chardev(QemuBuilder& b, std::string_view value);
+Result<void> option_debugcon(QemuBuilder& b, std::string_view value);
+
+// A character back end in the short form of -serial ("stdio", "mon:stdio", "file:x", "unix:x,server=on",
+// "chardev:id"): adds a Chardev and returns its id; "" for none.
+Result<std::string> short_chardev(QemuBuilder& b, std::string_view option, std::string_view value);
+
+}  // namespace ostler::config

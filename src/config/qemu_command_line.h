@@ -1,0 +1,37 @@
+// QEMU's command line, for what exists so far. Every option is declared once in a table that also makes
+// -help.
+#pragma once
+
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+#include "config/machine.h"
+
+namespace ostler::config {
+
+struct CommandLine {
+  // What the program is to do; everything but kRun prints and ends with status 0.
+  enum class Action {
+    kRun,
+    kHelp,
+    kVersion,
+    kCpuHelp,
+    kMachineHelp,
+    kAccelHelp,
+    kDeviceHelp,
+    kLogHelp
+  } action = Action::kRun;
+  std::string subject;  // kDeviceHelp: the device type, empty for the list
+  Machine machine;
+};
+
+// `arguments` without the program's name. Errors name the option, what was understood, and the nearest valid
+// one.
+Result<CommandLine> parse_qemu_command_line(std::span<const std::string> arguments);
+
+std::string qemu_help();
+
+}  // namespace ostler::config

@@ -1,0 +1,184 @@
+// -device, -netdev, -nic, -chardev, -serial, -debugcon, and what the whole command line decides.
+
+#include <fmt/format.h>
+
+#include "config/qemu_builder.h"
+
+namespace ostler::config {
+namespace {
+
+constexpr size_t kSerialPorts = 4;
+
+// "host:port" or ":port" of "tcp:host:port,server=on".
+Result<void> split_address(std::string_view option, std::string_view address, Properties& out) {
+  const size_t colon = address.rfind(':');
+  if (colon == std::string_view::npos)
+    return Error(ErrorKind::kInvalidArgument, fmt::format("{}: '{}' is not host:port", option, address));
+  out.emplace_back("host", colon == 0 ? "127.0.0.1" : std::string(address.substr(0, colon)));
+  out.emplace_back("port", std::string(address.substr(colon + 1)));
+  return {};
+}
+
+}  // namespace
+
+std::string QemuBuilder::anonymous_id(std::string_view kind) {
+  return fmt::format("#{}{}", kind, next_anonymous++);
+}
+
+Result<void> option_device(QemuBuilder& b, std::string_view value) {
+  if (value == "help" || value == "?") {
+    b.out.action = CommandLine::Action::kDeviceHelp;
+    return {};
+  }
+  TRY_ASSIGN(auto keys, KeyValues::parse_either("-device", value, "driver"));
+  Device device;
+  device.origin = keys.origin();
+  const auto driver = keys.take("driver");
+  if (!driver) return keys.error("driver", "is missing");
+  device.type = *driver;
+  if (keys.take("help") || keys.take("?")) {
+    b.out.action = CommandLine::Action::kDeviceHelp;
+    b.out.subject = device.type;
+    return {};
+  }
+  device.id = keys.take("id").value_or("");
+  device.properties = keys.take_rest();
+  b.machine().devices.push_back(std::move(device));
+  return {};
+}
+
+Result<void> option_netdev(QemuBuilder& b, std::string_view value) {
+  TRY_ASSIGN(auto keys, KeyValues::parse_either("-netdev", value, "type"));
+  Netdev netdev;
+  netdev.origin = keys.origin();
+  TRY_ASSIGN(netdev.type, keys.take_choice("type", {"user"}));
+  const auto id = keys.take("id");
+  if (!id) return keys.error("id", "is missing: no device could use this network");
+  netdev.id = *id;
+  netdev.properties = keys.take_rest();
+  b.machine().netdevs.push_back(std::move(netdev));
+  return {};
+}
+
+Result<void> option_nic(QemuBuilder& b, std::string_view value) {
+  TRY_ASSIGN(auto keys, KeyValues::parse("-nic", value, "type"));
+  QemuBuilder::PendingNic nic;
+  nic.netdev.origin = keys.origin();
+  TRY_ASSIGN(nic.netdev.type, keys.take_choice("type", {"user", "none"}));
+  if (nic.netdev.type == "none") {
+    b.no_net = true;
+    return keys.finish();
+  }
+  nic.netdev.id = keys.take("id").value_or(b.anonymous_id("net"));
+  nic.model = keys.take("model").value_or("");
+  if (auto mac = keys.take("mac")) nic.device_properties.emplace_back("mac", *mac);
+  nic.netdev.properties = keys.take_rest();
+  b.nics.push_back(std::move(nic));
+  return {};
+}
+
+Result<void> option_chardev(QemuBuilder& b, std::string_view value) {
+  TRY_ASSIGN(auto keys, KeyValues::parse("-chardev", value, "backend"));
+  Chardev chardev;
+  chardev.origin = keys.origin();
+  TRY_ASSIGN(chardev.backend,
+             keys.take_choice("backend", {"stdio", "null", "file", "pty", "socket", "ringbuf"}));
+  const auto id = keys.take("id");
+  if (!id) return keys.error("id", "is missing: no device could use it");
+  chardev.id = *id;
+  TRY_ASSIGN(const auto mux, keys.take_bool("mux"));
+  chardev.mux = mux.value_or(false);
+  chardev.properties = keys.take_rest();
+  b.machine().chardevs.push_back(std::move(chardev));
+  return {};
+}
+
+Result<std::string> short_chardev(QemuBuilder& b, std::string_view option, std::string_view value) {
+  if (value == "none") return std::string();
+  if (value.starts_with("chardev:")) return std::string(value.substr(8));
+  Chardev chardev;
+  chardev.origin = fmt::format("{} {}", option, value);
+  chardev.id = b.anonymous_id("char");
+  if (value.starts_with("mon:")) {
+    chardev.mux = true;
+    value.remove_prefix(4);
+  }
+  if (value == "stdio" || value == "null" || value == "pty") {
+    chardev.backend = value;
+  } else if (value.starts_with("file:")) {
+    chardev.backend = "file";
+    chardev.properties.emplace_back("path", std::string(value.substr(5)));
+  } else if (value.starts_with("unix:") || value.starts_with("tcp:")) {
+    const bool tcp = value.starts_with("tcp:");
+    value.remove_prefix(tcp ? 4 : 5);
+    const size_t comma = value.find(',');
+    const std::string_view address = value.substr(0, comma);
+    chardev.backend = "socket";
+    if (tcp) {
+      TRY(split_address(option, address, chardev.properties));
+    } else {
+      chardev.properties.emplace_back("path", std::string(address));
+    }
+    if (comma != std::string_view::npos) {
+      TRY_ASSIGN(auto keys, KeyValues::parse(std::string(option), value.substr(comma + 1), ""));
+      for (auto& property : keys.take_rest()) chardev.properties.push_back(std::move(property));
+    }
+  } else {
+    return Error(
+        ErrorKind::kInvalidArgument,
+        fmt::format(
+            "{} {}: not a character back end; known are stdio, null, none, pty, file:PATH, unix:PATH, "
+            "tcp:HOST:PORT, chardev:ID",
+            option, value));
+  }
+  b.machine().chardevs.push_back(chardev);
+  return chardev.id;
+}
+
+Result<void> option_debugcon(QemuBuilder& b, std::string_view value) {
+  TRY_ASSIGN(auto id, short_chardev(b, "-debugcon", value));
+  b.machine().debug_chardev = std::move(id);
+  return {};
+}
+
+Result<void> QemuBuilder::finish() {
+  Machine& m = machine();
+  const std::string suffix = m.type == "microvm" ? "-device" : "-pci";
+  for (auto& drive : drives) {
+    if (drive.interface == "virtio") {
+      Device device{.type = "virtio-blk" + suffix,
+                    .id = {},
+                    .properties = std::move(drive.device_properties),
+                    .origin = drive.node.origin};
+      device.properties.emplace_back("drive", drive.node.name);
+      m.devices.push_back(std::move(device));
+    }
+    m.block_nodes.push_back(std::move(drive.node));
+  }
+  for (auto& nic : nics) {
+    Device device{.type = nic.model.empty() || nic.model == "virtio" ? "virtio-net" + suffix : nic.model,
+                  .id = {},
+                  .properties = std::move(nic.device_properties),
+                  .origin = nic.netdev.origin};
+    device.properties.emplace_back("netdev", nic.netdev.id);
+    m.devices.push_back(std::move(device));
+    m.netdevs.push_back(std::move(nic.netdev));
+  }
+  if (serial_options.empty() && (nographic || m.defaults))
+    serial_options.emplace_back(nographic ? "mon:stdio" : "null");
+  if (serial_options.size() > kSerialPorts)
+    return Error(ErrorKind::kInvalidArgument, fmt::format("-serial: given {} times, the machine has {} ports",
+                                                          serial_options.size(), kSerialPorts));
+  for (const std::string& option : serial_options) {
+    TRY_ASSIGN(auto id, short_chardev(*this, "-serial", option));
+    m.serials.push_back(std::move(id));
+  }
+  if (m.snapshot_all)
+    for (BlockNode& node : m.block_nodes) node.snapshot = true;
+  for (const auto& [set, needs] : {std::pair{&m.initrd, "-initrd"}, std::pair{&m.append, "-append"}})
+    if (!set->empty() && m.kernel.empty())
+      return Error(ErrorKind::kInvalidArgument, fmt::format("{}: only goes with -kernel", needs));
+  return {};
+}
+
+}  // namespace ostler::config

@@ -1,0 +1,150 @@
+// -machine, -accel, -cpu, -smp, -m, -rtc, -name.
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+
+#include "base/suggest.h"
+#include "config/qemu_builder.h"
+
+namespace ostler::config {
+namespace {
+
+constexpr unsigned kMostCpus = 64;
+constexpr std::array<std::string_view, 2> kMachineTypes{"pc", "microvm"};
+
+bool is_help(std::string_view value) {
+  return value == "help" || value == "?";
+}
+
+Result<void> add_accelerators(QemuBuilder& b, std::string_view list) {
+  constexpr std::array<std::string_view, 5> kKnown{"auto", "interp", "tcg", "bt", "kvm"};
+  while (!list.empty()) {
+    const size_t colon = list.find(':');
+    const std::string_view one = list.substr(0, colon);
+    list = colon == std::string_view::npos ? std::string_view{} : list.substr(colon + 1);
+    if (std::find(kKnown.begin(), kKnown.end(), one) == kKnown.end())
+      return Error(ErrorKind::kInvalidArgument,
+                   fmt::format("'{}' is not an accelerator; known are {}{}", one, fmt::join(kKnown, ", "),
+                               suggestion(one, kKnown)));
+    b.machine().accelerators.emplace_back(one);
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<void> option_machine(QemuBuilder& b, std::string_view value) {
+  if (is_help(value)) {
+    b.out.action = CommandLine::Action::kMachineHelp;
+    return {};
+  }
+  TRY_ASSIGN(auto keys, KeyValues::parse("-machine", value, "type"));
+  if (const auto type = keys.take("type")) {
+    if (std::find(kMachineTypes.begin(), kMachineTypes.end(), *type) == kMachineTypes.end())
+      return keys.error("type",
+                        fmt::format("there is no machine '{}'; known are {}{}", *type,
+                                    fmt::join(kMachineTypes, ", "), suggestion(*type, kMachineTypes)));
+    b.machine().type = *type;
+  }
+  if (const auto list = keys.take("accel")) TRY(add_accelerators(b, *list));
+  for (auto& property : keys.take_rest()) b.machine().machine_properties.push_back(std::move(property));
+  return {};
+}
+
+Result<void> option_accel(QemuBuilder& b, std::string_view value) {
+  if (is_help(value)) {
+    b.out.action = CommandLine::Action::kAccelHelp;
+    return {};
+  }
+  TRY_ASSIGN(auto keys, KeyValues::parse("-accel", value, "accel"));
+  const auto name = keys.take("accel");
+  if (!name) return keys.error("accel", "names no accelerator");
+  TRY(add_accelerators(b, *name));
+  for (auto& property : keys.take_rest()) b.machine().accelerator_properties.push_back(std::move(property));
+  return {};
+}
+
+Result<void> option_cpu(QemuBuilder& b, std::string_view value) {
+  if (is_help(value)) b.out.action = CommandLine::Action::kCpuHelp;
+  b.machine().cpu_model = value;
+  return {};
+}
+
+Result<void> option_smp(QemuBuilder& b, std::string_view value) {
+  TRY_ASSIGN(auto keys, KeyValues::parse("-smp", value, "cpus"));
+  TRY_ASSIGN(const auto cpus, keys.take_number("cpus"));
+  TRY_ASSIGN(const auto maxcpus, keys.take_number("maxcpus"));
+  TRY_ASSIGN(const auto sockets, keys.take_number("sockets"));
+  TRY_ASSIGN(const auto cores, keys.take_number("cores"));
+  TRY_ASSIGN(const auto threads, keys.take_number("threads"));
+  TRY_ASSIGN(const auto dies, keys.take_number("dies"));
+  TRY(keys.finish());
+  if (dies.value_or(1) != 1) return keys.error("dies", "only 1 is available");
+  for (const auto& count : {cpus, maxcpus, sockets, cores, threads})
+    if (count && (*count == 0 || *count > kMostCpus))
+      return keys.error("cpus", fmt::format("{} is outside 1 to {}", *count, kMostCpus));
+  // As the field does since QEMU 6.2: what is not given is 1, cores preferred over sockets, and the rest
+  // follows.
+  const uint64_t t = threads.value_or(1);
+  uint64_t s = sockets.value_or(0), c = cores.value_or(0);
+  const uint64_t wanted = maxcpus.value_or(cpus.value_or(0));
+  if (s == 0 && c == 0) {
+    s = 1;
+    c = wanted == 0 ? 1 : wanted / t;
+  } else if (s == 0) {
+    s = wanted == 0 ? 1 : wanted / (c * t);
+  } else if (c == 0) {
+    c = wanted == 0 ? 1 : wanted / (s * t);
+  }
+  const uint64_t most = maxcpus.value_or(cpus && !sockets && !cores && !threads ? *cpus : s * c * t);
+  const uint64_t present = cpus.value_or(most);
+  if (s * c * t != most)
+    return keys.error("maxcpus", fmt::format("sockets {} x cores {} x threads {} give {} vCPUs, not {}", s, c,
+                                             t, s * c * t, most));
+  if (present > most) return keys.error("cpus", fmt::format("{} is more than maxcpus {}", present, most));
+  if (most > kMostCpus) return keys.error("maxcpus", fmt::format("{} is outside 1 to {}", most, kMostCpus));
+  Machine& m = b.machine();
+  m.cpus = static_cast<unsigned>(present);
+  m.max_cpus = static_cast<unsigned>(most);
+  m.sockets = static_cast<unsigned>(s);
+  m.cores = static_cast<unsigned>(c);
+  m.threads = static_cast<unsigned>(t);
+  return {};
+}
+
+Result<void> option_memory(QemuBuilder& b, std::string_view value) {
+  constexpr uint64_t kMebibyte = 1u << 20;
+  TRY_ASSIGN(auto keys, KeyValues::parse("-m", value, "size"));
+  TRY_ASSIGN(const auto size, keys.take_size("size", kMebibyte));
+  TRY_ASSIGN(const auto slots, keys.take_number("slots"));
+  TRY_ASSIGN(const auto maxmem, keys.take_size("maxmem", kMebibyte));
+  TRY(keys.finish());
+  if (slots.value_or(0) != 0 || (maxmem && size && *maxmem != *size))
+    return keys.error("maxmem", "memory hotplug is not available in this version; give the size alone");
+  if (!size) return {};
+  if (*size < kMebibyte) return keys.error("size", "a guest needs at least 1M");
+  b.machine().memory_bytes = *size & ~uint64_t{0xfff};
+  return {};
+}
+
+Result<void> option_rtc(QemuBuilder& b, std::string_view value) {
+  TRY_ASSIGN(auto keys, KeyValues::parse("-rtc", value, "base"));
+  if (auto base = keys.take("base")) b.machine().rtc.base = *base;
+  TRY_ASSIGN(b.machine().rtc.clock, keys.take_choice("clock", {"host", "vm", "rt"}));
+  TRY_ASSIGN(const auto drift, keys.take_choice("driftfix", {"none", "slew"}));
+  static_cast<void>(drift);  // ticks are never dropped: each periodic interrupt waits for its acknowledgement
+  return keys.finish();
+}
+
+Result<void> option_name(QemuBuilder& b, std::string_view value) {
+  TRY_ASSIGN(auto keys, KeyValues::parse("-name", value, "guest"));
+  if (auto name = keys.take("guest")) b.machine().name = *name;
+  TRY_ASSIGN(const auto threads, keys.take_bool("debug-threads"));
+  static_cast<void>(threads);  // threads always carry their names
+  keys.take("process");
+  return keys.finish();
+}
+
+}  // namespace ostler::config
