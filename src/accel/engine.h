@@ -1,0 +1,39 @@
+// What runs one vCPU's guest code: the interpreter, later the translator and KVM.
+#pragma once
+
+#include <cstdint>
+
+namespace ostler::x86 {
+struct CpuState;
+}
+namespace ostler::state {
+class Archive;
+}
+
+namespace ostler::accel {
+
+enum class VcpuExit : uint8_t {
+  kStopped,   // kick() or an INIT, SIPI or SMI wants attention
+  kHalted,    // HLT with nothing to wake it: CpuState::activity is kHalted
+  kShutdown,  // triple fault
+};
+
+class Engine {
+ public:
+  virtual ~Engine() = default;
+  // Runs guest code on the calling thread until there is a reason to stop.
+  virtual VcpuExit run() = 0;
+  // ---- any thread; cheap; nothing is lost however it is timed ----
+  virtual void kick() = 0;               // run() returns soon, also if it is called only afterwards
+  virtual void interrupt_changed() = 0;  // look at CpuInterrupts::pending() before the next block
+  virtual void nmi() = 0;
+  // ---- on the vCPU's thread, or while it is paused ----
+  virtual x86::CpuState& cpu_state() = 0;
+  virtual void reset(bool init) = 0;  // SDM 3A §9.1
+  virtual bool wants_wakeup() = 0;    // a halted vCPU would go on: NMI, or an interrupt that IF allows
+  virtual void state_loaded() = 0;  // cpu_state() was changed from outside: forget everything derived from it
+  virtual void state(state::Archive& archive) = 0;
+  virtual uint64_t instructions() const = 0;  // retired so far; any thread, approximate while running
+};
+
+}  // namespace ostler::accel

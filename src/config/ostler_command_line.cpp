@@ -1,0 +1,177 @@
+#include "config/ostler_command_line.h"
+
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+
+#include "base/suggest.h"
+#include "config/key_values.h"
+#include "config/qemu_builder.h"
+
+namespace ostler::config {
+namespace {
+
+struct RunOptions {
+  std::vector<std::string> disks, more_disks, forwards, devices;
+  std::string kernel, initrd, append, memory = "1G", net = "user", accel, machine = "pc", cpu, name, log,
+                                      log_file;
+  unsigned cpus = 1;
+  bool snapshot = false, no_reboot = false, no_rng = false;
+};
+
+// "PATH[,readonly][,snapshot]": the short form of a disk.
+Result<void> add_disk(QemuBuilder& b, const std::string& text, bool snapshot) {
+  TRY_ASSIGN(auto keys, KeyValues::parse("--disk", text, "file"));
+  QemuBuilder::PendingDrive drive;
+  drive.node.origin = "--disk " + text;
+  drive.node.name = b.anonymous_id("disk");
+  drive.interface = "virtio";
+  const auto file = keys.take("file");
+  if (!file || file->empty()) return keys.error("file", "is missing");
+  drive.node.file = *file;
+  TRY_ASSIGN(const auto read_only, keys.take_bool("readonly"));
+  TRY_ASSIGN(const auto temporary, keys.take_bool("snapshot"));
+  drive.node.read_only = read_only.value_or(false);
+  drive.node.snapshot = temporary.value_or(false) || snapshot;
+  TRY(keys.finish());
+  b.drives.push_back(std::move(drive));
+  return {};
+}
+
+// "2222:22", "tcp:2222:22", "udp:5353:53": host port to guest port on the loopback address.
+Result<std::string> forward_rule(const std::string& text) {
+  std::string rest = text;
+  std::string protocol = "tcp";
+  if (rest.starts_with("tcp:") || rest.starts_with("udp:")) {
+    protocol = rest.substr(0, 3);
+    rest = rest.substr(4);
+  }
+  const size_t colon = rest.find(':');
+  const auto port = [](std::string_view digits) {
+    const auto value = parse_number(digits);
+    return value && *value >= 1 && *value <= 65535;
+  };
+  if (colon == std::string::npos || !port(std::string_view(rest).substr(0, colon)) ||
+      !port(std::string_view(rest).substr(colon + 1)))
+    return Error(ErrorKind::kInvalidArgument,
+                 fmt::format("--forward {}: write it as HOSTPORT:GUESTPORT, for example 2222:22", text));
+  return fmt::format("{}:127.0.0.1:{}-:{}", protocol, rest.substr(0, colon), rest.substr(colon + 1));
+}
+
+Result<CommandLine> build(const RunOptions& options) {
+  QemuBuilder b;
+  const auto named = [](std::string_view option, Result<void> done) -> Result<void> {
+    if (done) return {};
+    return std::move(done).error().with_context(std::string(option));
+  };
+  TRY(named("--machine", option_machine(b, options.machine)));
+  if (!options.accel.empty()) TRY(named("--accel", option_accel(b, options.accel)));
+  TRY(named("--memory", option_memory(b, options.memory)));
+  TRY(named("--cpus", option_smp(b, std::to_string(options.cpus))));
+  Machine& m = b.machine();
+  m.cpu_model = options.cpu;
+  m.kernel = options.kernel;
+  m.initrd = options.initrd;
+  m.append = options.append;
+  m.name = options.name;
+  m.reboot = !options.no_reboot;
+  m.log_subjects = options.log;
+  m.log_file = options.log_file;
+  for (const auto* list : {&options.disks, &options.more_disks})
+    for (const std::string& disk : *list) TRY(add_disk(b, disk, options.snapshot));
+
+  if (options.net == "user") {
+    QemuBuilder::PendingNic nic;
+    nic.netdev = {.id = b.anonymous_id("net"), .type = "user", .properties = {}, .origin = "--net user"};
+    for (const std::string& forward : options.forwards) {
+      TRY_ASSIGN(auto rule, forward_rule(forward));
+      nic.netdev.properties.emplace_back("hostfwd", std::move(rule));
+    }
+    b.nics.push_back(std::move(nic));
+  } else if (options.net != "none") {
+    return Error(ErrorKind::kInvalidArgument, fmt::format("--net {}: known are user and none", options.net));
+  } else if (!options.forwards.empty()) {
+    return Error(ErrorKind::kInvalidArgument, "--forward: needs a network; leave out --net none");
+  }
+  if (!options.no_rng)
+    m.devices.push_back({.type = m.type == "microvm" ? "virtio-rng-device" : "virtio-rng-pci",
+                         .id = {},
+                         .properties = {},
+                         .origin = "the default random number device (--no-rng leaves it out)"});
+  for (const std::string& device : options.devices) TRY(named("--device", option_device(b, device)));
+  b.nographic = true;
+  TRY(b.finish());
+  return std::move(b.out);
+}
+
+std::vector<std::string_view> option_names(const CLI::App& app, std::vector<std::string>& storage) {
+  for (const CLI::Option* option : app.get_options())
+    for (const std::string& name : option->get_lnames()) storage.push_back("--" + name);
+  return {storage.begin(), storage.end()};
+}
+
+}  // namespace
+
+Result<CommandLine> parse_ostler_command_line(std::span<const std::string> arguments) {
+  CLI::App app("Ostler runs virtual machines.", "ostler");
+  app.set_help_flag("--help,-h", "show this help");
+  RunOptions options;
+  CLI::App* run =
+      app.add_subcommand("run", "run a guest on this terminal; Ctrl-A x ends it, Ctrl-A h lists more keys");
+  CLI::App* version = app.add_subcommand("version", "print the version");
+  run->add_option("disk", options.disks, "disk image: PATH[,readonly][,snapshot]");
+  run->add_option("--kernel", options.kernel, "kernel to boot: bzImage, ELF with a PVH note, or multiboot");
+  run->add_option("--initrd", options.initrd, "initial RAM disk for the kernel");
+  run->add_option("--append", options.append, "kernel command line");
+  run->add_option("--memory,-m", options.memory, "guest memory, like 512M or 4G")->capture_default_str();
+  run->add_option("--cpus,-c", options.cpus, "number of vCPUs, 1 to 64")->capture_default_str();
+  run->add_option("--disk", options.more_disks, "a disk; may be given several times");
+  run->add_flag("--snapshot", options.snapshot,
+                "keep all disk images unchanged: writes are thrown away at the end");
+  run->add_option("--net", options.net, "network: user (no privileges needed) or none")
+      ->capture_default_str();
+  run->add_option("--forward,-p", options.forwards, "forward a host port to the guest: HOSTPORT:GUESTPORT");
+  run->add_option("--accel", options.accel, "accelerator: auto, interp");
+  run->add_option("--machine", options.machine, "machine type: pc, microvm")->capture_default_str();
+  run->add_option("--cpu", options.cpu, "CPU model[,+feature][,-feature]");
+  run->add_option("--device", options.devices,
+                  "a further device, as -device of ostler-system-x86_64 takes it");
+  run->add_option("--name", options.name, "name of the guest");
+  run->add_flag("--no-reboot", options.no_reboot, "end when the guest resets");
+  run->add_flag("--no-rng", options.no_rng, "no virtio random number device");
+  run->add_option("--log", options.log, "log these subjects to the terminal or --log-file");
+  run->add_option("--log-file", options.log_file, "file for the log");
+  run->allow_extras();
+  app.allow_extras();
+
+  std::vector<std::string> reversed(arguments.rbegin(), arguments.rend());  // as CLI11 wants it
+  try {
+    app.parse(reversed);
+  } catch (const CLI::CallForHelp&) {
+    return CommandLine{.action = CommandLine::Action::kHelp, .subject = app.help(), .machine = {}};
+  } catch (const CLI::ParseError& error) {
+    return Error(ErrorKind::kInvalidArgument, error.what());
+  }
+  std::vector<std::string> extras = app.remaining(true);
+  if (!extras.empty()) {
+    std::vector<std::string> storage;
+    std::vector<std::string_view> known;
+    if (run->parsed()) {
+      known = option_names(*run, storage);
+    } else {
+      known = {"run", "version", "--help"};
+    }
+    return Error(ErrorKind::kInvalidArgument,
+                 fmt::format("{}: there is no such {}{}; 'ostler {}--help' lists them all", extras.front(),
+                             run->parsed() ? "option" : "command", suggestion(extras.front(), known),
+                             run->parsed() ? "run " : ""));
+  }
+  if (version->parsed())
+    return CommandLine{.action = CommandLine::Action::kVersion, .subject = {}, .machine = {}};
+  if (!run->parsed())
+    return CommandLine{.action = CommandLine::Action::kHelp, .subject = app.help(), .machine = {}};
+  return build(options);
+}
+
+}  // namespace ostler::config
