@@ -127,7 +127,7 @@ Term virtio_mmio_devices(const Description& machine) {
            device(fmt::format("VR{:02X}", i),
                   block({name("_HID", string("LNRO0005")), name("_UID", integer(i)), name("_CCA", integer(1)),
                          name("_CRS", resources({memory32_fixed(slot.base, slot.size, true),
-                                                 irq_extended({slot.gsi}, Trigger::kEdgeHigh, false)}))})));
+                                                 irq_extended({slot.gsi}, Trigger::kLevelHigh, false)}))})));
   }
   return all;
 }

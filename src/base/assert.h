@@ -6,8 +6,8 @@ namespace ostler {
 [[noreturn]] void assertion_failed(const char* condition, const char* why, const char* file, int line);
 }
 
-#define ASSERT(condition, why)                                                            \
-  do {                                                                                    \
-    if (!(condition)) [[unlikely]]                                                        \
-      ::ostler::assertion_failed(#condition, why, __FILE__, __LINE__);                    \
+#define ASSERT(condition, why)                                         \
+  do {                                                                 \
+    if (!(condition)) [[unlikely]]                                     \
+      ::ostler::assertion_failed(#condition, why, __FILE__, __LINE__); \
   } while (false)

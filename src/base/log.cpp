@@ -56,7 +56,8 @@ Result<void> enable(std::string_view names) {
     if (!found) {
       std::string list;
       for (const Name& known : kNames) list += (list.empty() ? "" : ", ") + std::string(known.name);
-      return Error(ErrorKind::kInvalidArgument, fmt::format("-d: unknown subject '{}'; known are {}", one, list));
+      return Error(ErrorKind::kInvalidArgument,
+                   fmt::format("-d: unknown subject '{}'; known are {}", one, list));
     }
   }
   return {};
@@ -93,7 +94,8 @@ void write_limited(Subject subject, std::string_view line) {
   const std::lock_guard lock(output_mutex);
   if (limit_second[index] != now) {
     if (limit_count[index] > kLinesPerSecond)
-      write_locked(fmt::format("({} more lines of this kind left out)", limit_count[index] - kLinesPerSecond));
+      write_locked(
+          fmt::format("({} more lines of this kind left out)", limit_count[index] - kLinesPerSecond));
     limit_second[index] = now;
     limit_count[index] = 0;
   }

@@ -51,7 +51,8 @@ void guest_error(fmt::format_string<Args...> format, Args&&... args) {
 
 template <class... Args>
 void trace(Subject subject, fmt::format_string<Args...> format, Args&&... args) {
-  if (enabled(subject)) [[unlikely]] write(fmt::format(format, std::forward<Args>(args)...));
+  if (enabled(subject)) [[unlikely]]
+    write(fmt::format(format, std::forward<Args>(args)...));
 }
 
 }  // namespace ostler::log

@@ -1,0 +1,40 @@
+#include "machine/kernel_loader.h"
+
+#include <fmt/format.h>
+
+#include "base/log.h"
+#include "base/mapped_file.h"
+
+namespace ostler::machine {
+
+Result<void> boot_kernel(const config::Machine& config, const MemoryLayout& layout, GuestPhys rsdp,
+                         boot::Request::Protocol protocol, memory::Dma& dma, x86::CpuState& state) {
+  TRY_ASSIGN(const MappedFile kernel,
+             MappedFile::open(config.kernel, fmt::format("-kernel '{}'", config.kernel)));
+  MappedFile initrd;
+  if (!config.initrd.empty()) {
+    TRY_ASSIGN(initrd, MappedFile::open(config.initrd, fmt::format("-initrd '{}'", config.initrd)));
+  }
+  boot::Request request;
+  request.kernel = kernel.bytes();
+  request.kernel_path = config.kernel;
+  request.initrd = initrd.bytes();
+  request.initrd_path = config.initrd;
+  request.command_line = config.append;
+  request.memory_map = layout.e820();
+  request.low_ram_end = layout.acpi_tables().value;
+  request.rsdp = rsdp;
+  request.protocol = protocol;
+  TRY_ASSIGN(const boot::Image image, boot::load_kernel(request));
+  for (const boot::Chunk& chunk : image.chunks)
+    if (!dma.write(chunk.start, std::as_bytes(std::span(chunk.bytes))))
+      return Error(ErrorKind::kNoResource,
+                   fmt::format("-kernel '{}': {:#x}..{:#x} is not guest memory; give more with -m",
+                               config.kernel, chunk.start.value, chunk.start.value + chunk.bytes.size()));
+  image.apply(state);
+  log::trace(log::Subject::kDevices, "kernel '{}' starts by {} at {:#x}", config.kernel, image.protocol,
+             image.rip);
+  return {};
+}
+
+}  // namespace ostler::machine

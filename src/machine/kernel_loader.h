@@ -1,0 +1,17 @@
+// Puts a kernel, its initrd and the boot vCPU's registers in place: at the start and again at every reset, so
+// that nothing of them is kept in host memory.
+#pragma once
+
+#include "base/result.h"
+#include "boot/image.h"
+#include "config/machine.h"
+#include "machine/memory_layout.h"
+#include "memory/dma.h"
+
+namespace ostler::machine {
+
+// Loads `config.kernel` into guest memory and sets `state` for its entry. Errors name the file and the cure.
+Result<void> boot_kernel(const config::Machine& config, const MemoryLayout& layout, GuestPhys rsdp,
+                         boot::Request::Protocol protocol, memory::Dma& dma, x86::CpuState& state);
+
+}  // namespace ostler::machine
