@@ -42,6 +42,7 @@ struct VectorInfo {
   uint8_t gpr_write = 0;
   bool reads_eax_edx = false;  // PCMPESTRx: lengths in EAX and EDX (RAX and RDX with vex_w)
   bool writes_ecx = false;     // PCMPxSTRI
+  bool writes_xmm0 = false;    // PCMPxSTRM
   bool implicit_rdi =
       false;  // MASKMOVQ, MASKMOVDQU: store to segment:[rDI] by address_size, bytes chosen by operand[1]
   bool implicit_xmm0 = false;  // reads XMM0
