@@ -8,14 +8,9 @@
 #include <vector>
 
 #include "base/result.h"
-#include "config/machine.h"
+#include "config/key_value.h"
 
 namespace ostler::config {
-
-// "2G", "512M", "4096": bytes; a bare number counts in `unit` bytes. kInvalidArgument on anything else.
-Result<uint64_t> parse_size(std::string_view text, uint64_t unit);
-Result<uint64_t> parse_number(std::string_view text);
-Result<bool> parse_bool(std::string_view text);  // on/off, yes/no, true/false
 
 // The pairs of one option. Each consumer takes the keys it knows, in order to name what is left over at the
 // end.

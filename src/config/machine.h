@@ -5,13 +5,11 @@
 #include <cstdint>
 #include <optional>
 #include <string>
-#include <utility>
 #include <vector>
 
-namespace ostler::config {
+#include "config/key_value.h"
 
-// Properties as the user wrote them, in order; a device's property table gives them types.
-using Properties = std::vector<std::pair<std::string, std::string>>;
+namespace ostler::config {
 
 struct Device {
   std::string type;  // "virtio-blk-pci"

@@ -7,6 +7,7 @@
 
 #include "base/suggest.h"
 #include "config/key_values.h"
+#include "config/property.h"
 #include "config/qemu_builder.h"
 
 namespace ostler::config {
@@ -86,7 +87,7 @@ Result<CommandLine> build(const RunOptions& options) {
     nic.netdev = {.id = b.anonymous_id("net"), .type = "user", .properties = {}, .origin = "--net user"};
     for (const std::string& forward : options.forwards) {
       TRY_ASSIGN(auto rule, forward_rule(forward));
-      nic.netdev.properties.emplace_back("hostfwd", std::move(rule));
+      nic.netdev.properties.push_back({"hostfwd", std::move(rule)});
     }
     b.nics.push_back(std::move(nic));
   } else if (options.net != "none") {
@@ -155,6 +156,7 @@ Result<CommandLine> parse_ostler_command_line(std::span<const std::string> argum
   }
   std::vector<std::string> extras = app.remaining(true);
   if (!extras.empty()) {
+    const std::string word = extras.front().substr(0, extras.front().find('='));
     std::vector<std::string> storage;
     std::vector<std::string_view> known;
     if (run->parsed()) {
@@ -164,7 +166,7 @@ Result<CommandLine> parse_ostler_command_line(std::span<const std::string> argum
     }
     return Error(ErrorKind::kInvalidArgument,
                  fmt::format("{}: there is no such {}{}; 'ostler {}--help' lists them all", extras.front(),
-                             run->parsed() ? "option" : "command", suggestion(extras.front(), known),
+                             run->parsed() ? "option" : "command", suggestion(word, known),
                              run->parsed() ? "run " : ""));
   }
   if (version->parsed())

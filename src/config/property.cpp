@@ -10,23 +10,12 @@
 namespace ostler::config {
 namespace {
 
-Error invalid(std::string message) { return Error(ErrorKind::kInvalidArgument, std::move(message)); }
+Error invalid(std::string message) {
+  return Error(ErrorKind::kInvalidArgument, std::move(message));
+}
 
-std::string quoted(std::string_view text) { return "'" + std::string(text) + "'"; }
-
-// Damerau-Levenshtein without transposition across edits: small words only.
-size_t edit_distance(std::string_view a, std::string_view b) {
-  std::vector<size_t> previous(b.size() + 1), current(b.size() + 1);
-  for (size_t j = 0; j <= b.size(); ++j) previous[j] = j;
-  for (size_t i = 1; i <= a.size(); ++i) {
-    current[0] = i;
-    for (size_t j = 1; j <= b.size(); ++j) {
-      const size_t change = previous[j - 1] + (a[i - 1] == b[j - 1] ? 0 : 1);
-      current[j] = std::min({previous[j] + 1, current[j - 1] + 1, change});
-    }
-    std::swap(previous, current);
-  }
-  return previous[b.size()];
+std::string quoted(std::string_view text) {
+  return "'" + std::string(text) + "'";
 }
 
 }  // namespace
@@ -93,7 +82,8 @@ Result<uint64_t> parse_number(std::string_view text) {
 Result<uint64_t> parse_number_between(std::string_view text, uint64_t least, uint64_t most) {
   TRY_ASSIGN(uint64_t value, parse_number(text));
   if (value < least || value > most)
-    return invalid(std::string(text) + " is outside " + std::to_string(least) + " to " + std::to_string(most));
+    return invalid(std::string(text) + " is outside " + std::to_string(least) + " to " +
+                   std::to_string(most));
   return value;
 }
 
@@ -103,7 +93,8 @@ Result<uint64_t> parse_size(std::string_view text, uint64_t unit) {
   if (!digits.empty() && std::isalpha(static_cast<unsigned char>(digits.back())) != 0 &&
       !digits.starts_with("0x")) {
     constexpr std::string_view kSuffixes = "bkmgtpe";
-    const size_t power = kSuffixes.find(static_cast<char>(std::tolower(static_cast<unsigned char>(digits.back()))));
+    const size_t power =
+        kSuffixes.find(static_cast<char>(std::tolower(static_cast<unsigned char>(digits.back()))));
     if (power == std::string_view::npos) return not_a_size();
     unit = uint64_t{1} << (10 * power);
     digits.remove_suffix(1);
@@ -118,7 +109,8 @@ Result<uint64_t> parse_size(std::string_view text, uint64_t unit) {
   }
   double fraction = 0;
   const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), fraction);
-  if (error != std::errc() || end != digits.data() + digits.size() || !std::isfinite(fraction) || fraction < 0)
+  if (error != std::errc() || end != digits.data() + digits.size() || !std::isfinite(fraction) ||
+      fraction < 0)
     return not_a_size();
   const double bytes = fraction * static_cast<double>(unit);
   if (bytes >= 18446744073709551615.0) return invalid(quoted(text) + " is too large");
@@ -135,16 +127,20 @@ Result<MacAddress> parse_mac(std::string_view text) {
     const char* begin = text.data() + at;
     const char* limit = text.data() + std::min(text.size(), at + 2);
     const auto [end, error] = std::from_chars(begin, limit, mac[i], 16);
-    if (error != std::errc()) return invalid(quoted(text) + " is not a MAC address (example: 52:54:00:12:34:56)");
+    if (error != std::errc())
+      return invalid(quoted(text) + " is not a MAC address (example: 52:54:00:12:34:56)");
     at = static_cast<size_t>(end - text.data());
   }
   if (at != text.size()) return invalid(quoted(text) + " is not a MAC address (example: 52:54:00:12:34:56)");
-  if ((mac[0] & 1) != 0) return invalid(quoted(text) + " is a multicast address; clear the first byte's lowest bit");
+  if ((mac[0] & 1) != 0)
+    return invalid(quoted(text) + " is a multicast address; clear the first byte's lowest bit");
   return mac;
 }
 
 Result<PciAddress> parse_pci_address(std::string_view text) {
-  const auto wrong = [&] { return invalid(quoted(text) + " is not slot[.function] in hexadecimal (00.0 to 1f.7)"); };
+  const auto wrong = [&] {
+    return invalid(quoted(text) + " is not slot[.function] in hexadecimal (00.0 to 1f.7)");
+  };
   std::string_view slot_text = text, function_text = "0";
   if (const size_t dot = text.find('.'); dot != std::string_view::npos) {
     slot_text = text.substr(0, dot);
@@ -163,21 +159,9 @@ Result<PciAddress> parse_pci_address(std::string_view text) {
 
 std::string mac_text(const MacAddress& mac) {
   char buffer[18];
-  std::snprintf(buffer, sizeof buffer, "%02x:%02x:%02x:%02x:%02x:%02x", mac[0], mac[1], mac[2], mac[3], mac[4],
-                mac[5]);
+  std::snprintf(buffer, sizeof buffer, "%02x:%02x:%02x:%02x:%02x:%02x", mac[0], mac[1], mac[2], mac[3],
+                mac[4], mac[5]);
   return buffer;
-}
-
-std::string nearest(std::string_view wrong, std::span<const std::string> known) {
-  std::string best;
-  size_t best_distance = std::max<size_t>(2, wrong.size() / 3) + 1;
-  for (const auto& name : known) {
-    const size_t distance = edit_distance(wrong, name);
-    if (distance >= best_distance) continue;
-    best_distance = distance;
-    best = name;
-  }
-  return best;
 }
 
 std::string PropertySchema::help() const {

@@ -10,8 +10,8 @@
 //     return table;
 //   }
 //
-// The same table parses "k=v" text, prints -device X,help, and reads a property back. Defaults are those of the
-// struct, so they are written in one place. Tables are immutable once built: any thread may use them.
+// The same table parses "k=v" text, prints -device X,help, and reads a property back. Defaults are those of
+// the struct, so they are written in one place. Tables are immutable once built: any thread may use them.
 #pragma once
 
 #include <any>
@@ -27,6 +27,8 @@
 #include <vector>
 
 #include "base/result.h"
+#include "base/suggest.h"
+#include "config/key_value.h"
 
 namespace ostler::config {
 
@@ -41,27 +43,19 @@ struct PciAddress {
   friend bool operator==(const PciAddress&, const PciAddress&) = default;
 };
 
-// One "name=value" as the command line or JSON gave it.
-struct KeyValue {
-  std::string key;
-  std::string value;
-};
-
-// Splits "a=b,c=d,,e,flag" as QEMU does: a doubled comma is a comma, a word without "=" means "word=on", "noword"
-// is not special. The first word without "=" gets the key `implied_key`, if that is not empty.
+// Splits "a=b,c=d,,e,flag" as QEMU does: a doubled comma is a comma, a word without "=" means "word=on",
+// "noword" is not special. The first word without "=" gets the key `implied_key`, if that is not empty.
 std::vector<KeyValue> split_options(std::string_view text, std::string_view implied_key = {});
 
 // Text to value. The error is one sentence without the property's name: "'x' is not a number (…)".
-Result<bool> parse_bool(std::string_view text);             // on, off, yes, no, true, false
+Result<bool> parse_bool(std::string_view text);  // on, off, yes, no, true, false
 Result<OnOffAuto> parse_on_off_auto(std::string_view text);
-Result<uint64_t> parse_number(std::string_view text);       // decimal, 0x hexadecimal
-Result<uint64_t> parse_size(std::string_view text, uint64_t unit = 1);  // bytes; suffixes b k M G T P, fractions
+Result<uint64_t> parse_number(std::string_view text);  // decimal, 0x hexadecimal
+Result<uint64_t> parse_size(std::string_view text,
+                            uint64_t unit = 1);  // bytes; suffixes b k M G T P, fractions
 Result<MacAddress> parse_mac(std::string_view text);
 Result<PciAddress> parse_pci_address(std::string_view text);
 std::string mac_text(const MacAddress& mac);
-
-// The name among `known` that is closest to `wrong`; empty when none is near.
-std::string nearest(std::string_view wrong, std::span<const std::string> known);
 
 // What help shows of one property.
 struct PropertyInfo {
@@ -77,7 +71,8 @@ class PropertySchema {
   virtual const std::string& owner() const = 0;
   virtual std::vector<PropertyInfo> list() const = 0;
   virtual std::string default_text(std::string_view property) const = 0;
-  // The filled options struct, as std::any of the table's type. An unknown name gives an error with the nearest.
+  // The filled options struct, as std::any of the table's type. An unknown name gives an error with the
+  // nearest.
   virtual Result<std::any> parse_any(std::span<const KeyValue> values) const = 0;
   // "name=<type>  help (default: …)", a line each, sorted: -device X,help.
   std::string help() const;
@@ -138,11 +133,10 @@ class PropertyTable final : public PropertySchema {
 
  private:
   Error unknown(std::string_view name) const {
-    std::vector<std::string> known;
+    std::vector<std::string_view> known;
     for (const auto& property : properties_) known.push_back(property.info.name);
-    std::string message = owner_ + " has no property '" + std::string(name) + "'";
-    if (auto near = nearest(name, known); !near.empty()) message += "; did you mean '" + near + "'?";
-    return Error(ErrorKind::kInvalidArgument, std::move(message));
+    return Error(ErrorKind::kInvalidArgument,
+                 owner_ + " has no property '" + std::string(name) + "'" + suggestion(name, known));
   }
 
   std::string owner_;
@@ -177,7 +171,8 @@ Property<Options> on_off_auto(std::string name, OnOffAuto Options::*member, std:
 Result<uint64_t> parse_number_between(std::string_view text, uint64_t least, uint64_t most);
 
 template <class Options, std::unsigned_integral T>
-Property<Options> number(std::string name, T Options::*member, uint64_t least, uint64_t most, std::string help) {
+Property<Options> number(std::string name, T Options::*member, uint64_t least, uint64_t most,
+                         std::string help) {
   return {{std::move(name), "uint" + std::to_string(sizeof(T) * 8), std::move(help)},
           [=](Options& options, std::string_view text) -> Result<void> {
             TRY_ASSIGN(uint64_t value, parse_number_between(text, least, most));
@@ -193,7 +188,8 @@ Property<Options> size(std::string name, T Options::*member, uint64_t most, std:
           [=](Options& options, std::string_view text) -> Result<void> {
             TRY_ASSIGN(uint64_t value, parse_size(text));
             if (value > most)
-              return Error(ErrorKind::kInvalidArgument, std::string(text) + " is more than " + std::to_string(most));
+              return Error(ErrorKind::kInvalidArgument,
+                           std::string(text) + " is more than " + std::to_string(most));
             options.*member = static_cast<T>(value);
             return {};
           },
@@ -212,7 +208,8 @@ Property<Options> text(std::string name, std::string Options::*member, std::stri
 
 // The id of another object; `what` names its kind ("block node", "netdev", "chardev", "rng object").
 template <class Options>
-Property<Options> reference(std::string name, std::string what, std::string Options::*member, std::string help) {
+Property<Options> reference(std::string name, std::string what, std::string Options::*member,
+                            std::string help) {
   auto property = text(std::move(name), member, std::move(help));
   property.info.type = "id of a " + what;
   return property;
@@ -231,7 +228,8 @@ Property<Options> mac(std::string name, std::optional<MacAddress> Options::*memb
 }
 
 template <class Options>
-Property<Options> pci_address(std::string name, std::optional<PciAddress> Options::*member, std::string help) {
+Property<Options> pci_address(std::string name, std::optional<PciAddress> Options::*member,
+                              std::string help) {
   return {{std::move(name), "slot[.function]", std::move(help)},
           [member](Options& options, std::string_view value) -> Result<void> {
             TRY_ASSIGN(options.*member, parse_pci_address(value));
@@ -240,15 +238,16 @@ Property<Options> pci_address(std::string name, std::optional<PciAddress> Option
           [member](const Options& options) -> std::string {
             if (!(options.*member)) return "first free";
             char buffer[8];
-            std::snprintf(buffer, sizeof buffer, "%02x.%x", (options.*member)->slot, (options.*member)->function);
+            std::snprintf(buffer, sizeof buffer, "%02x.%x", (options.*member)->slot,
+                          (options.*member)->function);
             return buffer;
           }};
 }
 
 // One of a few names, stored as the enum's value at the same index.
 template <class Options, class Enum>
-  requires std::is_enum_v<Enum>
-Property<Options> choice(std::string name, Enum Options::*member, std::vector<std::string> names, std::string help) {
+requires std::is_enum_v<Enum> Property<Options> choice(std::string name, Enum Options::*member,
+                                                       std::vector<std::string> names, std::string help) {
   std::string type;
   for (const auto& each : names) type += (type.empty() ? "" : "|") + each;
   return {{std::move(name), type, std::move(help)},

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "config/property.h"
 #include "config/qemu_builder.h"
 
 namespace ostler::config {
@@ -51,7 +52,7 @@ Result<void> option_drive(QemuBuilder& b, std::string_view value) {
   TRY_ASSIGN(const auto unit, keys.take_number("unit"));
   TRY_ASSIGN(const auto bus, keys.take_number("bus"));
   static_cast<void>(index), static_cast<void>(unit), static_cast<void>(bus);  // places on an IDE or SCSI bus
-  if (auto serial = keys.take("serial")) drive.device_properties.emplace_back("serial", *serial);
+  if (auto serial = keys.take("serial")) drive.device_properties.push_back({"serial", *serial});
   drive.node.name = keys.take("id").value_or("");
   TRY(keys.finish());
   if (drive.interface != "virtio" && drive.interface != "none")

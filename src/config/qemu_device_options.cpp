@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "config/property.h"
 #include "config/qemu_builder.h"
 
 namespace ostler::config {
@@ -14,8 +15,8 @@ Result<void> split_address(std::string_view option, std::string_view address, Pr
   const size_t colon = address.rfind(':');
   if (colon == std::string_view::npos)
     return Error(ErrorKind::kInvalidArgument, fmt::format("{}: '{}' is not host:port", option, address));
-  out.emplace_back("host", colon == 0 ? "127.0.0.1" : std::string(address.substr(0, colon)));
-  out.emplace_back("port", std::string(address.substr(colon + 1)));
+  out.push_back({"host", colon == 0 ? "127.0.0.1" : std::string(address.substr(0, colon))});
+  out.push_back({"port", std::string(address.substr(colon + 1))});
   return {};
 }
 
@@ -71,7 +72,7 @@ Result<void> option_nic(QemuBuilder& b, std::string_view value) {
   }
   nic.netdev.id = keys.take("id").value_or(b.anonymous_id("net"));
   nic.model = keys.take("model").value_or("");
-  if (auto mac = keys.take("mac")) nic.device_properties.emplace_back("mac", *mac);
+  if (auto mac = keys.take("mac")) nic.device_properties.push_back({"mac", *mac});
   nic.netdev.properties = keys.take_rest();
   b.nics.push_back(std::move(nic));
   return {};
@@ -107,7 +108,7 @@ Result<std::string> short_chardev(QemuBuilder& b, std::string_view option, std::
     chardev.backend = value;
   } else if (value.starts_with("file:")) {
     chardev.backend = "file";
-    chardev.properties.emplace_back("path", std::string(value.substr(5)));
+    chardev.properties.push_back({"path", std::string(value.substr(5))});
   } else if (value.starts_with("unix:") || value.starts_with("tcp:")) {
     const bool tcp = value.starts_with("tcp:");
     value.remove_prefix(tcp ? 4 : 5);
@@ -117,7 +118,7 @@ Result<std::string> short_chardev(QemuBuilder& b, std::string_view option, std::
     if (tcp) {
       TRY(split_address(option, address, chardev.properties));
     } else {
-      chardev.properties.emplace_back("path", std::string(address));
+      chardev.properties.push_back({"path", std::string(address)});
     }
     if (comma != std::string_view::npos) {
       TRY_ASSIGN(auto keys, KeyValues::parse(std::string(option), value.substr(comma + 1), ""));
@@ -150,7 +151,7 @@ Result<void> QemuBuilder::finish() {
                     .id = {},
                     .properties = std::move(drive.device_properties),
                     .origin = drive.node.origin};
-      device.properties.emplace_back("drive", drive.node.name);
+      device.properties.push_back({"drive", drive.node.name});
       m.devices.push_back(std::move(device));
     }
     m.block_nodes.push_back(std::move(drive.node));
@@ -160,7 +161,7 @@ Result<void> QemuBuilder::finish() {
                   .id = {},
                   .properties = std::move(nic.device_properties),
                   .origin = nic.netdev.origin};
-    device.properties.emplace_back("netdev", nic.netdev.id);
+    device.properties.push_back({"netdev", nic.netdev.id});
     m.devices.push_back(std::move(device));
     m.netdevs.push_back(std::move(nic.netdev));
   }

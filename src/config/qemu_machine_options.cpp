@@ -6,6 +6,7 @@
 #include <array>
 
 #include "base/suggest.h"
+#include "config/property.h"
 #include "config/qemu_builder.h"
 
 namespace ostler::config {
@@ -98,7 +99,7 @@ Result<void> option_smp(QemuBuilder& b, std::string_view value) {
   } else if (c == 0) {
     c = wanted == 0 ? 1 : wanted / (s * t);
   }
-  const uint64_t most = maxcpus.value_or(cpus && !sockets && !cores && !threads ? *cpus : s * c * t);
+  const uint64_t most = maxcpus.value_or(std::max(cpus.value_or(0), s * c * t));
   const uint64_t present = cpus.value_or(most);
   if (s * c * t != most)
     return keys.error("maxcpus", fmt::format("sockets {} x cores {} x threads {} give {} vCPUs, not {}", s, c,

@@ -1,0 +1,75 @@
+#include "config/ostler_command_line.h"
+
+#include <gtest/gtest.h>
+
+#include <initializer_list>
+
+namespace ostler::config {
+namespace {
+
+Result<CommandLine> parse(std::initializer_list<const char*> words) {
+  const std::vector<std::string> arguments(words.begin(), words.end());
+  return parse_ostler_command_line(arguments);
+}
+
+TEST(OstlerCommandLine, RunWithDiskHasNetworkAndRandomNumbers) {
+  const auto parsed = parse({"run", "disk.raw,snapshot", "--kernel", "k", "--memory", "512M", "--cpus", "2"});
+  ASSERT_TRUE(parsed.has_value()) << parsed.error().message();
+  const Machine& m = parsed->machine;
+  EXPECT_EQ(m.memory_bytes, 512u << 20);
+  EXPECT_EQ(m.cpus, 2u);
+  ASSERT_EQ(m.block_nodes.size(), 1u);
+  EXPECT_TRUE(m.block_nodes[0].snapshot);
+  std::vector<std::string> types;
+  for (const Device& device : m.devices) types.push_back(device.type);
+  EXPECT_EQ(types, (std::vector<std::string>{"virtio-rng-pci", "virtio-blk-pci", "virtio-net-pci"}));
+}
+
+TEST(OstlerCommandLine, ForwardBecomesARuleOnTheLoopbackAddress) {
+  const auto parsed = parse({"run", "--kernel", "k", "-p", "2222:22"});
+  ASSERT_TRUE(parsed.has_value()) << parsed.error().message();
+  EXPECT_EQ(parsed->machine.netdevs.at(0).properties.at(0).value, "tcp:127.0.0.1:2222-:22");
+}
+
+TEST(OstlerCommandLine, BadForwardShowsTheForm) {
+  const auto parsed = parse({"run", "-p", "22"});
+  ASSERT_FALSE(parsed.has_value());
+  EXPECT_EQ(parsed.error().message(), "--forward 22: write it as HOSTPORT:GUESTPORT, for example 2222:22");
+}
+
+TEST(OstlerCommandLine, UnknownOptionNamesTheNearest) {
+  const auto parsed = parse({"run", "--memroy=1G"});
+  ASSERT_FALSE(parsed.has_value());
+  EXPECT_NE(parsed.error().message().find("did you mean '--memory'?"), std::string::npos)
+      << parsed.error().message();
+}
+
+TEST(OstlerCommandLine, UnknownCommandNamesTheNearest) {
+  const auto parsed = parse({"rum"});
+  ASSERT_FALSE(parsed.has_value());
+  EXPECT_NE(parsed.error().message().find("did you mean 'run'?"), std::string::npos)
+      << parsed.error().message();
+}
+
+TEST(OstlerCommandLine, BadMemorySizeIsOneSentence) {
+  const auto parsed = parse({"run", "--memory", "lots"});
+  ASSERT_FALSE(parsed.has_value());
+  EXPECT_NE(parsed.error().message().find("--memory"), std::string::npos);
+  EXPECT_NE(parsed.error().message().find("'lots' is not a size"), std::string::npos);
+}
+
+TEST(OstlerCommandLine, NoArgumentsShowHelp) {
+  const auto parsed = parse({});
+  ASSERT_TRUE(parsed.has_value());
+  EXPECT_EQ(parsed->action, CommandLine::Action::kHelp);
+  EXPECT_NE(parsed->subject.find("run"), std::string::npos);
+}
+
+TEST(OstlerCommandLine, SerialPortIsOnTheTerminal) {
+  const auto parsed = parse({"run", "--kernel", "k"});
+  ASSERT_TRUE(parsed.has_value());
+  EXPECT_EQ(parsed->machine.chardevs.at(0).backend, "stdio");
+}
+
+}  // namespace
+}  // namespace ostler::config

@@ -1,0 +1,167 @@
+#include "config/qemu_command_line.h"
+
+#include <gtest/gtest.h>
+
+#include <initializer_list>
+
+namespace ostler::config {
+namespace {
+
+Result<CommandLine> parse(std::initializer_list<const char*> words) {
+  const std::vector<std::string> arguments(words.begin(), words.end());
+  return parse_qemu_command_line(arguments);
+}
+
+Machine machine(std::initializer_list<const char*> words) {
+  auto parsed = parse(words);
+  EXPECT_TRUE(parsed.has_value()) << parsed.error().message();
+  return parsed ? parsed->machine : Machine{};
+}
+
+std::string error(std::initializer_list<const char*> words) {
+  const auto parsed = parse(words);
+  EXPECT_FALSE(parsed.has_value());
+  return parsed ? "" : parsed.error().message();
+}
+
+TEST(QemuCommandLine, BareMemoryCountsInMebibytes) {
+  EXPECT_EQ(machine({"-m", "512"}).memory_bytes, 512u << 20);
+}
+TEST(QemuCommandLine, MemoryTakesSuffixes) {
+  EXPECT_EQ(machine({"-m", "size=2G"}).memory_bytes, uint64_t{2} << 30);
+}
+TEST(QemuCommandLine, TwoDashesAreOne) {
+  EXPECT_EQ(machine({"--m", "1G"}).memory_bytes, 1u << 30);
+}
+
+TEST(QemuCommandLine, SmpNumberAloneGivesCores) {
+  const Machine m = machine({"-smp", "4"});
+  EXPECT_EQ(m.cpus, 4u);
+  EXPECT_EQ(m.sockets, 1u);
+  EXPECT_EQ(m.cores, 4u);
+}
+
+TEST(QemuCommandLine, SmpTopologyGivesTheCount) {
+  EXPECT_EQ(machine({"-smp", "sockets=2,cores=2,threads=2"}).cpus, 8u);
+}
+
+TEST(QemuCommandLine, SmpTopologyThatContradictsTheCountIsRefused) {
+  EXPECT_EQ(
+      error({"-smp", "4,sockets=3,cores=1,threads=1"}),
+      "-smp 4,sockets=3,cores=1,threads=1: maxcpus: sockets 3 x cores 1 x threads 1 give 3 vCPUs, not 4");
+}
+
+TEST(QemuCommandLine, SixtyFiveCpusAreTooMany) {
+  EXPECT_EQ(error({"-smp", "65"}), "-smp 65: cpus: 65 is outside 1 to 64");
+}
+
+TEST(QemuCommandLine, UnknownOptionNamesTheNearest) {
+  EXPECT_EQ(error({"-kernal", "x"}),
+            "-kernal: there is no such option; did you mean '-kernel'?; -help lists them all");
+}
+
+TEST(QemuCommandLine, UnknownKeyNamesTheNearest) {
+  EXPECT_EQ(error({"-drive", "file=a,if=virtio,snapshto=on"}),
+            "-drive file=a,if=virtio,snapshto=on: it has no setting 'snapshto'; did you mean 'snapshot'?");
+}
+
+TEST(QemuCommandLine, MissingValueIsNamed) {
+  EXPECT_EQ(error({"-kernel"}), "-kernel needs a value: file");
+}
+
+TEST(QemuCommandLine, UnknownMachineNamesTheNearest) {
+  EXPECT_EQ(error({"-M", "microvn"}),
+            "-machine microvn: type: there is no machine 'microvn'; known are pc, microvm; did you mean "
+            "'microvm'?");
+}
+
+TEST(QemuCommandLine, DriveWithVirtioBecomesNodeAndDevice) {
+  const Machine m = machine({"-drive", "file=/d,,1.img,if=virtio,format=raw,snapshot=on"});
+  ASSERT_EQ(m.block_nodes.size(), 1u);
+  EXPECT_EQ(m.block_nodes[0].file, "/d,1.img");
+  EXPECT_TRUE(m.block_nodes[0].snapshot);
+  ASSERT_EQ(m.devices.size(), 1u);
+  EXPECT_EQ(m.devices[0].type, "virtio-blk-pci");
+  EXPECT_EQ(m.devices[0].properties.back().value, m.block_nodes[0].name);
+}
+
+TEST(QemuCommandLine, DriveOnMicrovmIsAnMmioDevice) {
+  EXPECT_EQ(machine({"-drive", "file=d,if=virtio", "-M", "microvm"}).devices.at(0).type, "virtio-blk-device");
+}
+
+TEST(QemuCommandLine, IdeDriveIsRefusedWithTheCure) {
+  EXPECT_EQ(error({"-drive", "file=d"}),
+            "-drive file=d: if: 'ide' has no controller in this version; say if=virtio");
+}
+
+TEST(QemuCommandLine, BlockdevInJson) {
+  const Machine m = machine(
+      {"-blockdev",
+       R"({"driver":"raw","node-name":"n","file":{"driver":"file","filename":"/x"},"read-only":true})"});
+  ASSERT_EQ(m.block_nodes.size(), 1u);
+  EXPECT_EQ(m.block_nodes[0].file, "/x");
+  EXPECT_TRUE(m.block_nodes[0].read_only);
+}
+
+TEST(QemuCommandLine, BlockdevRefersToAnEarlierNode) {
+  const Machine m =
+      machine({"-blockdev", "file,node-name=p,filename=/x", "-blockdev", "raw,node-name=f,file=p"});
+  ASSERT_EQ(m.block_nodes.size(), 2u);
+  EXPECT_EQ(m.block_nodes[1].file, "/x");
+}
+
+TEST(QemuCommandLine, SnapshotMakesEveryDiskTemporary) {
+  EXPECT_TRUE(machine({"-drive", "file=d,if=virtio", "-snapshot"}).block_nodes.at(0).snapshot);
+}
+
+TEST(QemuCommandLine, NographicPutsTheSerialPortOnTheTerminal) {
+  const Machine m = machine({"-nographic"});
+  ASSERT_EQ(m.serials.size(), 1u);
+  ASSERT_EQ(m.chardevs.size(), 1u);
+  EXPECT_EQ(m.chardevs[0].backend, "stdio");
+  EXPECT_TRUE(m.chardevs[0].mux);
+}
+
+TEST(QemuCommandLine, SerialOptionsReplaceTheDefault) {
+  const Machine m = machine({"-serial", "file:/tmp/log", "-serial", "none"});
+  ASSERT_EQ(m.serials.size(), 2u);
+  EXPECT_EQ(m.chardevs.at(0).backend, "file");
+  EXPECT_EQ(m.serials[1], "");
+}
+
+TEST(QemuCommandLine, NicMakesBackEndAndCard) {
+  const Machine m =
+      machine({"-nic", "user,model=virtio-net-pci,hostfwd=tcp::2222-:22,mac=52:54:00:00:00:01"});
+  ASSERT_EQ(m.netdevs.size(), 1u);
+  EXPECT_EQ(m.netdevs[0].properties.at(0).value, "tcp::2222-:22");
+  ASSERT_EQ(m.devices.size(), 1u);
+  EXPECT_EQ(m.devices[0].properties.at(0).key, "mac");
+}
+
+TEST(QemuCommandLine, AcceleratorsKeepTheirOrder) {
+  EXPECT_EQ(machine({"-machine", "pc,accel=kvm:tcg"}).accelerators, (std::vector<std::string>{"kvm", "tcg"}));
+}
+
+TEST(QemuCommandLine, DeviceHelpNamesItsSubject) {
+  const auto parsed = parse({"-device", "virtio-blk-pci,help"});
+  ASSERT_TRUE(parsed.has_value());
+  EXPECT_EQ(parsed->action, CommandLine::Action::kDeviceHelp);
+  EXPECT_EQ(parsed->subject, "virtio-blk-pci");
+}
+
+TEST(QemuCommandLine, InitrdWithoutKernelIsRefused) {
+  EXPECT_EQ(error({"-initrd", "x"}), "-initrd: only goes with -kernel");
+}
+
+TEST(QemuCommandLine, HelpListsEveryOptionOnce) {
+  const std::string help = qemu_help();
+  for (const char* option :
+       {"-kernel",    "-initrd",  "-append",    "-m ",     "-smp",      "-cpu",     "-accel",
+        "-machine",   "-drive",   "-blockdev",  "-device", "-netdev",   "-chardev", "-serial",
+        "-nographic", "-display", "-no-reboot", "-S",      "-snapshot", "-rtc",     "-name",
+        "-d ",        "-D ",      "-version",   "-help"})
+    EXPECT_NE(help.find(std::string("  ") + option), std::string::npos) << option;
+}
+
+}  // namespace
+}  // namespace ostler::config
