@@ -1,0 +1,173 @@
+#include "mmu/code_pages.h"
+
+#include <algorithm>
+#include <bit>
+
+namespace ostler::mmu {
+namespace {
+
+namespace flag = memory::page_flag;
+using memory::RamBlock;
+
+// How often a page was hit as a whole, kept in the page's flag byte.
+constexpr uint8_t kHit = 32;
+constexpr uint8_t kHitMask = 0xe0;
+constexpr unsigned kWholePageHits = 6;
+
+unsigned hits_of(uint8_t flags) {
+  return flags / kHit;
+}
+
+// The granules that [offset, offset + length) touches within its page.
+uint64_t granules_of(uint64_t offset, uint64_t length) {
+  const auto first = static_cast<unsigned>((offset & kPageMask) / CodePages::kGranule);
+  const auto last = static_cast<unsigned>(((offset & kPageMask) + length - 1) / CodePages::kGranule);
+  return (~uint64_t{0} << first) & (~uint64_t{0} >> (63 - last));
+}
+
+}  // namespace
+
+CodePages::CodePages(memory::AddressSpace& space, VcpuGroup& group) : space_(space), group_(group) {
+  space_.set_code_listener(this);
+  space_.add_listener(*this);
+}
+
+CodePages::~CodePages() {
+  space_.remove_listener(*this);
+  space_.set_code_listener(nullptr);
+}
+
+void CodePages::protect(Participant& who, RamBlock& ram, uint64_t offset, uint64_t length, GuestPhys page) {
+  const std::byte* host = ram.host() + (offset & ~kPageMask);
+  std::atomic<uint8_t>& flags = ram.flags(offset);
+  uint64_t generation;
+  uint8_t before;
+  {
+    const std::lock_guard lock(mutex_);
+    auto [at, added] = pages_.try_emplace(host);
+    Page& entry = at->second;
+    if (added) {
+      entry.ram = &ram;
+      entry.generation = ++generations_;
+    }
+    if (entry.granules.size() <= who.index()) entry.granules.resize(who.index() + 1);
+    entry.granules[who.index()] |= granules_of(offset, length);
+    if (std::find(entry.aliases.begin(), entry.aliases.end(), page) == entry.aliases.end())
+      entry.aliases.push_back(page);
+    generation = entry.generation;
+    before = flags.fetch_or(flag::kCode, std::memory_order_seq_cst);
+  }
+  if ((before & flag::kCodeSettled) != 0) return;
+  if ((before & flag::kWriteTagged) != 0) group_.drop_write_access(host);
+  const std::lock_guard lock(mutex_);
+  const auto at = pages_.find(host);
+  // If the code was hit meanwhile, the owner of these bytes has been told to drop what it makes of them.
+  if (at == pages_.end() || at->second.generation != generation) return;
+  flags.fetch_or(flag::kCodeSettled, std::memory_order_seq_cst);
+  flags.fetch_and(static_cast<uint8_t>(~flag::kWriteTagged), std::memory_order_seq_cst);
+}
+
+void CodePages::tell_locked(const Page& page, unsigned index, uint64_t mask, const Participant* who,
+                            std::vector<Stale>* own) {
+  const auto first = static_cast<uint16_t>(std::countr_zero(mask) * kGranule);
+  const auto last = static_cast<uint16_t>((64 - std::countl_zero(mask)) * kGranule - 1);
+  for (const GuestPhys alias : page.aliases) {
+    if (who != nullptr && who->index() == index)
+      own->push_back({alias, first, last});
+    else
+      group_.post_stale_code(index, alias, first, last);
+  }
+}
+
+bool CodePages::release_if_unused_locked(Pages::iterator at) {
+  const Page& page = at->second;
+  if (std::any_of(page.granules.begin(), page.granules.end(), [](uint64_t mask) { return mask != 0; }))
+    return false;
+  const auto offset = static_cast<uint64_t>(at->first - page.ram->host());
+  page.ram->flags(offset).fetch_and(static_cast<uint8_t>(~(flag::kCode | flag::kCodeSettled)),
+                                    std::memory_order_seq_cst);
+  pages_.erase(at);
+  return true;
+}
+
+void CodePages::written_locked(const Participant* who, RamBlock& ram, uint64_t offset, uint64_t length,
+                               std::vector<Stale>* own) {
+  const auto at = pages_.find(ram.host() + (offset & ~kPageMask));
+  if (at == pages_.end()) return;
+  Page& page = at->second;
+  const uint64_t touched = granules_of(offset, length);
+  uint64_t hit = 0;
+  for (const uint64_t mask : page.granules) hit |= mask & touched;
+  if (hit == 0) return;
+
+  std::atomic<uint8_t>& flags = ram.flags(offset);
+  const bool whole = hits_of(flags.load(std::memory_order_relaxed)) < kWholePageHits;
+  if (whole) flags.fetch_add(kHit, std::memory_order_relaxed);
+  for (unsigned index = 0; index < page.granules.size(); ++index) {
+    const uint64_t dropped = whole ? page.granules[index] : page.granules[index] & touched;
+    if (dropped == 0) continue;
+    page.granules[index] &= ~dropped;
+    tell_locked(page, index, dropped, who, own);
+  }
+  // A page that has lost all its code piece by piece is likely to become something else: it may begin anew.
+  if (release_if_unused_locked(at) && !whole)
+    flags.fetch_and(static_cast<uint8_t>(~kHitMask), std::memory_order_relaxed);
+}
+
+void CodePages::written(const Participant& who, RamBlock& ram, uint64_t offset, uint64_t length,
+                        std::vector<Stale>& own) {
+  const std::lock_guard lock(mutex_);
+  written_locked(&who, ram, offset, length, &own);
+}
+
+void CodePages::code_written(RamBlock& ram, uint64_t offset, uint64_t length) {
+  const std::lock_guard lock(mutex_);
+  written_locked(nullptr, ram, offset, length, nullptr);
+}
+
+void CodePages::forget(const Participant& who) {
+  const std::lock_guard lock(mutex_);
+  for (auto at = pages_.begin(); at != pages_.end();) {
+    const auto next = std::next(at);
+    if (who.index() < at->second.granules.size() && at->second.granules[who.index()] != 0) {
+      at->second.granules[who.index()] = 0;
+      release_if_unused_locked(at);
+    }
+    at = next;
+  }
+}
+
+void CodePages::forget(const Participant& who, RamBlock& ram, uint64_t offset) {
+  const std::lock_guard lock(mutex_);
+  const auto at = pages_.find(ram.host() + (offset & ~kPageMask));
+  if (at == pages_.end() || who.index() >= at->second.granules.size()) return;
+  at->second.granules[who.index()] = 0;
+  release_if_unused_locked(at);
+}
+
+void CodePages::view_changed(const memory::ViewChange& change) {
+  bool ram_removed = false;
+  for (const memory::FlatRange& range : change.removed) {
+    if (!range.is_ram()) continue;
+    ram_removed = true;
+    const std::byte* first = range.ram->host() + range.offset;
+    const std::byte* last = first + (range.last - range.first);
+    const std::lock_guard lock(mutex_);
+    for (auto at = pages_.begin(); at != pages_.end();) {
+      const auto next = std::next(at);
+      if (at->first + kPageMask >= first && at->first <= last) {
+        Page& page = at->second;
+        for (unsigned index = 0; index < page.granules.size(); ++index) {
+          if (page.granules[index] == 0) continue;
+          tell_locked(page, index, page.granules[index], nullptr, nullptr);
+          page.granules[index] = 0;
+        }
+        release_if_unused_locked(at);
+      }
+      at = next;
+    }
+  }
+  if (ram_removed) group_.drop_translations();
+}
+
+}  // namespace ostler::mmu

@@ -1,0 +1,514 @@
+#include "mmu/soft_mmu.h"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <utility>
+
+#include "base/assert.h"
+#include "base/bytes.h"
+
+namespace ostler::mmu {
+namespace {
+
+namespace flag = memory::page_flag;
+namespace cr0 = x86::cr0;
+namespace cr4 = x86::cr4;
+namespace efer = x86::efer;
+
+// Changes of these drop every translation, cached or not by the letter (SDM 3A §4.10.4.1): entries embody
+// them.
+constexpr uint64_t kCr0Paging = cr0::kPg | cr0::kWp;
+constexpr uint64_t kCr4Paging =
+    cr4::kPse | cr4::kPae | cr4::kPge | cr4::kLa57 | cr4::kPcide | cr4::kSmep | cr4::kSmap;
+constexpr uint64_t kEferPaging = efer::kNxe | efer::kLma;
+
+constexpr uint64_t kLargestAccess = 2 * kPageSize;
+
+}  // namespace
+
+// Page tables in guest RAM. Entries elsewhere read as all ones, and are not written: the walk never enters a
+// device.
+class SoftMmu::PageTables {
+ public:
+  explicit PageTables(SoftMmu& mmu) : mmu_(mmu) {}
+
+  uint64_t read(GuestPhys at, unsigned size) {
+    const memory::FlatRange* range = ram(at, size);
+    if (range == nullptr) return size_mask(size);
+    const std::byte* host = range->ram->host() + range->offset_of(at);
+    return size == 4 ? memory::guest_load<uint32_t>(host) : memory::guest_load<uint64_t>(host);
+  }
+
+  bool replace(GuestPhys at, unsigned size, uint64_t expected, uint64_t desired) {
+    const memory::FlatRange* range = ram(at, size);
+    if (range == nullptr || range->read_only) return true;
+    memory::RamBlock& block = *range->ram;
+    const uint64_t offset = range->offset_of(at);
+    std::byte* host = block.host() + offset;
+    bool done;
+    if (size == 4) {
+      auto old = static_cast<uint32_t>(expected);
+      done =
+          __atomic_compare_exchange_n(reinterpret_cast<uint32_t*>(host), &old, static_cast<uint32_t>(desired),
+                                      false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+    } else {
+      done = __atomic_compare_exchange_n(reinterpret_cast<uint64_t*>(host), &expected, desired, false,
+                                         __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+    }
+    if (done) mmu_.reader_.space().ram_written(block, offset, size);
+    return done;
+  }
+
+ private:
+  const memory::FlatRange* ram(GuestPhys at, unsigned size) {
+    const memory::FlatRange* range = mmu_.reader_.find(at);
+    if (range == nullptr || !range->is_ram() || range->last - at < size - 1 ||
+        range->offset_of(at) % size != 0)
+      return nullptr;
+    return range;
+  }
+
+  SoftMmu& mmu_;
+};
+
+SoftMmu::SoftMmu(x86::CpuState& state, memory::AddressSpace& space, CodePages& code, Limits limits)
+    : tlbs_(std::make_unique<Tlb[]>(kContexts)),
+      state_(state),
+      reader_(space),
+      code_(code),
+      limits_(limits),
+      participant_(code.group(), *this) {
+  data_ = fetch_ = &tlbs_[kSupervisor];
+  mode_changed();
+}
+
+SoftMmu::~SoftMmu() {
+  code_.forget(participant_);
+}
+
+// ---- control ----
+
+void SoftMmu::mode_changed() {
+  const uint64_t now_cr0 = state_.cr0 & kCr0Paging, now_cr4 = state_.cr4 & kCr4Paging;
+  const uint64_t now_efer = state_.msr.efer & kEferPaging;
+  if (now_cr0 != cr0_ || now_cr4 != cr4_ || now_efer != efer_) {
+    cr0_ = now_cr0;
+    cr4_ = now_cr4;
+    efer_ = now_efer;
+    flush_all();
+  }
+  user_ = state_.cpl() == 3;
+  ac_ = state_.flag(x86::rflags::kAc);
+  code64_ = state_.code64();
+  data_ = &tlbs_[context_of(Privilege::kCurrent, Access::kRead)];
+  fetch_ = &tlbs_[user_ ? kUser : kSupervisor];
+}
+
+void SoftMmu::flush_all() {
+  for (unsigned i = 0; i < kContexts; ++i) tlbs_[i].clear();
+  paging_ = PagingContext::of(state_, limits_.phys_bits, limits_.gib_pages);
+  ++fetch_epoch_;
+}
+
+// With bit 63 of the value set the processor may keep what it has of the new PCID. Nothing is kept here
+// across PCIDs, so both kinds of write drop the same.
+void SoftMmu::cr3_written(uint64_t) {
+  for (unsigned i = 0; i < kContexts; ++i) tlbs_[i].clear_non_global();
+  paging_ = PagingContext::of(state_, limits_.phys_bits, limits_.gib_pages);
+  ++fetch_epoch_;
+}
+
+void SoftMmu::invlpg(uint64_t linear) {
+  for (unsigned i = 0; i < kContexts; ++i) tlbs_[i].clear_around(linear);
+  ++fetch_epoch_;
+}
+
+// SDM Vol. 2, INVPCID. Only the current PCID's translations are ever cached.
+void SoftMmu::invpcid(uint64_t type, uint64_t pcid, uint64_t linear) {
+  const uint64_t current = (state_.cr4 & cr4::kPcide) != 0 ? state_.cr3 & 0xfff : 0;
+  switch (type) {
+    case 0:  // one address
+      if (pcid == current) invlpg(linear);
+      break;
+    case 1:  // one PCID, but global translations
+      if (pcid == current) cr3_written(0);
+      break;
+    case 3:  // all PCIDs, but global translations
+      cr3_written(0);
+      break;
+    default:  // 2: everything; the others raise #GP before they come here
+      flush_all();
+      break;
+  }
+}
+
+void SoftMmu::load_pdptes(uint64_t cr3) {
+  PageTables tables(*this);
+  uint64_t loaded[4];
+  // SDM 3A Table 4-8: bits 2:1, 8:5 and those beyond MAXPHYADDR are reserved in a present entry.
+  const uint64_t reserved = 0x1e6 | ~((uint64_t{1} << limits_.phys_bits) - 1);
+  for (unsigned i = 0; i < 4; ++i) {
+    loaded[i] = tables.read({(cr3 & 0xffff'ffe0) + i * 8}, 8);
+    if ((loaded[i] & pte::kPresent) != 0 && (loaded[i] & reserved) != 0) x86::raise(x86::Vector::kGp, 0);
+  }
+  for (unsigned i = 0; i < 4; ++i) state_.pdpte[i] = loaded[i];
+}
+
+void SoftMmu::drop_translations() {
+  flush_all();
+}
+
+void SoftMmu::drop_write_access(const std::byte* host_page) {
+  for (unsigned i = 0; i < kContexts; ++i) {
+    if (host_page == nullptr)
+      tlbs_[i].clear_write_tags();
+    else
+      tlbs_[i].clear_write_tags_of(host_page);
+  }
+}
+
+void SoftMmu::code_stale(GuestPhys page, unsigned first, unsigned last) {
+  if (observer_ != nullptr) observer_->code_written(page, first, last);
+}
+
+// ---- translation ----
+
+unsigned SoftMmu::context_of(Privilege privilege, Access access) const {
+  if (privilege == Privilege::kSupervisor) return kSupervisor;
+  if (user_) return kUser;
+  return ac_ && (cr4_ & cr4::kSmap) != 0 && access != Access::kFetch ? kSupervisorAc : kSupervisor;
+}
+
+// What another context knows about a page answers for this one without a walk: a supervisor page is the same
+// with and without AC, and what the user may touch, the supervisor may under AC.
+bool SoftMmu::probe_other_contexts(unsigned context, uint64_t linear, Access access) {
+  if (access == Access::kFetch || context == kUser || (cr4_ & cr4::kSmap) == 0) return false;
+  const unsigned slot = Tlb::slot_of(linear);
+  const uint64_t page = Tlb::page_of(linear);
+  const auto adopt = [&](const Tlb& from) {
+    const bool writable = from.write_tag[slot] == page;
+    const bool readable = from.read_tag[slot] == page;
+    if (access == Access::kWrite ? !writable : !readable) return false;
+    tlbs_[context].fill({.linear = page,
+                         .phys = from.phys_page(slot),
+                         .host = reinterpret_cast<std::byte*>(page + from.addend[slot]),
+                         .read = readable,
+                         .write = writable,
+                         .fetch = false,
+                         .global = from.is_global(slot),
+                         .user_page = from.is_user_page(slot),
+                         .page_size = from.page_size(slot)});
+    return true;
+  };
+  const Tlb& sibling = tlbs_[context == kSupervisor ? kSupervisorAc : kSupervisor];
+  if (!sibling.is_user_page(slot) && adopt(sibling)) return true;
+  return context == kSupervisorAc && tlbs_[kUser].is_user_page(slot) && adopt(tlbs_[kUser]);
+}
+
+SoftMmu::Page SoftMmu::translate(uint64_t linear, Access access, Privilege privilege) {
+  ++statistics_.misses;
+  const unsigned context = context_of(privilege, access);
+  const Tlb& tlb = tlbs_[context];
+  const unsigned slot = Tlb::slot_of(linear);
+  const uint64_t page = Tlb::page_of(linear);
+  // A page-crossing access comes here though one or both of its pages are known.
+  const auto known = [&] {
+    const uint64_t tag = access == Access::kRead    ? tlb.read_tag[slot]
+                         : access == Access::kWrite ? tlb.write_tag[slot]
+                                                    : tlb.fetch_tag[slot];
+    return tag == page;
+  };
+  if (known() || probe_other_contexts(context, linear, access)) {
+    const GuestPhys phys{tlb.phys_page(slot).value | (linear & kPageMask)};
+    const memory::FlatRange* range = reader_.find(phys);
+    if (range != nullptr && range->is_ram())
+      return {phys, range->ram.get(), range->offset_of(phys), access == Access::kWrite};
+    return {phys};
+  }
+
+  if (paging_.mode >= PagingMode::k4Level) {
+    const unsigned unused = paging_.mode == PagingMode::k5Level ? 7 : 16;
+    if (static_cast<uint64_t>(static_cast<int64_t>(linear << unused) >> unused) != linear)
+      x86::raise(x86::Vector::kGp, 0);
+  }
+  ++statistics_.walks;
+  PageTables tables(*this);
+  const bool explicit_access = privilege == Privilege::kCurrent;
+  const Walk walk =
+      PageWalker(paging_, tables)
+          .walk(linear,
+                {.kind = access, .user = user_ && explicit_access, .smap_lifted = ac_ && explicit_access});
+  if (!walk.ok) {
+    ++statistics_.faults;
+    throw x86::Exception{
+        .vector = x86::Vector::kPf, .has_error = true, .error = walk.error, .cr2 = linear, .dr6_bits = 0};
+  }
+  return locate(walk.phys, linear, access, context, walk);
+}
+
+SoftMmu::Page SoftMmu::locate(GuestPhys phys, uint64_t linear, Access access, unsigned context,
+                              const Walk& walk) {
+  const GuestPhys page{Tlb::page_of(phys.value)};
+  const memory::FlatRange* range = reader_.find(phys);
+  // Whole pages only: where a device begins in mid-page every access is looked up.
+  const bool whole = range != nullptr && range->is_ram() && range->first <= page &&
+                     range->last - page >= kPageMask && range->offset_of(page) % kPageSize == 0;
+  if (!whole) {
+    if (access == Access::kFetch)
+      tlbs_[context].fill({.linear = linear,
+                           .phys = page,
+                           .host = nullptr,
+                           .read = false,
+                           .write = false,
+                           .fetch = true,
+                           .global = walk.global,
+                           .user_page = walk.user_page,
+                           .page_size = walk.page_size});
+    return {phys};
+  }
+  memory::RamBlock& ram = *range->ram;
+  const uint64_t offset = range->offset_of(phys);
+  bool direct = false;
+  if (access == Access::kWrite) {
+    if (range->read_only) return {phys};
+    std::atomic<uint8_t>& flags = ram.flags(offset);
+    // kWriteTagged first: whoever sets kCode or kTracked later sees it, and makes us drop the tag; if they
+    // came before, we see them.
+    if ((flags.load(std::memory_order_relaxed) & flag::kCode) == 0) {
+      const uint8_t before = flags.fetch_or(flag::kWriteTagged, std::memory_order_seq_cst);
+      if ((before & flag::kTracked) != 0) ram.note_dirty(offset);
+      direct = (before & flag::kCode) == 0;
+    }
+  }
+  tlbs_[context].fill({.linear = linear,
+                       .phys = page,
+                       .host = ram.host() + (offset & ~kPageMask),
+                       .read = access != Access::kFetch,  // what may be written may be read
+                       .write = direct,
+                       .fetch = access == Access::kFetch,
+                       .global = walk.global,
+                       .user_page = walk.user_page,
+                       .page_size = walk.page_size});
+  return {phys, &ram, offset, direct};
+}
+
+GuestPhys SoftMmu::fetch_miss(uint64_t linear) {
+  return translate(linear, Access::kFetch, Privilege::kCurrent).phys;
+}
+
+uint64_t SoftMmu::next_page(uint64_t linear, Privilege privilege) const {
+  const uint64_t next = Tlb::page_of(linear) + kPageSize;
+  // Outside 64-bit mode linear addresses are 32 bits wide; system tables of long mode may lie anywhere.
+  return !code64_ && privilege == Privilege::kCurrent && next == uint64_t{1} << 32 ? 0 : next;
+}
+
+void SoftMmu::translate_pages(uint64_t linear, uint64_t size, Access access, Privilege privilege,
+                              std::span<GuestPhys> out) {
+  ASSERT(size <= kLargestAccess, "the largest operand of an instruction is an XSAVE area");
+  uint64_t left = size, at = linear;
+  for (size_t i = 0; left != 0; ++i) {
+    out[i] = translate(at, access, privilege).phys;
+    left -= std::min(left, kPageSize - (at & kPageMask));
+    at = next_page(at, privilege);
+  }
+}
+
+void SoftMmu::probe(uint64_t linear, unsigned size, Access access, Privilege privilege) {
+  const Tlb& tlb = tlbs_[context_of(privilege, access)];
+  const auto& tags = access == Access::kRead    ? tlb.read_tag
+                     : access == Access::kWrite ? tlb.write_tag
+                                                : tlb.fetch_tag;
+  if (size <= kPageSize && tlb.find(tags, linear, size) != nullptr) return;
+  std::array<GuestPhys, 3> pages;
+  translate_pages(linear, size, access, privilege, pages);
+}
+
+// ---- data ----
+
+const void* SoftMmu::read_miss(uint64_t linear, void* out, unsigned size, Privilege privilege) {
+  if ((linear & kPageMask) + size <= kPageSize) {
+    const Page page = translate(linear, Access::kRead, privilege);
+    if (page.ram != nullptr) return page.host();
+    read_phys(page.phys, {static_cast<uint8_t*>(out), size});
+    return nullptr;
+  }
+  read_bytes(linear, {static_cast<uint8_t*>(out), size}, privilege);
+  return nullptr;
+}
+
+void* SoftMmu::write_miss(uint64_t linear, const void* in, unsigned size, Privilege privilege) {
+  const std::span<const uint8_t> bytes(static_cast<const uint8_t*>(in), size);
+  if ((linear & kPageMask) + size <= kPageSize) {
+    const Page page = translate(linear, Access::kWrite, privilege);
+    if (page.direct) return page.host();
+    write_phys(page.phys, bytes);
+    return nullptr;
+  }
+  write_bytes(linear, bytes, privilege);
+  return nullptr;
+}
+
+void* SoftMmu::rmw_pointer(uint64_t linear, unsigned size) {
+  if (void* host = data_->find(data_->write_tag, linear, size)) return host;
+  if ((linear & kPageMask) + size > kPageSize) {
+    probe(linear, size, Access::kWrite);
+    return nullptr;
+  }
+  const Page page = translate(linear, Access::kWrite, Privilege::kCurrent);
+  return page.direct ? page.host() : nullptr;
+}
+
+const void* SoftMmu::read_pointer(uint64_t linear, unsigned size) {
+  if (const void* host = data_->find(data_->read_tag, linear, size)) return host;
+  if ((linear & kPageMask) + size > kPageSize) {
+    probe(linear, size, Access::kRead);
+    return nullptr;
+  }
+  const Page page = translate(linear, Access::kRead, Privilege::kCurrent);
+  return page.ram != nullptr ? page.host() : nullptr;
+}
+
+void SoftMmu::read_bytes(uint64_t linear, std::span<uint8_t> out, Privilege privilege) {
+  std::array<GuestPhys, 3> pages;
+  translate_pages(linear, out.size(), Access::kRead, privilege, pages);
+  for (size_t i = 0; !out.empty(); ++i) {
+    const size_t step = std::min<size_t>(out.size(), kPageSize - (pages[i].value & kPageMask));
+    read_phys(pages[i], out.first(step));
+    out = out.subspan(step);
+  }
+}
+
+void SoftMmu::write_bytes(uint64_t linear, std::span<const uint8_t> in, Privilege privilege) {
+  std::array<GuestPhys, 3> pages;
+  translate_pages(linear, in.size(), Access::kWrite, privilege, pages);
+  for (size_t i = 0; !in.empty(); ++i) {
+    const size_t step = std::min<size_t>(in.size(), kPageSize - (pages[i].value & kPageMask));
+    write_phys(pages[i], in.first(step));
+    in = in.subspan(step);
+  }
+}
+
+// ---- physical memory ----
+
+void SoftMmu::read_phys(GuestPhys at, std::span<uint8_t> out) {
+  while (!out.empty()) {
+    const memory::FlatRange* range = reader_.find(at);
+    size_t step = std::min<size_t>(out.size(), 8);
+    if (range != nullptr && range->is_ram()) {
+      step = std::min<uint64_t>(out.size() - 1, range->last - at) + 1;
+      memory::guest_copy(out.data(), range->ram->host() + range->offset_of(at), step);
+    } else {
+      const uint64_t value = read_io(at, static_cast<unsigned>(step));
+      std::memcpy(out.data(), &value, step);
+    }
+    out = out.subspan(step);
+    at = at + step;
+  }
+}
+
+void SoftMmu::write_phys(GuestPhys at, std::span<const uint8_t> in) {
+  while (!in.empty()) {
+    const memory::FlatRange* range = reader_.find(at);
+    size_t step = std::min<size_t>(in.size(), 8);
+    if (range != nullptr && range->is_writable_ram()) {
+      step = std::min<uint64_t>(in.size() - 1, range->last - at) + 1;
+      store_noted(*range->ram, range->offset_of(at), in.first(step));
+    } else {
+      uint64_t value = 0;
+      std::memcpy(&value, in.data(), step);
+      write_io(at, static_cast<unsigned>(step), value);
+    }
+    in = in.subspan(step);
+    at = at + step;
+  }
+}
+
+// A write that the TLB does not cover: keeps the dirty log, and tells the owners of code, our own before this
+// instruction ends.
+void SoftMmu::store_noted(memory::RamBlock& ram, uint64_t offset, std::span<const uint8_t> in) {
+  std::byte* host = ram.host() + offset;
+  switch (in.size()) {  // in one access, where the guest's is one
+    case 1:
+      memory::guest_store(host, in[0]);
+      break;
+    case 2:
+      memory::guest_store(host, load_le<uint16_t>(in.data()));
+      break;
+    case 4:
+      memory::guest_store(host, load_le<uint32_t>(in.data()));
+      break;
+    case 8:
+      memory::guest_store(host, load_le<uint64_t>(in.data()));
+      break;
+    default:
+      memory::guest_copy(host, in.data(), in.size());
+      break;
+  }
+  std::atomic_thread_fence(std::memory_order_seq_cst);  // bytes before flags, see AddressSpace::ram_written
+  const uint8_t flags = ram.flags(offset).load(std::memory_order_seq_cst);
+  if ((flags & flag::kTracked) != 0) ram.note_dirty(offset);
+  if ((flags & flag::kCode) == 0) return;
+  ++statistics_.code_writes;
+  own_stale_.clear();
+  code_.written(participant_, ram, offset, in.size(), own_stale_);
+  if (own_stale_.empty() || observer_ == nullptr) return;
+  bool kept = false;
+  for (const CodePages::Stale& stale : own_stale_)
+    kept |= observer_->code_written(stale.page, stale.first, stale.last);
+  if (!kept) code_.forget(participant_, ram, offset);
+}
+
+namespace {
+
+// Inside a device the vCPU does not count as running: the device may wait for locks, or for the other vCPUs.
+class InsideDevice {
+ public:
+  explicit InsideDevice(Participant& participant)
+      : participant_(participant), was_running_(participant.running()) {
+    if (was_running_) participant_.leave_running();
+  }
+  ~InsideDevice() {
+    if (was_running_) participant_.enter_running();
+  }
+  InsideDevice(const InsideDevice&) = delete;
+  InsideDevice& operator=(const InsideDevice&) = delete;
+
+ private:
+  Participant& participant_;
+  const bool was_running_;
+};
+
+}  // namespace
+
+uint64_t SoftMmu::read_io(GuestPhys at, unsigned size) {
+  ++statistics_.mmio;
+  const InsideDevice inside(participant_);
+  return reader_.read(at, size);
+}
+
+void SoftMmu::write_io(GuestPhys at, unsigned size, uint64_t value) {
+  ++statistics_.mmio;
+  const InsideDevice inside(participant_);
+  reader_.write(at, size, value);
+}
+
+bool SoftMmu::read_code(GuestPhys address, std::span<uint8_t> out) {
+  ASSERT((address.value & kPageMask) + out.size() <= kPageSize, "code is read page by page");
+  if (out.empty()) return true;
+  const memory::FlatRange* range = reader_.find(address);
+  const GuestPhys page{Tlb::page_of(address.value)};
+  const bool keepable = range != nullptr && range->is_ram() && range->first <= page &&
+                        range->last - page >= kPageMask && range->offset_of(page) % kPageSize == 0;
+  if (!keepable) {
+    read_phys(address, out);
+    return false;
+  }
+  const std::shared_ptr<memory::RamBlock> ram = range->ram;  // protect() may wait while memory is taken away
+  const uint64_t offset = range->offset_of(address);
+  code_.protect(participant_, *ram, offset, out.size(), page);
+  memory::guest_copy(out.data(), ram->host() + offset, out.size());
+  return true;
+}
+
+}  // namespace ostler::mmu

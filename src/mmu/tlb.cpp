@@ -1,0 +1,96 @@
+#include "mmu/tlb.h"
+
+#include <algorithm>
+
+namespace ostler::mmu {
+
+Tlb::Tlb() {
+  for (unsigned slot = 0; slot < kEntries; ++slot) drop(slot);
+  addend.fill(0);
+  phys.fill(0);
+}
+
+void Tlb::fill(const Fill& fill) {
+  const unsigned slot = slot_of(fill.linear);
+  const uint64_t page = page_of(fill.linear);
+  const uint64_t entry = fill.phys.value | (fill.global ? kGlobal : 0) | (fill.user_page ? kUserPage : 0) |
+                         (fill.page_size >= uint64_t{1} << 30 ? kGib
+                          : fill.page_size > kPageSize        ? kMib
+                                                              : 0);
+  const uint64_t delta = reinterpret_cast<uintptr_t>(fill.host) - page;
+  const bool same = holds(slot, page) && phys[slot] == entry && addend[slot] == delta;
+  if (!same) {
+    drop(slot);
+    phys[slot] = entry;
+    addend[slot] = delta;
+    (fill.global ? global_ : non_global_).add(slot);
+    if (fill.page_size >= uint64_t{1} << 30)
+      gib_filter_[hash(page >> 30)] = true;
+    else if (fill.page_size > kPageSize)
+      mib_filter_[hash(page >> 22)] = true;
+  }
+  if (fill.host != nullptr) {
+    if (fill.read) read_tag[slot] = page;
+    if (fill.write) write_tag[slot] = page;
+  }
+  if (fill.fetch) fetch_tag[slot] = page;
+}
+
+void Tlb::clear() {
+  if (global_.overflowed() || non_global_.overflowed()) {
+    for (unsigned slot = 0; slot < kEntries; ++slot) drop(slot);
+  } else {
+    for (unsigned i = 0; i < global_.count; ++i) drop(global_.slots[i]);
+    for (unsigned i = 0; i < non_global_.count; ++i) drop(non_global_.slots[i]);
+  }
+  global_.count = non_global_.count = 0;
+  mib_filter_.fill(false);
+  gib_filter_.fill(false);
+}
+
+void Tlb::clear_non_global() {
+  if (non_global_.overflowed()) {
+    for (unsigned slot = 0; slot < kEntries; ++slot)
+      if (!is_global(slot)) drop(slot);
+  } else {
+    // A slot may hold a global page by now: it stays.
+    for (unsigned i = 0; i < non_global_.count; ++i)
+      if (!is_global(non_global_.slots[i])) drop(non_global_.slots[i]);
+  }
+  non_global_.count = 0;
+}
+
+void Tlb::clear_page(uint64_t linear) {
+  const unsigned slot = slot_of(linear);
+  if (holds(slot, page_of(linear))) drop(slot);
+}
+
+void Tlb::clear_around(uint64_t linear) {
+  clear_page(linear);
+  // 2-MByte pages are dropped by the 4 MiB: one filter serves all paging modes.
+  if (mib_filter_[hash(linear >> 22)]) clear_range(linear >> 22 << 22, uint64_t{1} << 22);
+  if (gib_filter_[hash(linear >> 30)]) clear_range(linear >> 30 << 30, uint64_t{1} << 30);
+}
+
+void Tlb::clear_range(uint64_t from, uint64_t size) {
+  const auto drop_if_inside = [&](unsigned slot) {
+    if (read_tag[slot] - from < size || write_tag[slot] - from < size || fetch_tag[slot] - from < size)
+      drop(slot);
+  };
+  const unsigned first = slot_of(from);
+  const auto count = static_cast<unsigned>(std::min<uint64_t>(size >> 12, kEntries));
+  for (unsigned i = 0; i < count; ++i) drop_if_inside((first + i) % kEntries);
+}
+
+void Tlb::clear_write_tags() {
+  for (unsigned slot = 0; slot < kEntries; ++slot) write_tag[slot] = never(slot);
+}
+
+void Tlb::clear_write_tags_of(const std::byte* host_page) {
+  const auto host = reinterpret_cast<uintptr_t>(host_page);
+  // An empty slot may match by accident: it is cleared again.
+  for (unsigned slot = 0; slot < kEntries; ++slot)
+    if (write_tag[slot] + addend[slot] == host) write_tag[slot] = never(slot);
+}
+
+}  // namespace ostler::mmu

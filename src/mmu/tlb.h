@@ -1,0 +1,103 @@
+// One context of the software TLB: direct-mapped, plain arrays that translated code can index from a base
+// pointer. A tag is the linear page it is valid for; one unsigned compare covers validity, permission and
+// page crossing:
+//     linear - tag[slot] <= 4096 - size
+// Tags of a slot that must not hit (nothing there, no permission, MMIO, code pages, tracked pages) hold the
+// address of a page that belongs to another slot, so no linear address whatever can match. One vCPU thread;
+// no sharing.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+
+#include "memory/address.h"
+#include "mmu/access.h"
+
+namespace ostler::mmu {
+
+class Tlb {
+ public:
+  static constexpr unsigned kEntries = 4096;
+
+  Tlb();
+
+  static constexpr unsigned slot_of(uint64_t linear) { return (linear >> 12) & (kEntries - 1); }
+  static constexpr uint64_t never(unsigned slot) { return uint64_t{slot ^ (kEntries / 2)} << 12; }
+  static constexpr uint64_t page_of(uint64_t linear) { return linear & ~kPageMask; }
+
+  // The host address of `size` bytes at `linear`, or null.
+  std::byte* find(const std::array<uint64_t, kEntries>& tags, uint64_t linear, size_t size) const {
+    const unsigned slot = slot_of(linear);
+    if (linear - tags[slot] <= kPageSize - size) [[likely]]
+      return reinterpret_cast<std::byte*>(linear + addend[slot]);
+    return nullptr;
+  }
+
+  struct Fill {
+    uint64_t linear;  // any address of the page
+    GuestPhys phys;   // page
+    std::byte* host;  // page; null: not RAM, then only fetch may be allowed
+    bool read, write, fetch;
+    bool global, user_page;
+    uint64_t page_size;  // bytes: 4 KiB, or of the large page that this one is a part of
+  };
+  // Adds permissions to the page's entry, or replaces the slot's.
+  void fill(const Fill& fill);
+
+  // ---- invalidation; costs grow with what was filled since the last ----
+  void clear();
+  void clear_non_global();
+  void clear_page(uint64_t linear);
+  void clear_write_tags();
+  void clear_write_tags_of(const std::byte* host_page);
+
+  // INVLPG: all of the page that `linear` lies in, which may be a large one of which several parts are here.
+  void clear_around(uint64_t linear);
+
+  bool is_user_page(unsigned slot) const { return (phys[slot] & kUserPage) != 0; }
+  bool is_global(unsigned slot) const { return (phys[slot] & kGlobal) != 0; }
+  // 4 KiB, 4 MiB (for 2 MiB too) or 1 GiB: as much as invalidation wants to know.
+  uint64_t page_size(unsigned slot) const {
+    return (phys[slot] & kGib) != 0   ? uint64_t{1} << 30
+           : (phys[slot] & kMib) != 0 ? uint64_t{1} << 22
+                                      : kPageSize;
+  }
+  GuestPhys phys_page(unsigned slot) const { return {phys[slot] & ~kPageMask}; }
+
+  static constexpr uint64_t kGlobal = 1, kUserPage = 2, kMib = 4, kGib = 8;  // in the low bits of phys
+
+  alignas(64) std::array<uint64_t, kEntries> read_tag;
+  std::array<uint64_t, kEntries> write_tag;
+  std::array<uint64_t, kEntries> fetch_tag;
+  std::array<uint64_t, kEntries> addend;  // host = linear + addend
+  std::array<uint64_t, kEntries> phys;    // page | flags
+
+ private:
+  static constexpr unsigned kFilter = 512;
+  static constexpr unsigned kMostFilled = 1024;
+  static unsigned hash(uint64_t frame) { return static_cast<unsigned>(frame ^ (frame >> 9)) % kFilter; }
+  void clear_range(uint64_t from, uint64_t size);
+  void drop(unsigned slot) { read_tag[slot] = write_tag[slot] = fetch_tag[slot] = never(slot); }
+  bool holds(unsigned slot, uint64_t page) const {
+    return read_tag[slot] == page || write_tag[slot] == page || fetch_tag[slot] == page;
+  }
+
+  // Slots filled since the last clear, so that a clear after few fills is cheap. More than fit: all are
+  // looked at.
+  struct Filled {
+    std::array<uint16_t, kMostFilled> slots;
+    unsigned count = 0;
+    bool overflowed() const { return count > kMostFilled; }
+    void add(unsigned slot) {
+      if (count < kMostFilled) slots[count] = static_cast<uint16_t>(slot);
+      if (count <= kMostFilled) ++count;
+    }
+  };
+  Filled global_, non_global_;
+  // Frames of 4 MiB and 1 GiB (hashed) in which parts of large pages were entered since the last clear().
+  std::array<bool, kFilter> mib_filter_{};
+  std::array<bool, kFilter> gib_filter_{};
+};
+
+}  // namespace ostler::mmu
