@@ -86,6 +86,11 @@ class Cpu {
   uint64_t linear(const Op& op, unsigned size, mmu::Access access) const {
     return linear(op.insn.segment, effective_offset(op), size, access);
   }
+  // Whether linear() of the whole range would raise nothing; false also when breakpoints or alignment checks
+  // want every access to be looked at one by one.
+  bool range_allowed(x86::SegIndex segment, uint64_t offset, unsigned size, mmu::Access access) const;
+  // Adds to debug_traps the I/O breakpoints that `size` bytes at `port` hit (CR4.DE).
+  void check_io_breakpoints(uint16_t port, unsigned size) const;
   bool canonical(uint64_t address) const {
     const unsigned unused = (s.cr4 & x86::cr4::kLa57) != 0 ? 7 : 16;
     return static_cast<uint64_t>(static_cast<int64_t>(address << unused) >> unused) == address;
@@ -112,16 +117,17 @@ class Cpu {
 
   x86::CodeSize code_size = x86::CodeSize::k16;
   uint8_t cpl = 0;
-  bool alignment_check = false;  // CR0.AM, EFLAGS.AC and CPL 3
-  bool single_step = false;      // TF, instruction breakpoints or interrupt shadow: one instruction per block
+  bool alignment_check = false;   // CR0.AM, EFLAGS.AC and CPL 3
+  bool single_step = false;       // one instruction, or one iteration of a string instruction, at a time
   bool data_breakpoints = false;  // DR7 enables a data or I/O breakpoint
+  bool instruction_breakpoints = false;
   // RIP of the running block's first instruction; s.rip is only current between blocks and at Ops that set
   // it.
   uint64_t block_rip = 0;
   // The instruction being executed: what faulted when an exception is caught.
   const Op* current_op = nullptr;
   // #DB causes (DR6 bits) collected during the current instruction, raised as a trap after it.
-  uint64_t debug_traps = 0;
+  mutable uint64_t debug_traps = 0;
 
   // ---- for the run loop and control transfers ----
   std::atomic<uint32_t> pending_{0};
@@ -130,6 +136,9 @@ class Cpu {
   Block** link = nullptr;  // where the next block found is to be remembered
   BlockCache* cache = nullptr;
   int64_t budget = 0;  // instructions left before run() returns
+
+ private:
+  void check_data_breakpoints(uint64_t address, unsigned size, mmu::Access access) const;
 };
 
 }  // namespace ostler::interp

@@ -35,19 +35,6 @@ template <Ea ea>
   return address;
 }
 
-// #GP(0), or #SS(0) for a stack-segment operand, when a flat address is not canonical.
-void check_canonical(const Cpu& cpu, x86::SegIndex segment, uint64_t address, unsigned size);
-
-template <class T>
-[[gnu::noinline, gnu::cold]] T load_slow(Cpu& cpu, const Op* op, uint64_t address) {
-  check_canonical(cpu, op->insn.segment, address, sizeof(T));
-  return cpu.mmu.read<T>(address);
-}
-template <class T>
-[[gnu::noinline, gnu::cold]] void store_slow(Cpu& cpu, const Op* op, uint64_t address, T value) {
-  check_canonical(cpu, op->insn.segment, address, sizeof(T));
-  cpu.mmu.write<T>(address, value);
-}
 template <class T>
 [[gnu::noinline]] T load_general(Cpu& cpu, const Op* op) {
   return cpu.mmu.read<T>(cpu.linear(*op, sizeof(T), mmu::Access::kRead));
@@ -57,64 +44,86 @@ template <class T>
   cpu.mmu.write<T>(cpu.linear(*op, sizeof(T), mmu::Access::kWrite), value);
 }
 
-// The memory operand's value.
-template <Ea ea, class T>
-[[gnu::always_inline]] inline T load(Cpu& cpu, const Op* op) {
+// The rest of a handler as a function of its memory operand. A flat form that misses the software TLB goes on
+// in `general`, the same handler's kGeneral form, by a tail call: the fast path then needs no stack frame at
+// all.
+
+// body(value) with the operand's value.
+template <Ea ea, class T, class Body>
+[[gnu::always_inline]] inline const Op* with_load(Cpu& cpu, const Op* op, [[maybe_unused]] Handler general,
+                                                  Body&& body) {
   if constexpr (ea == Ea::kGeneral) {
-    return load_general<T>(cpu, op);
+    body(load_general<T>(cpu, op));
   } else {
-    const uint64_t address = flat_address<ea>(cpu, op);
-    if (const T* p = cpu.mmu.hit_read<T>(address)) [[likely]]
-      return *p;
-    return load_slow<T>(cpu, op, address);
+    const T* p = cpu.mmu.hit_read<T>(flat_address<ea>(cpu, op));
+    if (p == nullptr) [[unlikely]]
+      return general(cpu, op);
+    body(*p);
   }
+  return next(cpu, op);
 }
+
+// Stores `value` to the operand.
 template <Ea ea, class T>
-[[gnu::always_inline]] inline void store(Cpu& cpu, const Op* op, T value) {
+[[gnu::always_inline]] inline const Op* with_store(Cpu& cpu, const Op* op, [[maybe_unused]] Handler general,
+                                                   T value) {
   if constexpr (ea == Ea::kGeneral) {
     store_general<T>(cpu, op, value);
   } else {
-    const uint64_t address = flat_address<ea>(cpu, op);
-    if (T* p = cpu.mmu.hit_write<T>(address)) [[likely]] {
-      *p = value;
-      return;
-    }
-    store_slow<T>(cpu, op, address, value);
+    T* p = cpu.mmu.hit_write<T>(flat_address<ea>(cpu, op));
+    if (p == nullptr) [[unlikely]]
+      return general(cpu, op);
+    *p = value;
   }
+  return next(cpu, op);
 }
 
-// The linear address of a memory operand that is read and written.
-template <Ea ea>
-[[gnu::always_inline]] inline uint64_t rmw_address(Cpu& cpu, const Op* op, unsigned size) {
-  if constexpr (ea == Ea::kGeneral)
-    return cpu.linear(*op, size, mmu::Access::kWrite);
-  else
-    return flat_address<ea>(cpu, op);
-}
-
-// Read-modify-write without LOCK: the operand is checked for writing first, so that a fault says W=1 and
-// leaves everything as it was. update(value) returns the new value and may change flags; it must not throw.
+// operand = update(operand) without LOCK. The operand is checked for writing first, so that a fault says W=1
+// and leaves everything as it was; update may change flags and registers and must not throw.
 template <Ea ea, class T, class Update>
-[[gnu::always_inline]] inline void read_modify_write(Cpu& cpu, const Op* op, Update&& update) {
-  const uint64_t address = rmw_address<ea>(cpu, op, sizeof(T));
-  if (T* p = cpu.mmu.hit_write<T>(address)) [[likely]] {
+[[gnu::always_inline]] inline const Op* with_update(Cpu& cpu, const Op* op, [[maybe_unused]] Handler general,
+                                                    Update&& update) {
+  if constexpr (ea == Ea::kGeneral) {
+    const uint64_t address = cpu.linear(*op, sizeof(T), mmu::Access::kWrite);
+    if (T* p = cpu.mmu.hit_write<T>(address)) {
+      *p = update(*p);
+    } else {
+      cpu.mmu.probe(address, sizeof(T), mmu::Access::kWrite);
+      const T value = cpu.mmu.read<T>(address);
+      cpu.mmu.write<T>(address, update(value));
+    }
+  } else {
+    T* p = cpu.mmu.hit_write<T>(flat_address<ea>(cpu, op));
+    if (p == nullptr) [[unlikely]]
+      return general(cpu, op);
     *p = update(*p);
-    return;
   }
-  if constexpr (ea != Ea::kGeneral) check_canonical(cpu, op->insn.segment, address, sizeof(T));
-  cpu.mmu.probe(address, sizeof(T), mmu::Access::kWrite);
-  cpu.mmu.write<T>(address, update(cpu.mmu.read<T>(address)));
+  return next(cpu, op);
 }
 
-// Read-modify-write with LOCK: in_place(T*) is one locked host instruction; update(value) the same on a
-// value, for memory that has no host address (MMIO, page-crossing, code pages), with all other vCPUs stopped.
+// The same with LOCK: in_place(T*) is one locked host instruction; update(value) does the same on a value,
+// for memory that has no host address (MMIO, page-crossing, code pages), with all other vCPUs stopped.
 template <class T, class InPlace, class Update>
-inline void locked_read_modify_write(Cpu& cpu, uint64_t address, InPlace&& in_place, Update&& update) {
-  if (void* p = cpu.mmu.rmw_pointer(address, sizeof(T))) [[likely]] {
-    in_place(static_cast<T*>(p));
-    return;
+inline void locked_at(Cpu& cpu, uint64_t address, InPlace&& in_place, Update&& update) {
+  if (T* p = cpu.mmu.hit_write<T>(address))
+    in_place(p);
+  else if (void* slow = cpu.mmu.rmw_pointer(address, sizeof(T)))
+    in_place(static_cast<T*>(slow));
+  else
+    cpu.mmu.exclusive_rmw<T>(address, update);
+}
+template <Ea ea, class T, class InPlace, class Update>
+[[gnu::always_inline]] inline const Op* with_locked(Cpu& cpu, const Op* op, [[maybe_unused]] Handler general,
+                                                    InPlace&& in_place, [[maybe_unused]] Update&& update) {
+  if constexpr (ea == Ea::kGeneral) {
+    locked_at<T>(cpu, cpu.linear(*op, sizeof(T), mmu::Access::kWrite), in_place, update);
+  } else {
+    T* p = cpu.mmu.hit_write<T>(flat_address<ea>(cpu, op));
+    if (p == nullptr) [[unlikely]]
+      return general(cpu, op);
+    in_place(p);
   }
-  cpu.mmu.exclusive_rmw<T>(address, update);
+  return next(cpu, op);
 }
 
 // ---- binding ----

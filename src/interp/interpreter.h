@@ -1,0 +1,75 @@
+// The interpreter of one vCPU: runs guest code until something outside has to be done. Constructed and run on
+// the vCPU's thread; request_exit() and post() from any thread.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+
+#include "interp/block_cache.h"
+#include "interp/cpu.h"
+#include "interp/environment.h"
+
+namespace ostler::state {
+class Archive;
+}
+
+namespace ostler::interp {
+
+enum class Exit : uint8_t {
+  kBudget,    // the given number of instructions were executed
+  kStop,      // request_exit()
+  kHalted,    // HLT (or MWAIT) and nothing deliverable is pending: wait for post(), then run() again
+  kShutdown,  // triple fault
+  kEvent,     // INIT, SIPI or SMI is pending: take_events(), change the state, state_changed(), run() again
+  kWaitForSipi,  // after INIT, until a SIPI
+};
+
+class Interpreter {
+ public:
+  // Everything passed must outlive the interpreter. `cache_bytes`: for decoded code, 64 KiB or more.
+  Interpreter(x86::CpuState& state, mmu::SoftMmu& mmu, Environment& environment, const x86::CpuModel& model,
+              size_t cache_bytes = size_t{4} << 20);
+  ~Interpreter();
+
+  // Executes about `max_instructions` (exact to a block) or until one of the other reasons. The state is then
+  // complete and consistent between two instructions.
+  Exit run(int64_t max_instructions = INT64_MAX / 2);
+
+  // CpuState was changed from outside (reset, restored, INIT): drops everything derived from it.
+  void state_changed();
+
+  // ---- any thread ----
+  void request_exit() { cpu_.post(pending::kStop); }
+  void post(uint32_t bits) { cpu_.post(bits); }
+  // ---- on the vCPU's thread ----
+  // A halted vCPU may go on: an NMI, or an interrupt that IF allows, was posted and not yet taken.
+  bool wants_wakeup() const;
+  void state(state::Archive& archive);
+
+  // The INIT, SIPI and SMI bits of pending:: that were posted, and takes them back.
+  uint32_t take_events();
+
+  uint64_t retired() const { return retired_ + static_cast<uint64_t>(budget_given_ - cpu_.budget); }
+  Cpu& cpu() { return cpu_; }
+  const BlockCache& cache() const { return cache_; }
+
+ private:
+  bool needs_attention() const;
+  std::optional<Exit> attend();
+  bool deliver_pending();
+  std::optional<Exit> run_blocks();
+  void step();
+  void handle(const x86::Exception& exception);
+  void count_unfinished(bool faulted);
+
+  Cpu cpu_;
+  BlockCache cache_;
+  uint64_t retired_ = 0;
+  int64_t budget_given_ = 0;
+  // Seen in pending_ but masked: looked at again whenever the dispatcher runs.
+  bool interrupt_waiting_ = false;
+  bool nmi_waiting_ = false;
+};
+
+}  // namespace ostler::interp
