@@ -114,7 +114,7 @@ std::string operand(const Instruction& insn, const Operand& op, uint64_t rip) {
   return {};
 }
 
-// What the Opcode leaves to operand_size: MOVSB…, CBW/CWDE/CDQE, CWD/CDQ/CQO, PUSHAD, IRETQ, SYSRETQ.
+// What the Opcode leaves to operand_size: MOVSB…, CBW/CWDE/CDQE, CWD/CDQ/CQO, PUSHAD, IRETQ.
 std::string name(const Instruction& insn) {
   static constexpr std::string_view kStringSuffix[9] = {"", "b", "w", "", "d", "", "", "", "q"};
   const unsigned size = insn.operand_size;
@@ -132,8 +132,6 @@ std::string name(const Instruction& insn) {
     case Opcode::kCwd:
       return size == 8 ? "cqo" : size == 4 ? "cdq" : "cwd";
     case Opcode::kIret:
-    case Opcode::kSysret:
-    case Opcode::kSysexit:
     case Opcode::kPusha:
     case Opcode::kPopa:
     case Opcode::kPushf:
