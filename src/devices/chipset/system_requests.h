@@ -6,8 +6,9 @@
 
 namespace ostler::chipset {
 
-// Any thread, with the device's lock held: the machine notes the request and acts on it later, on its own thread. The
-// caller returns to the guest meanwhile. `source` names the register, for the log ("port 0x92", "acpi").
+// Any thread, with the device's lock held: the machine notes the request and acts on it later, on its own
+// thread. The caller returns to the guest meanwhile. `source` names the register, for the log ("port 0x92",
+// "acpi").
 class SystemRequests {
  public:
   virtual ~SystemRequests() = default;

@@ -1,0 +1,139 @@
+// Unix and TCP sockets. A server takes one client at a time and waits for the next when it leaves; a client
+// connects once.
+#include <fmt/format.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/epoll.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "base/fd.h"
+#include "chardev/backends.h"
+#include "chardev/fd_channel.h"
+
+namespace ostler::chardev {
+namespace {
+
+class Socket final : public FdChannel {
+ public:
+  Socket(event::Loop& loop, Fd listener, Fd peer, std::string path)
+      : FdChannel(loop), listener_(std::move(listener)), path_(std::move(path)) {
+    if (peer)
+      use(std::move(peer));
+    else
+      listen();
+  }
+  ~Socket() override {
+    disconnect();
+    if (listening_) this->loop().unwatch(listener_.get());
+    if (!path_.empty()) ::unlink(path_.c_str());
+  }
+
+ private:
+  void use(Fd peer) {
+    peer_ = std::move(peer);
+    const int yes = 1;
+    setsockopt(peer_.get(), IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);  // fails on unix sockets: no matter
+    connect(peer_.get(), peer_.get());
+  }
+  void listen() {
+    if (!listener_ || listening_) return;
+    listening_ = loop().watch(listener_.get(), EPOLLIN, [this](uint32_t) { accept(); });
+  }
+  void accept() {
+    Fd peer(accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+    if (!peer) return;
+    loop().unwatch(listener_.get());  // later clients wait in the queue
+    listening_ = false;
+    use(std::move(peer));
+  }
+  void peer_closed() override {
+    disconnect();
+    peer_.reset();
+    listen();
+  }
+
+  Fd listener_, peer_;
+  std::string path_;  // to be removed at the end
+  bool listening_ = false;
+};
+
+struct Address {
+  sockaddr_storage storage{};
+  socklen_t size = 0;
+  std::string text;
+  const sockaddr* get() const { return reinterpret_cast<const sockaddr*>(&storage); }
+};
+
+Result<Address> unix_address(const std::string& path) {
+  Address address;
+  auto* name = reinterpret_cast<sockaddr_un*>(&address.storage);
+  if (path.empty() || path.size() >= sizeof name->sun_path)
+    return Error(ErrorKind::kInvalidArgument,
+                 fmt::format("character device: the socket path '{}' is empty or longer than {} bytes", path,
+                             sizeof name->sun_path - 1));
+  name->sun_family = AF_UNIX;
+  std::memcpy(name->sun_path, path.data(), path.size());
+  address.size = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + path.size() + 1);
+  address.text = path;
+  return address;
+}
+
+Result<Address> tcp_address(const Options& options) {
+  addrinfo hints{};
+  hints.ai_socktype = SOCK_STREAM;
+  hints.ai_flags = options.server ? AI_PASSIVE : 0;
+  addrinfo* list = nullptr;
+  const int result =
+      getaddrinfo(options.host.empty() ? nullptr : options.host.c_str(), options.port.c_str(), &hints, &list);
+  if (result != 0)
+    return Error(ErrorKind::kInvalidArgument,
+                 fmt::format("character device: cannot find the address {}:{}: {}", options.host,
+                             options.port, gai_strerror(result)));
+  Address address;
+  std::memcpy(&address.storage, list->ai_addr, list->ai_addrlen);
+  address.size = list->ai_addrlen;
+  address.text = fmt::format("{}:{}", options.host, options.port);
+  freeaddrinfo(list);
+  return address;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<CharBackend>> make_socket(event::Loop& loop, const Options& options) {
+  const bool local = options.kind == Kind::kUnixSocket;
+  TRY_ASSIGN(const Address address, local ? unix_address(options.path) : tcp_address(options));
+  Fd fd(::socket(address.get()->sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  if (!fd) return errno_error(fmt::format("character device: no socket for '{}'", address.text), errno);
+  const auto set_nonblocking = [](const Fd& socket) {
+    const int on = 1;
+    ::ioctl(socket.get(), FIONBIO, &on);
+  };
+  if (!options.server) {
+    if (::connect(fd.get(), address.get(), address.size) != 0)
+      return errno_error(fmt::format("character device: cannot connect to '{}'", address.text), errno);
+    set_nonblocking(fd);
+    return std::unique_ptr<CharBackend>(std::make_unique<Socket>(loop, Fd(), std::move(fd), std::string()));
+  }
+  const int yes = 1;
+  if (!local) setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
+  if (local) ::unlink(options.path.c_str());  // left by an earlier run
+  if (::bind(fd.get(), address.get(), address.size) != 0 || ::listen(fd.get(), 1) != 0)
+    return errno_error(fmt::format("character device: cannot listen on '{}'", address.text), errno);
+  Fd peer;
+  if (options.wait) {
+    peer = Fd(accept4(fd.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+    if (!peer) return errno_error(fmt::format("character device: nobody came to '{}'", address.text), errno);
+  }
+  set_nonblocking(fd);
+  return std::unique_ptr<CharBackend>(
+      std::make_unique<Socket>(loop, std::move(fd), std::move(peer), local ? options.path : std::string()));
+}
+
+}  // namespace ostler::chardev
