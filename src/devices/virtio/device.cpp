@@ -1,0 +1,135 @@
+#include "devices/virtio/device.h"
+
+#include <algorithm>
+
+#include "base/assert.h"
+#include "base/log.h"
+
+namespace ostler::virtio {
+
+Device::Device(memory::AddressSpace& memory, std::string name, std::vector<uint16_t> queue_sizes)
+    : memory_(memory), name_(std::move(name)), queue_sizes_(std::move(queue_sizes)) {
+  ASSERT(queue_sizes_.size() <= kMaxQueues, "device classes declare few queues");
+}
+
+Device::~Device() = default;
+
+uint64_t Device::features() const {
+  return device_features() | feature(VIRTIO_F_VERSION_1) | feature(VIRTIO_F_INDIRECT_DESC) |
+         feature(VIRTIO_F_EVENT_IDX);
+}
+
+void Device::read_config(uint64_t offset, std::span<std::byte> to) {
+  std::ranges::fill(to, std::byte{0});
+  std::vector<std::byte> config;
+  const Lock lock(mutex_);
+  config_locked(config);
+  if (offset >= config.size()) return;
+  const size_t size = std::min<size_t>(to.size(), config.size() - offset);
+  std::copy_n(config.begin() + static_cast<ptrdiff_t>(offset), size, to.begin());
+}
+
+void Device::write_config(uint64_t offset, std::span<const std::byte> from) {
+  const Lock lock(mutex_);
+  config_written_locked(offset, from);
+}
+
+void Device::make_queues(std::span<const QueueSetup> setups) {
+  queues_.clear();
+  queues_.resize(queue_sizes_.size());
+  for (unsigned i = 0; i < queue_count(); ++i)
+    if (setups[i].enabled) queues_[i].emplace(memory_, i, setups[i], driver_features_);
+}
+
+bool Device::activate(uint64_t features, std::span<const QueueSetup> setups) {
+  for (unsigned i = 0; i < queue_count(); ++i) {
+    if (!setups[i].enabled) continue;
+    const auto fault = Queue::fault(memory_, setups[i], queue_max_size(i));
+    if (fault.empty()) continue;
+    log::guest_error("{}: queue {} cannot be used: {}", name_, i, fault);
+    return false;
+  }
+  Lock lock(mutex_);
+  ASSERT(!running_, "the transport activates a device once between resets");
+  driver_features_ = features;
+  make_queues(setups);
+  running_ = true;
+  reported_ = false;
+  started_locked();
+  return true;
+}
+
+void Device::reset() {
+  Lock lock(mutex_);
+  running_ = false;
+  idle_.wait(lock, [this] { return in_flight_ == 0; });
+  queues_.clear();
+  driver_features_ = 0;
+  stopped_locked();
+}
+
+void Device::quiesce() {
+  Lock lock(mutex_);
+  idle_.wait(lock, [this] { return in_flight_ == 0; });
+}
+
+void Device::notify(unsigned queue) {
+  Lock lock(mutex_);
+  if (!running_ || queue >= queues_.size() || !queues_[queue]) return;
+  process(queue, lock);
+  // process() may have let go of the lock, and a reset may have come in between.
+  if (running_ && queues_[queue]) report_locked(*queues_[queue]);
+}
+
+void Device::signal_locked(Queue& queue) {
+  if (!running_) return;
+  if (queue.should_interrupt() && transport_ != nullptr) transport_->interrupt_queue(queue.index());
+  report_locked(queue);
+}
+
+void Device::report_locked(const Queue& queue) {
+  if (!queue.broken() || reported_) return;
+  reported_ = true;
+  if (transport_ != nullptr) transport_->needs_reset();
+}
+
+void Device::fail_locked(Queue& queue, std::string_view why) {
+  queue.break_queue(why);
+  report_locked(queue);
+}
+
+void Device::config_changed_locked() {
+  config_generation_.fetch_add(1, std::memory_order_release);
+  if (running_ && transport_ != nullptr) transport_->interrupt_config();
+}
+
+void Device::state(state::Archive& archive, bool is_running, uint64_t features,
+                   std::span<const QueueSetup> setups) {
+  if (archive.loading())
+    reset();
+  else
+    quiesce();
+  Lock lock(mutex_);
+  archive.section("virtio-device", 1);
+  uint32_t generation = config_generation();
+  archive.field("config_generation", generation);
+  archive.field("reported", reported_);
+  if (archive.loading()) {
+    config_generation_.store(generation, std::memory_order_release);
+    if (is_running) {
+      for (unsigned i = 0; i < queue_count(); ++i)
+        archive.check(!setups[i].enabled || Queue::fault(memory_, setups[i], queue_max_size(i)).empty(),
+                      "queue setup");
+      if (archive.failed()) return;
+      driver_features_ = features;
+      make_queues(setups);
+      running_ = true;
+    }
+  }
+  for (auto& queue : queues_)
+    if (queue) queue->state(archive);
+  device_state(archive);
+  if (archive.loading() && running_ && !archive.failed()) loaded_locked();
+}
+
+}  // namespace ostler::virtio

@@ -1,0 +1,132 @@
+// A virtio device without its transport (Virtio 1.2 §2): features, configuration space, queues, life cycle.
+//
+//                 activate(features, queues)              reset()
+//     stopped ────────────────────────────────> running ──────────> stopped
+//                                                 │ broken queue: DEVICE_NEEDS_RESET, serves nothing until
+//                                                 reset()
+//
+// Threads: the transport calls on vCPU threads, back ends on theirs. One lock, mutex_, guards queues and the
+// device's state; hooks named *_locked are called with it held. Lock order: transport registers -> mutex_ ->
+// (MSI-X, interrupt lines). notify() is called without the transport's register lock, so a request that is
+// served at once delays nobody's registers.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "devices/virtio/features.h"
+#include "devices/virtio/queue.h"
+#include "memory/dma.h"
+#include "state/archive.h"
+
+namespace ostler::virtio {
+
+// What a device asks of its transport: any thread, with the device's lock held.
+class Transport {
+ public:
+  virtual ~Transport() = default;
+  virtual void interrupt_queue(unsigned queue) = 0;
+  virtual void interrupt_config() = 0;
+  // Sets DEVICE_NEEDS_RESET and tells the driver (§2.1.2).
+  virtual void needs_reset() = 0;
+};
+
+class Device {
+ public:
+  static constexpr uint16_t kMaxQueueSize = 1024;
+  static constexpr unsigned kMaxQueues = 64;
+
+  // `queue_sizes`: the largest size of each queue, powers of two.
+  Device(memory::AddressSpace& memory, std::string name, std::vector<uint16_t> queue_sizes);
+  virtual ~Device();
+  Device(const Device&) = delete;
+  Device& operator=(const Device&) = delete;
+
+  const std::string& name() const { return name_; }
+  virtual uint16_t type() const = 0;
+  // All that is offered, the transport-independent bits included.
+  uint64_t features() const;
+  unsigned queue_count() const { return static_cast<unsigned>(queue_sizes_.size()); }
+  uint16_t queue_max_size(unsigned queue) const { return queue_sizes_[queue]; }
+  memory::AddressSpace& memory() const { return memory_; }
+
+  // Once, before the guest runs.
+  void connect(Transport& transport) { transport_ = &transport; }
+
+  // The device-specific configuration (§2.5). Bytes past its end read as 0, writes there are ignored.
+  void read_config(uint64_t offset, std::span<std::byte> to);
+  void write_config(uint64_t offset, std::span<const std::byte> from);
+  uint32_t config_generation() const { return config_generation_.load(std::memory_order_acquire); }
+
+  // DRIVER_OK: the driver accepted `features`. False when a queue's setup cannot be used.
+  bool activate(uint64_t features, std::span<const QueueSetup> setups);
+  // Afterwards no request touches guest memory and no interrupt comes. Waits for requests in flight.
+  void reset();
+  // The driver made buffers available. Ignored unless running.
+  void notify(unsigned queue);
+  // Waits until no request is in flight. vCPUs do not run meanwhile.
+  void quiesce();
+
+  // Called by the transport's state(), after its own registers. On load with `running`, `setups` as they
+  // were.
+  void state(state::Archive& archive, bool running, uint64_t features, std::span<const QueueSetup> setups);
+
+ protected:
+  using Lock = std::unique_lock<std::mutex>;
+
+  virtual uint64_t device_features() const = 0;
+  // At most 256 bytes, as they are now.
+  virtual void config_locked(std::vector<std::byte>& config) = 0;
+  virtual void config_written_locked(uint64_t /*offset*/, std::span<const std::byte> /*from*/) {}
+  virtual void started_locked() {}
+  // Serve `queue`. May release and retake `lock`, and must look at running() after that.
+  virtual void process(unsigned queue, Lock& lock) = 0;
+  virtual void stopped_locked() {}  // after reset: queues are gone
+  virtual void device_state(state::Archive& archive) = 0;
+  virtual void loaded_locked() {}  // after a load, running
+
+  bool running() const { return running_; }
+  uint64_t driver_features() const { return driver_features_; }
+  bool has_feature(unsigned bit) const { return (driver_features_ & feature(bit)) != 0; }
+  // Null when the driver did not enable it. Running only.
+  Queue* queue(unsigned index) { return queues_[index] ? &*queues_[index] : nullptr; }
+  // Tells the driver if it wants to know; reports a broken queue. After one or several pushes.
+  void signal_locked(Queue& queue);
+  void config_changed_locked();
+  // The driver broke the device's own rules.
+  void fail_locked(Queue& queue, std::string_view why);
+
+  // Requests that outlive process(): reset() and quiesce() wait for them.
+  void request_started_locked() { ++in_flight_; }
+  void request_finished_locked() {
+    if (--in_flight_ == 0) idle_.notify_all();
+  }
+  unsigned in_flight() const { return in_flight_; }
+
+  std::mutex mutex_;
+
+ private:
+  void report_locked(const Queue& queue);
+  void make_queues(std::span<const QueueSetup> setups);
+
+  memory::AddressSpace& memory_;
+  const std::string name_;
+  const std::vector<uint16_t> queue_sizes_;
+  Transport* transport_ = nullptr;
+  std::atomic<uint32_t> config_generation_{0};
+  // Guarded by mutex_.
+  bool running_ = false;
+  bool reported_ = false;  // DEVICE_NEEDS_RESET was set since activate()
+  uint64_t driver_features_ = 0;
+  std::vector<std::optional<Queue>> queues_;
+  unsigned in_flight_ = 0;
+  std::condition_variable idle_;
+};
+
+}  // namespace ostler::virtio

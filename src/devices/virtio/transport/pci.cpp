@@ -1,0 +1,407 @@
+#include "devices/virtio/transport/pci.h"
+
+#include <algorithm>
+
+#include "base/bytes.h"
+#include "base/log.h"
+
+namespace ostler::virtio {
+namespace {
+
+constexpr uint16_t kVendor = 0x1af4;
+constexpr uint16_t kFirstDevice = 0x1040;
+constexpr uint16_t kSubsystem = 0x1100;
+constexpr uint16_t VIRTIO_MSI_NO_VECTOR = 0xffff;
+
+constexpr unsigned kMsixBar = 1, kBar = 4;
+constexpr uint64_t kCommon = 0x0000, kIsr = 0x1000, kDevice = 0x2000, kNotify = 0x3000, kBarSize = 0x4000;
+constexpr uint64_t kPart = 0x1000;
+constexpr uint32_t kNotifyMultiplier = 4;
+
+// §4.1.4
+enum CapabilityType : uint8_t {
+  VIRTIO_PCI_CAP_COMMON_CFG = 1,
+  VIRTIO_PCI_CAP_NOTIFY_CFG = 2,
+  VIRTIO_PCI_CAP_ISR_CFG = 3,
+  VIRTIO_PCI_CAP_DEVICE_CFG = 4,
+  VIRTIO_PCI_CAP_PCI_CFG = 5,
+};
+// Offsets within a capability.
+constexpr uint16_t kCapBar = 4, kCapOffset = 8, kCapLength = 12, kCapData = 16;
+
+// §4.1.4.3, struct virtio_pci_common_cfg.
+enum Common : uint64_t {
+  kDeviceFeatureSelect = 0x00,
+  kDeviceFeature = 0x04,
+  kDriverFeatureSelect = 0x08,
+  kDriverFeature = 0x0c,
+  kConfigMsixVector = 0x10,
+  kNumQueues = 0x12,
+  kDeviceStatus = 0x14,
+  kConfigGeneration = 0x15,
+  kQueueSelect = 0x16,
+  kQueueSize = 0x18,
+  kQueueMsixVector = 0x1a,
+  kQueueEnable = 0x1c,
+  kQueueNotifyOff = 0x1e,
+  kQueueDescLow = 0x20,
+  kQueueDescHigh = 0x24,
+  kQueueDriverLow = 0x28,
+  kQueueDriverHigh = 0x2c,
+  kQueueDeviceLow = 0x30,
+  kQueueDeviceHigh = 0x34,
+  kCommonEnd = 0x38,
+};
+
+// The width of the field at each offset; 0: no field starts here.
+unsigned field_size(uint64_t offset) {
+  if (offset < kConfigMsixVector) return offset % 4 == 0 ? 4 : 0;
+  if (offset == kDeviceStatus || offset == kConfigGeneration) return 1;
+  if (offset < kQueueDescLow) return offset % 2 == 0 ? 2 : 0;
+  return offset < kCommonEnd && offset % 4 == 0 ? 4 : 0;
+}
+
+uint32_t class_of(uint16_t type) {
+  switch (type) {
+    case kTypeNet:
+      return 0x020000;
+    case kTypeBlock:
+      return 0x010000;
+    case kTypeConsole:
+      return 0x078000;
+    default:
+      return 0x00ff00;
+  }
+}
+
+pci::Identity identity(const Device& device) {
+  pci::Identity id;
+  id.vendor = kVendor;
+  id.device = static_cast<uint16_t>(kFirstDevice + device.type());
+  id.revision = 1;  // §4.1.2.1: non-transitional
+  id.class_code = class_of(device.type());
+  id.subsystem_vendor = kVendor;
+  id.subsystem = kSubsystem;
+  id.interrupt_pin = 1;
+  return id;
+}
+
+}  // namespace
+
+Pci::Pci(std::unique_ptr<Device> device, std::optional<uint16_t> vectors)
+    : pci::Function(device->name(), identity(*device)),
+      device_(std::move(device)),
+      region_(device_->name(), *this, kBarSize),
+      control_(*device_) {
+  const unsigned count = vectors.value_or(static_cast<uint16_t>(device_->queue_count() + 1));
+  if (count != 0) {
+    msix_.emplace(device_->name() + "-msix", count);
+    add_bar(kMsixBar, pci::BarKind::kMemory32, msix_->region());
+    msix_->add_capability(config(), kMsixBar);
+  }
+  add_bar(kBar, pci::BarKind::kMemory64, region_, true);
+  add_capabilities();
+  clear_interrupts();
+  device_->connect(*this);
+}
+
+Pci::~Pci() {
+  device_->reset();
+}
+
+void Pci::add_capabilities() {
+  struct Part {
+    CapabilityType type;
+    uint64_t offset;
+    uint32_t length;
+    uint16_t extra;  // bytes after the common part
+  };
+  const auto queues = device_->queue_count();
+  const Part parts[] = {{VIRTIO_PCI_CAP_COMMON_CFG, kCommon, kCommonEnd, 0},
+                        {VIRTIO_PCI_CAP_ISR_CFG, kIsr, 4, 0},
+                        {VIRTIO_PCI_CAP_DEVICE_CFG, kDevice, kPart, 0},
+                        {VIRTIO_PCI_CAP_NOTIFY_CFG, kNotify, queues * kNotifyMultiplier, 4},
+                        {VIRTIO_PCI_CAP_PCI_CFG, 0, 0, 4}};
+  for (const Part& part : parts) {
+    uint8_t body[18] = {};  // from cap_len on
+    body[0] = static_cast<uint8_t>(16 + part.extra);
+    body[1] = part.type;
+    body[2] = part.type == VIRTIO_PCI_CAP_PCI_CFG ? 0 : kBar;
+    store_le<uint32_t>(body + 6, static_cast<uint32_t>(part.offset));
+    store_le<uint32_t>(body + 10, part.length);
+    if (part.type == VIRTIO_PCI_CAP_NOTIFY_CFG) store_le<uint32_t>(body + 14, kNotifyMultiplier);
+    const uint16_t at =
+        config().add_capability(pci::kCapabilityVendor, std::span(body).first(14u + part.extra));
+    if (part.type != VIRTIO_PCI_CAP_PCI_CFG) continue;
+    window_capability_ = at;
+    config().allow(static_cast<uint16_t>(at + kCapBar), 1, 0xff);
+    config().allow(static_cast<uint16_t>(at + kCapOffset), 4, 0xffffffff);
+    config().allow(static_cast<uint16_t>(at + kCapLength), 4, 0xffffffff);
+  }
+}
+
+void Pci::config_changed_locked(uint16_t, unsigned) {
+  if (msix_) msix_->update(config(), bus_master() && bus() != nullptr ? &bus()->msi() : nullptr);
+}
+
+// §4.1.4.9: reading or writing pci_cfg_data accesses the BAR.
+bool Pci::window(uint64_t& offset, unsigned& size) {
+  const std::lock_guard lock(mutex_);
+  const auto field = [&](uint16_t at) { return static_cast<uint16_t>(window_capability_ + at); };
+  const uint32_t length = config().get32(field(kCapLength));
+  offset = config().get32(field(kCapOffset));
+  size = length;
+  return config().get8(field(kCapBar)) == kBar && (length == 1 || length == 2 || length == 4) &&
+         offset % length == 0 && offset + length <= kBarSize;
+}
+
+bool Pci::read_special(uint16_t offset, unsigned size, uint32_t& value) {
+  if (offset != window_capability_ + kCapData) return false;
+  uint64_t at = 0;
+  unsigned length = 0;
+  value = window(at, length) ? static_cast<uint32_t>(io_read(at, length)) : 0;
+  value &= static_cast<uint32_t>(size_mask(size));
+  return true;
+}
+
+bool Pci::write_special(uint16_t offset, unsigned size, uint32_t value) {
+  if (offset != window_capability_ + kCapData) return false;
+  uint64_t at = 0;
+  unsigned length = 0;
+  if (window(at, length)) io_write(at, length, value & size_mask(std::min(size, length)));
+  return true;
+}
+
+uint64_t Pci::io_read(uint64_t offset, unsigned size) {
+  const uint64_t at = offset % kPart;
+  switch (offset - at) {
+    case kCommon: {
+      const unsigned width = field_size(at);
+      if (width == 0 || width != size) {  // §4.1.3.1: fields are accessed by their own width
+        log::guest_error("{}: read of {} bytes at {:#x}", device_->name(), size, at);
+        return 0;
+      }
+      const std::lock_guard lock(registers_mutex_);
+      return read_common_locked(at);
+    }
+    case kIsr: {
+      if (at != 0) return 0;
+      const std::lock_guard lock(isr_mutex_);
+      const uint8_t value = isr_;
+      isr_ = 0;  // §4.1.4.5.1: reading clears, and de-asserts the pin
+      set_interrupt(false);
+      return value;
+    }
+    case kDevice: {
+      std::array<std::byte, 8> bytes{};
+      device_->read_config(at, std::span(bytes).first(size));
+      return load_le<uint64_t>(bytes.data());
+    }
+    default:
+      return 0;
+  }
+}
+
+void Pci::io_write(uint64_t offset, unsigned size, uint64_t value) {
+  const uint64_t at = offset % kPart;
+  switch (offset - at) {
+    case kCommon: {
+      // §4.1.3.1: a 64-bit field may be written in two halves; wider accesses arrive as one here.
+      if (size == 8 && field_size(at) == 4 && at >= kQueueDescLow) {
+        io_write(offset, 4, value & 0xffffffff);
+        io_write(offset + 4, 4, value >> 32);
+        return;
+      }
+      const unsigned width = field_size(at);
+      if (width == 0 || width != size) {
+        log::guest_error("{}: write of {} bytes at {:#x}", device_->name(), size, at);
+        return;
+      }
+      const std::lock_guard lock(registers_mutex_);
+      write_common_locked(at, static_cast<uint32_t>(value));
+      return;
+    }
+    case kDevice: {
+      std::array<std::byte, 8> bytes;
+      store_le(bytes.data(), value);
+      device_->write_config(at, std::span(bytes).first(size));
+      return;
+    }
+    case kNotify:  // without the register lock: requests are served on this thread
+      device_->notify(static_cast<unsigned>(at / kNotifyMultiplier));
+      return;
+    default:
+      return;
+  }
+}
+
+uint32_t Pci::read_common_locked(uint64_t offset) {
+  const QueueSetup* queue = control_.queue();
+  switch (offset) {
+    case kDeviceFeatureSelect:
+      return control_.device_feature_select;
+    case kDeviceFeature:
+      return control_.device_features();
+    case kDriverFeatureSelect:
+      return control_.driver_feature_select;
+    case kDriverFeature:
+      return control_.driver_features();
+    case kConfigMsixVector:
+      return config_vector_.load();
+    case kNumQueues:
+      return device_->queue_count();
+    case kDeviceStatus:
+      return control_.status();
+    case kConfigGeneration:
+      return device_->config_generation() & 0xff;
+    case kQueueSelect:
+      return control_.queue_select;
+    default:
+      break;
+  }
+  if (queue == nullptr) return 0;  // §4.1.4.3.1: size 0 tells that the queue does not exist
+  switch (offset) {
+    case kQueueSize:
+      return queue->size;
+    case kQueueMsixVector:
+      return queue_vectors_[control_.queue_select].load();
+    case kQueueEnable:
+      return queue->enabled ? 1 : 0;
+    case kQueueNotifyOff:
+      return control_.queue_select;
+    case kQueueDescLow:
+      return static_cast<uint32_t>(queue->descriptors);
+    case kQueueDescHigh:
+      return static_cast<uint32_t>(queue->descriptors >> 32);
+    case kQueueDriverLow:
+      return static_cast<uint32_t>(queue->driver);
+    case kQueueDriverHigh:
+      return static_cast<uint32_t>(queue->driver >> 32);
+    case kQueueDeviceLow:
+      return static_cast<uint32_t>(queue->device);
+    case kQueueDeviceHigh:
+      return static_cast<uint32_t>(queue->device >> 32);
+    default:
+      return 0;
+  }
+}
+
+uint16_t Pci::checked_vector(uint32_t value) const {
+  // §4.1.5.1.2.1: a vector that cannot be had reads back as NO_VECTOR.
+  return msix_ && value < msix_->vectors() ? static_cast<uint16_t>(value) : VIRTIO_MSI_NO_VECTOR;
+}
+
+void Pci::write_common_locked(uint64_t offset, uint32_t value) {
+  using enum Control::Part;
+  switch (offset) {
+    case kDeviceFeatureSelect:
+      control_.device_feature_select = value;
+      break;
+    case kDriverFeatureSelect:
+      control_.driver_feature_select = value;
+      break;
+    case kDriverFeature:
+      control_.write_driver_features(value);
+      break;
+    case kConfigMsixVector:
+      config_vector_.store(checked_vector(value));
+      break;
+    case kDeviceStatus:
+      if (control_.write_status(static_cast<uint8_t>(value))) clear_interrupts();
+      break;
+    case kQueueSelect:
+      control_.queue_select = static_cast<uint16_t>(value);
+      break;
+    case kQueueSize:
+      control_.write_queue_size(static_cast<uint16_t>(value));
+      break;
+    case kQueueMsixVector:
+      if (control_.queue() != nullptr) queue_vectors_[control_.queue_select].store(checked_vector(value));
+      break;
+    case kQueueEnable:
+      if (value == 1)
+        control_.write_queue_enable(true);
+      else  // §4.1.4.3.2: the driver must not write 0
+        log::guest_error("{}: queue_enable written with {}", device_->name(), value);
+      break;
+    case kQueueDescLow:
+      control_.write_queue_address(kDescriptors, false, value);
+      break;
+    case kQueueDescHigh:
+      control_.write_queue_address(kDescriptors, true, value);
+      break;
+    case kQueueDriverLow:
+      control_.write_queue_address(kDriver, false, value);
+      break;
+    case kQueueDriverHigh:
+      control_.write_queue_address(kDriver, true, value);
+      break;
+    case kQueueDeviceLow:
+      control_.write_queue_address(Control::Part::kDevice, false, value);
+      break;
+    case kQueueDeviceHigh:
+      control_.write_queue_address(Control::Part::kDevice, true, value);
+      break;
+    default:
+      log::guest_error("{}: write of {:#x} to {:#x}", device_->name(), value, offset);
+  }
+}
+
+void Pci::clear_interrupts() {
+  config_vector_.store(VIRTIO_MSI_NO_VECTOR);
+  for (auto& vector : queue_vectors_) vector.store(VIRTIO_MSI_NO_VECTOR);
+  const std::lock_guard lock(isr_mutex_);
+  isr_ = 0;
+  set_interrupt(false);
+}
+
+void Pci::raise(uint16_t vector, uint8_t isr_bit) {
+  if (msix_ && msix_->enabled()) {
+    if (vector != VIRTIO_MSI_NO_VECTOR) msix_->notify(vector);
+    return;
+  }
+  const std::lock_guard lock(isr_mutex_);
+  isr_ |= isr_bit;
+  set_interrupt(true);
+}
+
+void Pci::interrupt_queue(unsigned queue) {
+  raise(queue_vectors_[queue].load(), 1);
+}
+void Pci::interrupt_config() {
+  raise(config_vector_.load(), 2);
+}
+void Pci::needs_reset() {
+  if (control_.set_needs_reset()) interrupt_config();
+}
+
+void Pci::reset_device() {
+  const std::lock_guard lock(registers_mutex_);
+  control_.reset();
+  clear_interrupts();
+  if (msix_) msix_->reset();
+}
+
+void Pci::device_state(state::Archive& archive) {
+  const std::lock_guard lock(registers_mutex_);
+  archive.section("virtio-pci", 1);
+  if (msix_) msix_->state(archive);
+  archive.section("virtio-pci-interrupts", 1);
+  uint16_t vector = config_vector_.load();
+  archive.field("config_vector", vector);
+  archive.check(vector == checked_vector(vector), "config_vector");
+  config_vector_.store(vector);
+  for (unsigned i = 0; i < device_->queue_count(); ++i) {
+    vector = queue_vectors_[i].load();
+    archive.field("queue_vector", vector);
+    archive.check(vector == checked_vector(vector), "queue_vector");
+    queue_vectors_[i].store(vector);
+  }
+  {
+    const std::lock_guard isr_lock(isr_mutex_);
+    archive.field("isr", isr_);
+  }
+  control_.state(archive);
+}
+
+}  // namespace ostler::virtio
