@@ -76,8 +76,10 @@ void Device::quiesce() {
 void Device::notify(unsigned queue) {
   Lock lock(mutex_);
   if (!running_ || queue >= queues_.size() || !queues_[queue]) return;
+  // process() may let go of the lock: a reset that comes in between waits for it.
+  request_started_locked();
   process(queue, lock);
-  // process() may have let go of the lock, and a reset may have come in between.
+  request_finished_locked();
   if (running_ && queues_[queue]) report_locked(*queues_[queue]);
 }
 

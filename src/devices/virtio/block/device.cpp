@@ -1,0 +1,283 @@
+#include "devices/virtio/block/device.h"
+
+#include <algorithm>
+#include <bit>
+
+#include "base/bytes.h"
+#include "base/log.h"
+
+namespace ostler::virtio::block {
+namespace {
+
+// §5.2.4, struct virtio_blk_config.
+struct [[gnu::packed]] Config {
+  uint64_t capacity;
+  uint32_t size_max;
+  uint32_t seg_max;
+  uint16_t cylinders;
+  uint8_t heads;
+  uint8_t sectors;
+  uint32_t blk_size;
+  uint8_t physical_block_exp;
+  uint8_t alignment_offset;
+  uint16_t min_io_size;
+  uint32_t opt_io_size;
+  uint8_t writeback;
+  uint8_t unused0;
+  uint16_t num_queues;
+  uint32_t max_discard_sectors;
+  uint32_t max_discard_seg;
+  uint32_t discard_sector_alignment;
+  uint32_t max_write_zeroes_sectors;
+  uint32_t max_write_zeroes_seg;
+  uint8_t write_zeroes_may_unmap;
+  uint8_t unused1[3];
+};
+static_assert(sizeof(Config) == 60);
+
+// Completed chains that the driver may wait for before it is told.
+constexpr unsigned kBatch = 32;
+
+std::vector<uint16_t> queue_sizes(const Options& options) {
+  return std::vector<uint16_t>(options.num_queues, std::bit_floor(options.queue_size));
+}
+
+}  // namespace
+
+// Whoever comes second, the submitter or the completion, finishes the request: so that a completion within
+// submit() joins the batch, and a later one does not have to wait for the submitter.
+struct BlockDevice::InFlight : Request {
+  using Request::Request;
+  std::atomic<bool> met{false};
+  bool write_through = false;
+};
+
+BlockDevice::BlockDevice(memory::AddressSpace& memory, std::shared_ptr<ostler::block::Node> node,
+                         const Options& options)
+    : Device(memory, options.id.empty() ? "virtio-blk" : options.id, queue_sizes(options)),
+      node_(std::move(node)),
+      options_(options),
+      per_queue_in_flight_(options.num_queues, 0),
+      stalled_(options.num_queues, false) {}
+
+BlockDevice::~BlockDevice() {
+  reset();
+}
+
+uint64_t BlockDevice::device_features() const {
+  uint64_t bits = feature(VIRTIO_BLK_F_SEG_MAX) | feature(VIRTIO_BLK_F_BLK_SIZE) |
+                  feature(VIRTIO_BLK_F_FLUSH) | feature(VIRTIO_BLK_F_TOPOLOGY);
+  if (options_.config_wce) bits |= feature(VIRTIO_BLK_F_CONFIG_WCE);
+  if (options_.num_queues > 1) bits |= feature(VIRTIO_BLK_F_MQ);
+  if (node_->read_only()) return bits | feature(VIRTIO_BLK_F_RO);
+  if (options_.discard) bits |= feature(VIRTIO_BLK_F_DISCARD);
+  if (options_.write_zeroes) bits |= feature(VIRTIO_BLK_F_WRITE_ZEROES);
+  return bits;
+}
+
+void BlockDevice::config_locked(std::vector<std::byte>& bytes) {
+  Config config = {};
+  config.capacity = node_->size() / kSector;
+  // Header and status take a descriptor each.
+  config.seg_max = std::min<uint32_t>(queue_max_size(0), Chain::kMaxSegments) - 2u;
+  config.blk_size = options_.logical_block_size;
+  config.physical_block_exp = static_cast<uint8_t>(std::max(
+      0, std::countr_zero(options_.physical_block_size) - std::countr_zero(options_.logical_block_size)));
+  config.min_io_size = static_cast<uint16_t>(options_.min_io_size / options_.logical_block_size);
+  config.opt_io_size = options_.opt_io_size / options_.logical_block_size;
+  config.writeback = writeback_ ? 1 : 0;
+  config.num_queues = options_.num_queues;
+  const uint32_t alignment = std::max(options_.logical_block_size, 4096u) / kSector;
+  config.max_discard_sectors = config.max_write_zeroes_sectors = kMaxRangeSectors;
+  config.max_discard_seg = config.max_write_zeroes_seg = kMaxRangeSegments;
+  config.discard_sector_alignment = alignment;
+  config.write_zeroes_may_unmap = 1;
+  const auto view = std::as_bytes(std::span(&config, 1));
+  bytes.assign(view.begin(), view.end());
+}
+
+void BlockDevice::config_written_locked(uint64_t offset, std::span<const std::byte> from) {
+  if (offset != offsetof(Config, writeback) || from.size() != 1 || !has_feature(VIRTIO_BLK_F_CONFIG_WCE)) {
+    log::guest_error("{}: configuration written at {:#x}", name(), offset);
+    return;
+  }
+  writeback_ = (std::to_integer<unsigned>(from[0]) & 1) != 0;
+}
+
+// §5.2.5.2: without FLUSH, or with the cache off, a completed write is stable.
+bool BlockDevice::write_through_locked() const {
+  return !has_feature(VIRTIO_BLK_F_FLUSH) || (has_feature(VIRTIO_BLK_F_CONFIG_WCE) && !writeback_);
+}
+
+void BlockDevice::started_locked() {
+  writeback_ = true;
+}
+
+void BlockDevice::stopped_locked() {
+  writeback_ = true;
+  std::ranges::fill(per_queue_in_flight_, uint16_t{0});
+  std::fill(stalled_.begin(), stalled_.end(), false);
+}
+
+void BlockDevice::capacity_changed() {
+  const Lock lock(mutex_);
+  config_changed_locked();
+}
+
+void BlockDevice::process(unsigned index, Lock& lock) {
+  Queue& queue = *this->queue(index);
+  // A driver that keeps adding must not keep this thread for ever.
+  process_some(queue, lock, 2u * queue.size());
+}
+
+void BlockDevice::process_some(Queue& queue, Lock& lock, unsigned most) {
+  const unsigned index = queue.index();
+  queue.set_notifications(false);
+  unsigned unsignalled = 0;
+  for (unsigned taken = 0;; ++taken) {
+    if (per_queue_in_flight_[index] >= queue.size()) {
+      stalled_[index] = true;
+      break;
+    }
+    if (taken == most) {
+      resume_later_locked(index);
+      break;
+    }
+    auto chain = queue.pop();
+    if (!chain) {
+      queue.set_notifications(true);
+      if (queue.empty()) break;
+      queue.set_notifications(false);
+      continue;
+    }
+    auto request = std::make_shared<InFlight>(*std::move(chain), index);
+    const Limits limits{node_->size(), node_->read_only(), options_.discard, options_.write_zeroes};
+    if (!request->parse(queue.dma(), limits)) {
+      fail_locked(queue, "a virtio-blk request without header or status");
+      break;
+    }
+    request->write_through = write_through_locked();
+    request_started_locked();
+    ++per_queue_in_flight_[index];
+    lock.unlock();
+    submit(request);
+    const bool completed = request->met.exchange(true);
+    lock.lock();
+    if (completed) {
+      complete_locked(*request);
+      ++unsignalled;
+    }
+    if (!running()) return;  // reset meanwhile: `queue` is gone
+    if (unsignalled == kBatch) {
+      signal_locked(queue);
+      unsignalled = 0;
+    }
+  }
+  if (unsignalled != 0) signal_locked(queue);
+}
+
+void BlockDevice::resume_later_locked(unsigned index) {
+  request_started_locked();  // reset waits for it
+  node_->defer([this, index] {
+    Lock lock(mutex_);
+    if (running()) process_some(*queue(index), lock, 2u * queue(index)->size());
+    request_finished_locked();
+  });
+}
+
+void BlockDevice::submit(const std::shared_ptr<InFlight>& request) {
+  if (request->status != Status::kOk) return done(request, 0);
+  switch (request->type) {
+    case RequestType::kIn:
+      node_->read(request->offset, request->mapping.spans,
+                  [this, request](int error) { done(request, error); });
+      return;
+    case RequestType::kOut:
+      node_->write(request->offset, request->mapping.spans, [this, request](int error) {
+        if (error != 0 || !request->write_through) return done(request, error);
+        node_->flush([this, request](int flush_error) { done(request, flush_error); });
+      });
+      return;
+    case RequestType::kFlush:
+      node_->flush([this, request](int error) { done(request, error); });
+      return;
+    case RequestType::kDiscard:
+    case RequestType::kWriteZeroes:
+      submit_ranges(request, 0);
+      return;
+    case RequestType::kGetId:
+      done(request, 0);
+      return;
+  }
+}
+
+// One range after the other.
+void BlockDevice::submit_ranges(const std::shared_ptr<InFlight>& request, int error) {
+  if (error != 0) return done(request, error);
+  if (request->next_range == request->ranges.size()) {
+    if (!request->write_through) return done(request, 0);
+    node_->flush([this, request](int flush_error) { done(request, flush_error); });
+    return;
+  }
+  const RangeSegment& range = request->ranges[request->next_range++];
+  const uint64_t offset = range.sector * kSector, length = range.sectors * kSector;
+  if (length == 0) return submit_ranges(request, 0);
+  auto next = [this, request](int range_error) { submit_ranges(request, range_error); };
+  if (request->type == RequestType::kDiscard)
+    node_->discard(offset, length, std::move(next));
+  else
+    node_->write_zeroes(offset, length, (range.flags & kRangeUnmap) != 0, std::move(next));
+}
+
+void BlockDevice::done(const std::shared_ptr<InFlight>& request, int error) {
+  if (error != 0) {
+    log::trace(log::Subject::kDevices, "{}: request failed with errno {}", name(), error);
+    request->status = Status::kIoError;
+  }
+  if (!request->met.exchange(true)) return;  // submit() has not returned: its caller goes on
+  Lock lock(mutex_);
+  const unsigned index = request->queue;
+  complete_locked(*request);
+  if (running()) {
+    if (stalled_[index]) {
+      stalled_[index] = false;
+      request_started_locked();  // the queue stays while the lock is let go
+      process_some(*queue(index), lock, 2u * queue(index)->size());
+      request_finished_locked();
+    }
+    if (running()) signal_locked(*queue(index));
+  }
+}
+
+void BlockDevice::complete_locked(InFlight& request) {
+  --per_queue_in_flight_[request.queue];
+  if (running()) answer_locked(request);
+  request_finished_locked();
+}
+
+void BlockDevice::answer_locked(Request& request) {
+  Queue& queue = *this->queue(request.queue);
+  Chain& chain = request.chain;
+  memory::Dma& dma = queue.dma();
+  if (request.type == RequestType::kIn && request.status == Status::kOk)
+    dma.written(request.mapping, request.data_bytes);
+  if (request.type == RequestType::kGetId && request.status == Status::kOk) {
+    std::array<char, kIdBytes> id{};
+    std::copy_n(options_.serial.begin(), std::min<size_t>(options_.serial.size(), id.size()), id.begin());
+    chain.write_object(dma, 0, id);
+  }
+  const uint64_t total = chain.writable_bytes();
+  if (!chain.write_object(dma, total - 1, request.status))
+    return fail_locked(queue, "a status byte outside RAM");
+  queue.push(std::move(chain), static_cast<uint32_t>(total));
+}
+
+void BlockDevice::device_state(state::Archive& archive) {
+  archive.section("virtio-blk", 1);
+  archive.field("writeback", writeback_);
+  uint64_t size = node_->size();
+  archive.field("size", size);
+  archive.check(size == node_->size(), "size of the disk");
+}
+
+}  // namespace ostler::virtio::block

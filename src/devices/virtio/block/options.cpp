@@ -1,0 +1,41 @@
+// The properties of virtio-blk, as -device knows them.
+#include "devices/virtio/block/device.h"
+
+namespace ostler::virtio::block {
+namespace {
+
+std::vector<config::Property<Options>> own() {
+  using namespace config;
+  return {
+      reference<Options>("drive", "block node", &Options::drive, "the disk that this device shows"),
+      text<Options>("serial", &Options::serial, "serial number, at most 20 characters"),
+      number<Options, uint32_t>("logical_block_size", &Options::logical_block_size, 512, 32768,
+                                "bytes; a power of two"),
+      number<Options, uint32_t>("physical_block_size", &Options::physical_block_size, 512, 2097152,
+                                "bytes; a power of two"),
+      size<Options, uint32_t>("min_io_size", &Options::min_io_size, 1u << 25, "preferred smallest request"),
+      size<Options, uint32_t>("opt_io_size", &Options::opt_io_size, 1u << 31, "preferred request"),
+      number<Options, uint16_t>("queue-size", &Options::queue_size, 4, Device::kMaxQueueSize,
+                                "descriptors in a queue; a power of two"),
+      number<Options, uint16_t>("num-queues", &Options::num_queues, 1, 64, "request queues"),
+      boolean<Options>("discard", &Options::discard, "let the guest give space back"),
+      boolean<Options>("write-zeroes", &Options::write_zeroes,
+                       "let the guest zero ranges without sending zeros"),
+      boolean<Options>("config-wce", &Options::config_wce, "let the guest turn the write cache on and off"),
+      number<Options, uint32_t>("bootindex", &Options::bootindex, 0, 0xffffffff, "place in the boot order"),
+  };
+}
+
+}  // namespace
+
+const config::PropertyTable<Options>& pci_properties() {
+  static const config::PropertyTable<Options> table("virtio-blk-pci", with_bus_properties(own(), true));
+  return table;
+}
+
+const config::PropertyTable<Options>& mmio_properties() {
+  static const config::PropertyTable<Options> table("virtio-blk-device", with_bus_properties(own(), false));
+  return table;
+}
+
+}  // namespace ostler::virtio::block
