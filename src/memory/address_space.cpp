@@ -49,12 +49,9 @@ void AddressSpace::remove_listener(Listener& listener) {
 
 void AddressSpace::ram_written(RamBlock& ram, uint64_t offset, uint64_t length) const {
   if (length == 0) return;
-  // The bytes must be visible before the flags are looked at: whoever sets kCode looks at the bytes
-  // afterwards, so one of the two sees the other.
-  std::atomic_thread_fence(std::memory_order_seq_cst);
   for (uint64_t at = offset, end = offset + length; at < end;) {
     const uint64_t page_end = std::min(end, align_down(at, kPageSize) + kPageSize);
-    const uint8_t flags = ram.flags(at).load(std::memory_order_seq_cst);
+    const uint8_t flags = ram.flags_after_write(at);
     if ((flags & page_flag::kTracked) != 0) ram.note_dirty(at);
     if ((flags & page_flag::kCode) != 0) {
       if (CodeListener* listener = code_listener_.load(std::memory_order_acquire))

@@ -48,6 +48,11 @@ class RamBlock {
   int fd() const { return fd_.get(); }
 
   std::atomic<uint8_t>& flags(uint64_t offset) const { return flags_[offset / kPageSize]; }
+  // What a writer looks at after it has stored its bytes. A read-modify-write, so that it comes either before
+  // the one that sets kCode, whose owner then sees the bytes, or after it, and sees kCode.
+  uint8_t flags_after_write(uint64_t offset) const {
+    return flags(offset).fetch_add(0, std::memory_order_seq_cst);
+  }
 
   // The dirty log. One control thread calls these. After start and after each collection the caller must make
   // all vCPUs drop their write tags (VcpuGroup::flush_writes) before it reads the pages.

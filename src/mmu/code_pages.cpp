@@ -12,7 +12,7 @@ using memory::RamBlock;
 // How often a page was hit as a whole, kept in the page's flag byte.
 constexpr uint8_t kHit = 32;
 constexpr uint8_t kHitMask = 0xe0;
-constexpr unsigned kWholePageHits = 6;
+static_assert(CodePages::kWholePageHits * kHit <= kHitMask, "it fits into the flag byte");
 
 unsigned hits_of(uint8_t flags) {
   return flags / kHit;
@@ -101,7 +101,7 @@ void CodePages::written_locked(const Participant* who, RamBlock& ram, uint64_t o
   if (hit == 0) return;
 
   std::atomic<uint8_t>& flags = ram.flags(offset);
-  const bool whole = hits_of(flags.load(std::memory_order_relaxed)) < kWholePageHits;
+  const bool whole = hits_of(flags.load(std::memory_order_relaxed)) < CodePages::kWholePageHits;
   if (whole) flags.fetch_add(kHit, std::memory_order_relaxed);
   for (unsigned index = 0; index < page.granules.size(); ++index) {
     const uint64_t dropped = whole ? page.granules[index] : page.granules[index] & touched;

@@ -29,7 +29,8 @@ namespace ostler::mmu {
 
 class CodePages final : public memory::CodeListener, public memory::Listener {
  public:
-  static constexpr unsigned kGranule = 64;  // bytes
+  static constexpr unsigned kGranule = 64;       // bytes
+  static constexpr unsigned kWholePageHits = 6;  // of the page, before granules are told apart
 
   // Listens to `space` for writes by DMA and for memory that goes away. All outlive it.
   CodePages(memory::AddressSpace& space, VcpuGroup& group);

@@ -445,8 +445,7 @@ void SoftMmu::store_noted(memory::RamBlock& ram, uint64_t offset, std::span<cons
       memory::guest_copy(host, in.data(), in.size());
       break;
   }
-  std::atomic_thread_fence(std::memory_order_seq_cst);  // bytes before flags, see AddressSpace::ram_written
-  const uint8_t flags = ram.flags(offset).load(std::memory_order_seq_cst);
+  const uint8_t flags = ram.flags_after_write(offset);
   if ((flags & flag::kTracked) != 0) ram.note_dirty(offset);
   if ((flags & flag::kCode) == 0) return;
   ++statistics_.code_writes;
