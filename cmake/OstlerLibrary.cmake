@@ -34,3 +34,11 @@ function(ostler_test name)
   target_link_libraries(${name} PRIVATE ostler_options ${ARG_LIBS} GTest::gtest GTest::gtest_main GTest::gmock Threads::Threads)
   gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 PROPERTIES TIMEOUT 300 LABELS "${ARG_LABELS}")
 endfunction()
+
+# ostler_fuzz(name SOURCES a.cpp … LIBS lib …): the libFuzzer program name_fuzz; needs the fuzz preset (clang).
+function(ostler_fuzz name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;LIBS" ${ARGN})
+  add_executable(${name}_fuzz ${ARG_SOURCES})
+  target_link_libraries(${name}_fuzz PRIVATE ostler_options ${ARG_LIBS} Threads::Threads)
+  target_link_options(${name}_fuzz PRIVATE -fsanitize=fuzzer)
+endfunction()
