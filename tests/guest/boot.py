@@ -1,0 +1,67 @@
+"""Boots of the busybox initrd: processors, memory sizes, machines, and how a machine ends."""
+
+
+def busybox_shell(t):
+    with t.start(t.machine()) as running:
+        console = t.shell(running)
+        t.expect(t.run(console, "nproc") == "1", "one processor was asked for")
+        t.expect("x86_64" in t.run(console, "uname -a"), "the guest is a 64-bit one")
+        t.expect(t.run(console, "echo $((6 * 7))") == "42", "the shell computes")
+        t.expect(t.run(console, "dmesg | grep -ciE 'bug:|call trace' || true") == "0", "the kernel reports faults")
+
+
+def busybox_four_processors(t):
+    with t.start(t.machine(cpus=4)) as running:
+        console = t.shell(running)
+        t.expect(t.run(console, "nproc") == "4", "four processors were asked for")
+        # Each processor takes timer interrupts and runs what is pinned to it.
+        for cpu in range(4):
+            t.run(console, f"taskset -c {cpu} sh -c 'sleep 0.1; grep -q . /proc/self/stat'")
+
+
+def busybox_in_128_mebibytes(t):
+    with t.start(t.machine(memory="128M")) as running:
+        console = t.shell(running)
+        total = int(t.run(console, "awk '/MemTotal/ { print $2 }' /proc/meminfo"))
+        t.expect(total < 128 << 10, f"the guest sees {total} kB of its 128 MiB")
+
+
+def busybox_memory_above_4_gibibytes(t):
+    """The part above the hole for devices must be there and hold what is written to it."""
+    with t.start(t.machine(memory="5G")) as running:
+        console = t.shell(running)
+        total = int(t.run(console, "awk '/MemTotal/ { print $2 }' /proc/meminfo"))
+        t.expect(total > 4700 << 10, f"the guest sees {total} kB of its 5 GiB")
+        t.run(console, "mkdir -p /high; mount -t tmpfs none /high")
+        t.run(console, "head -c 32M /dev/urandom >/high/a; cp /high/a /high/b; cmp /high/a /high/b")
+
+
+def busybox_without_acpi(t):
+    """Without ACPI the kernel finds the interrupt controllers and timers by older means."""
+    with t.start(t.machine(append="acpi=off")) as running:
+        console = t.shell(running)
+        t.expect(t.run(console, "nproc") == "1", "one processor was asked for")
+
+
+def busybox_microvm(t):
+    with t.start(t.machine(machine="microvm")) as running:
+        console = t.shell(running)
+        t.expect(t.run(console, "nproc") == "1", "one processor was asked for")
+
+
+def poweroff_ends_the_process(t):
+    with t.start(t.machine(append="ostler.test=poweroff")) as running:
+        t.ends(running)
+
+
+def reboot_ends_the_process_with_no_reboot(t):
+    with t.start(t.machine(append="ostler.test=reboot")) as running:
+        t.ends(running)
+
+
+def reboot_boots_again(t):
+    with t.start(t.machine(reboot=True)) as running:
+        console = t.shell(running)
+        console.send("reboot -f\n")
+        console = t.shell(running)
+        t.run(console, "uname")

@@ -1,0 +1,102 @@
+#!/usr/bin/env python3
+"""Runs one guest test: tests/guest/run.py NAME [--program VMM].
+
+A test is a function of one of the modules below that takes a Context, boots guests with it and raises
+Failed. Names are unique over all modules and listed in suite.txt.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent.parent / "tools")]
+import boot  # noqa: E402
+import debian  # noqa: E402
+import devices  # noqa: E402
+from guestlib import guests, vmm  # noqa: E402
+from guestlib.steps import Failed, Steps  # noqa: E402
+
+MODULES = (boot, devices, debian)
+BOOT_SECONDS = 600      # a slow engine on a busy machine
+COMMAND_SECONDS = 120
+
+
+class Context:
+    """What a test works with."""
+
+    def __init__(self, program, scratch):
+        self.program, self.scratch = program, scratch
+        self.steps = Steps()
+        self.guests = guests.prepare("kernel", "initrd")
+        self.logs = []
+
+    def machine(self, append="", **settings):
+        """A machine with the busybox initrd and its console on the serial port."""
+        return vmm.Machine(kernel=self.guests["kernel"], initrd=self.guests["initrd"],
+                           append=f"console=ttyS0 {append}".strip(), **settings)
+
+    def start(self, machine):
+        """The running VMM, to be used in a `with` block."""
+        self.logs.append(self.scratch.path / f"console-{len(self.logs)}.log")
+        arguments = vmm.command(self.program, machine)
+        print(" ".join(arguments), flush=True)
+        return vmm.Vmm(arguments, self.logs[-1])
+
+    def shell(self, running):
+        """Waits for the busybox shell and makes it quiet; returns the console."""
+        with self.steps.step("boot to the shell"):
+            running.console.wait_for(r"ostler-guest: ready", BOOT_SECONDS, "the initrd to be ready")
+            running.console.wait_for(r"/ # ", COMMAND_SECONDS, "the shell's prompt")
+            running.console.quiet(COMMAND_SECONDS)
+        return running.console
+
+    def run(self, console, command):
+        """The output of a command in the guest; Failed when its status is not 0."""
+        with self.steps.step(command if len(command) < 60 else command[:57] + "…"):
+            return console.run(command, COMMAND_SECONDS)
+
+    def ends(self, running, status=0):
+        """Waits for the VMM to end by itself with this status."""
+        with self.steps.step("the process ends"):
+            seen = running.wait(BOOT_SECONDS)
+            self.expect(seen == status, f"the VMM's status is {seen} instead of {status} (None: it still runs); "
+                                        f"its last output:\n{running.console.tail()}")
+
+    @staticmethod
+    def expect(condition, sentence):
+        if not condition:
+            raise Failed(sentence)
+
+
+def find(name):
+    for module in MODULES:
+        if test := getattr(module, name, None):
+            return test
+    sys.exit(f"There is no guest test '{name}'; tests/guest/suite.txt lists them.")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name")
+    parser.add_argument("--program", default=vmm.default_program(), help="VMM to test (default: %(default)s)")
+    options = parser.parse_args()
+    test = find(options.name)
+    with guests.Scratch() as scratch:
+        context = Context(options.program, scratch)
+        try:
+            test(context)
+        except Failed as failure:
+            print(f"\nFAILED: {failure}")
+            if context.logs and context.logs[-1].exists():
+                kept = Path(tempfile.gettempdir()) / f"ostler-{options.name}-{os.getpid()}.log"
+                kept.write_bytes(context.logs[-1].read_bytes())
+                print(f"The whole console is in {kept}.")
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
