@@ -15,8 +15,8 @@ class Environment {
   virtual ~Environment() = default;
   virtual uint32_t port_read(uint16_t port, unsigned size) = 0;
   virtual void port_write(uint16_t port, unsigned size, uint32_t value) = 0;
-  virtual uint64_t tsc() = 0;  // guest TSC: host TSC + MSR offset
-  virtual void tsc_changed() {}  // CpuState::msr.tsc_offset was changed by the guest
+  virtual uint64_t tsc() = 0;                          // guest TSC: host TSC + MSR offset
+  virtual void tsc_changed() {}                        // CpuState::msr.tsc_offset was changed by the guest
   virtual const x86::VcpuInfo& vcpu_info() const = 0;  // constant; for CPUID
   virtual uint8_t cr8() = 0;
   virtual void set_cr8(uint8_t value) = 0;

@@ -1,5 +1,4 @@
-// Flag instructions and hints: LAHF SAHF CLC STC CMC CLD STD SALC NOP PAUSE, prefetches, fences and cache
-// line hints.
+// Flag instructions and hints: LAHF SAHF CLC STC CMC CLD STD SALC NOP PAUSE.
 #include "interp/families.h"
 #include "interp/operand.h"
 
@@ -50,17 +49,6 @@ const Op* pause(Cpu& cpu, const Op* op) {
   __builtin_ia32_pause();
   return next(cpu, op);
 }
-// The guest's loads and stores are the host's, so the host's fence is the guest's.
-const Op* fence(Cpu& cpu, const Op* op) {
-  __atomic_thread_fence(__ATOMIC_SEQ_CST);
-  return next(cpu, op);
-}
-// Memory is coherent whatever is flushed; the address is checked as for a byte load.
-const Op* flush_line(Cpu& cpu, const Op* op) {
-  cpu.mmu.probe(cpu.linear(*op, 1, mmu::Access::kRead), 1, mmu::Access::kRead);
-  return next(cpu, op);
-}
-
 }  // namespace
 
 Handler bind_flag_family(const x86::Instruction& insn, const BindContext&) {
@@ -82,20 +70,9 @@ Handler bind_flag_family(const x86::Instruction& insn, const BindContext&) {
     case Opcode::kSalc:
       return salc;
     case Opcode::kNop:
-    case Opcode::kPrefetch:
-    case Opcode::kPrefetchw:
-    case Opcode::kCldemote:
       return nop;
     case Opcode::kPause:
       return pause;
-    case Opcode::kLfence:
-    case Opcode::kMfence:
-    case Opcode::kSfence:
-      return fence;
-    case Opcode::kClflush:
-    case Opcode::kClflushopt:
-    case Opcode::kClwb:
-      return flush_line;
     default:
       return nullptr;
   }

@@ -66,6 +66,10 @@ Exit Interpreter::run(int64_t max_instructions) {
     } catch (const x86::Exception& exception) {
       handle(exception);
     }
+    if (stopped_) [[unlikely]] {
+      stopped_ = false;
+      exit = Exit::kException;
+    }
   }
   cpu_.mmu.participant().leave_running();
   return *exit;
@@ -118,6 +122,11 @@ void Interpreter::handle(const x86::Exception& exception) {
   cpu_.current_op = nullptr;
   cpu_.link = nullptr;
   cpu_.debug_traps = 0;
+  if (stop_on_exceptions_) {
+    exception_ = exception;
+    stopped_ = true;
+    return;
+  }
   deliver_exception(cpu_, exception);
 }
 
@@ -146,6 +155,8 @@ std::optional<Exit> Interpreter::attend() {
     if (masked_by_shadow || s.flag(x86::rflags::kTf) || cpu_.instruction_breakpoints ||
         cpu_.data_breakpoints) {
       step();
+      if (stopped_) [[unlikely]]
+        return Exit::kException;
       continue;
     }
     s.interrupt_shadow = false;

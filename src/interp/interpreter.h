@@ -23,6 +23,7 @@ enum class Exit : uint8_t {
   kShutdown,  // triple fault
   kEvent,     // INIT, SIPI or SMI is pending: take_events(), change the state, state_changed(), run() again
   kWaitForSipi,  // after INIT, until a SIPI
+  kException,    // stop_on_exceptions(): exception() was raised by the instruction at RIP and not delivered
 };
 
 class Interpreter {
@@ -50,6 +51,10 @@ class Interpreter {
   // The INIT, SIPI and SMI bits of pending:: that were posted, and takes them back.
   uint32_t take_events();
 
+  // For tests and debuggers: exceptions end run() instead of being delivered to the guest.
+  void stop_on_exceptions(bool stop) { stop_on_exceptions_ = stop; }
+  const x86::Exception& exception() const { return exception_; }
+
   uint64_t retired() const { return retired_ + static_cast<uint64_t>(budget_given_ - cpu_.budget); }
   Cpu& cpu() { return cpu_; }
   const BlockCache& cache() const { return cache_; }
@@ -70,6 +75,9 @@ class Interpreter {
   // Seen in pending_ but masked: looked at again whenever the dispatcher runs.
   bool interrupt_waiting_ = false;
   bool nmi_waiting_ = false;
+  bool stop_on_exceptions_ = false;
+  bool stopped_ = false;
+  x86::Exception exception_{};
 };
 
 }  // namespace ostler::interp

@@ -1,4 +1,4 @@
-// PUSH POP PUSHA POPA PUSHF POPF ENTER LEAVE (SDM Vol. 2). POP to a segment register is of the system family.
+// PUSH POP PUSHA POPA PUSHF POPF ENTER LEAVE (SDM Vol. 2). Segment registers are of the system family.
 #include "base/bytes.h"
 #include "interp/operand.h"
 #include "interp/stack_access.h"
@@ -26,17 +26,6 @@ const Op* push_mem(Cpu& cpu, const Op* op) {
   push<flat, T>(cpu, load_general<T>(cpu, op));
   return next(cpu, op);
 }
-// A selector is written with a 16-bit move and RSP moves by the operand size, as Intel's processors do (SDM
-// Vol. 2, PUSH).
-template <class T>
-const Op* push_segment(Cpu& cpu, const Op* op) {
-  const uint64_t sp = (cpu.s.gpr[x86::kRsp] - sizeof(T)) & cpu.stack_mask();
-  const uint16_t selector = cpu.s.seg[op->insn.operand[0].index].selector;
-  cpu.mmu.write<uint16_t>(cpu.linear(x86::kSs, sp, 2, Access::kWrite), selector);
-  cpu.set_sp(sp);
-  return next(cpu, op);
-}
-
 template <bool flat, class T>
 const Op* pop_reg(Cpu& cpu, const Op* op) {
   const T value = stack_top<flat, T>(cpu);
@@ -179,8 +168,6 @@ Handler bind_push(const x86::Instruction& insn) {
         return push_imm<flat, T>;
       case x86::OperandKind::kMem:
         return push_mem<flat, T>;
-      case x86::OperandKind::kSegment:
-        return push_segment<T>;
       default:
         return nullptr;
     }

@@ -1,0 +1,55 @@
+// A differential campaign: random instructions of one family, each executed on the host and in the
+// interpreter from the same state, compared field by field; the first failing case is minimised and printed
+// with its seed.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <random>
+#include <string>
+
+#include "machine_state.h"
+#include "x86/instruction.h"
+
+namespace ostler::differential {
+
+using Random = std::mt19937_64;
+
+// What a family of instructions brings to a campaign.
+struct Family {
+  std::string name;
+  // A random case; nothing when the dice gave no instruction of the family (it is asked again).
+  std::function<std::optional<TestCase>(Random&)> generate;
+  // A field in which host and guest may differ for this instruction, with the reason given in its source;
+  // compares what is left. Called on both outcomes before they are compared.
+  std::function<void(const x86::Instruction&, const TestCase&, Outcome& host, Outcome& guest)> forgive;
+};
+
+struct Options {
+  uint64_t seed = 1;
+  uint64_t cases = 100'000;
+  bool compare_vectors = false;  // x87, MMX, SSE, AVX state too
+};
+// --seed N, --cases N; exits with a message on anything else.
+Options parse_options(int argc, char** argv, Options defaults);
+
+// Runs `options.cases` cases. Returns the number of failing ones (stops after 10), having printed each
+// minimised.
+unsigned run_campaign(const Family& family, const Options& options);
+
+// ---- for generators ----
+// Values on which arithmetic turns: small, all ones, sign bits, powers of two, random.
+uint64_t interesting_value(Random& random);
+// Addresses around the edges of the test pages, now and then somewhere else or not canonical.
+uint64_t interesting_address(Random& random);
+// A random initial state: registers, arithmetic flags, data bytes.
+void randomize(TestCase& test, Random& random);
+// Random prefixes, ModRM, SIB, displacement and immediate around one opcode of `map` (0 one-byte, 1 0F, 2
+// 0F38, 3 0F3A).
+std::vector<uint8_t> random_encoding(Random& random, unsigned map, uint8_t opcode, bool vex);
+// Gives the registers of the memory operand values that make its address `address`, or patches a RIP-relative
+// displacement; sometimes impossible.
+void aim(TestCase& test, const x86::Instruction& insn, uint64_t address);
+
+}  // namespace ostler::differential
