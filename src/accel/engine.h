@@ -30,7 +30,7 @@ class Engine {
   // ---- on the vCPU's thread, or while it is paused ----
   virtual x86::CpuState& cpu_state() = 0;
   virtual void reset(bool init) = 0;  // SDM 3A §9.1
-  virtual bool wants_wakeup() = 0;    // a halted vCPU would go on: NMI, or an interrupt that IF allows
+  virtual bool wants_wakeup() = 0;    // although the vCPU is halted, run() would find something to look at
   virtual void state_loaded() = 0;  // cpu_state() was changed from outside: forget everything derived from it
   virtual void state(state::Archive& archive) = 0;
   virtual uint64_t instructions() const = 0;  // retired so far; any thread, approximate while running

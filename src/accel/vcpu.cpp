@@ -142,8 +142,9 @@ void Vcpu::thread_main() {
     }
     if (events_.load() != kNothing) take_events();
     x86::CpuState& state = engine_->cpu_state();
-    if (state.activity == Activity::kHalted && engine_->wants_wakeup()) state.activity = Activity::kRunning;
-    if (state.activity != Activity::kRunning) {
+    const bool runs = state.activity == Activity::kRunning ||
+                      (state.activity == Activity::kHalted && engine_->wants_wakeup());
+    if (!runs) {
       sleep_until_woken();
       continue;
     }

@@ -1,0 +1,20 @@
+// The KVM paravirtual services of one vCPU, as the guest sees them through MSRs and hypercalls (the kernel's
+// Documentation/virt/kvm/x86/msr.rst, hypercalls.rst). The machine implements it; engines call it on the
+// vCPU's thread.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+namespace ostler::accel {
+
+class Paravirt {
+ public:
+  virtual ~Paravirt() = default;
+  // nullopt, false: not one of its MSRs, or a bad value.
+  virtual std::optional<uint64_t> read_msr(uint32_t index) = 0;
+  virtual bool write_msr(uint32_t index, uint64_t value) = 0;
+  virtual uint64_t hypercall(uint64_t number, const uint64_t (&arguments)[4]) = 0;
+};
+
+}  // namespace ostler::accel

@@ -1,0 +1,100 @@
+#include "accel/soft/soft_engine.h"
+
+#include <x86intrin.h>
+
+#include "state/archive.h"
+
+namespace ostler::accel {
+namespace {
+
+// A vCPU thread does not count as running guest code while it is inside a device: devices take locks and may
+// wait for running vCPUs (mmu/vcpu_group.h).
+class OutsideGuest {
+ public:
+  explicit OutsideGuest(mmu::SoftMmu& mmu) : participant_(mmu.participant()) { participant_.leave_running(); }
+  ~OutsideGuest() { participant_.enter_running(); }
+  OutsideGuest(const OutsideGuest&) = delete;
+  OutsideGuest& operator=(const OutsideGuest&) = delete;
+
+ private:
+  mmu::Participant& participant_;
+};
+
+constexpr uint32_t kApicBase = 0x1b, kTscDeadline = 0x6e0, kX2ApicFirst = 0x800, kX2ApicLast = 0x8ff;
+
+bool is_apic_msr(uint32_t index) {
+  return index == kApicBase || index == kTscDeadline || (index >= kX2ApicFirst && index <= kX2ApicLast);
+}
+
+}  // namespace
+
+SoftEngine::SoftEngine(SoftContext context)
+    : context_(std::move(context)),
+      mmu_(state_, context_.memory, context_.code,
+           {.phys_bits = context_.model.physical_bits(),
+            .gib_pages = context_.model.has(x86::Feature::kPdpe1gb)}),
+      ports_(context_.ports),
+      interpreter_(state_, mmu_, *this, context_.model, context_.cache_bytes) {
+  mmu_.participant().set_kick([this] { interpreter_.post(interp::pending::kGroup); });
+}
+
+VcpuExit SoftEngine::run() {
+  if (!bound_) {
+    context_.bind_thread();
+    bound_ = true;
+  }
+  mmu_.participant().enter_running();
+  const interp::Exit exit = interpreter_.run();
+  mmu_.participant().leave_running();
+  switch (exit) {
+    case interp::Exit::kHalted:
+      return VcpuExit::kHalted;
+    case interp::Exit::kShutdown:
+      return VcpuExit::kShutdown;
+    default:
+      return VcpuExit::kStopped;
+  }
+}
+
+void SoftEngine::reset(bool init) {
+  state_.reset(init);
+  state_.gpr[x86::kRdx] = context_.model.signature();
+  interpreter_.state_changed();
+}
+
+void SoftEngine::state(state::Archive& archive) {
+  state_.state(archive);
+  if (archive.loading() && !archive.failed()) interpreter_.state_changed();
+}
+
+uint32_t SoftEngine::port_read(uint16_t port, unsigned size) {
+  const OutsideGuest outside(mmu_);
+  return static_cast<uint32_t>(ports_.read({port}, size));
+}
+
+void SoftEngine::port_write(uint16_t port, unsigned size, uint32_t value) {
+  const OutsideGuest outside(mmu_);
+  ports_.write({port}, size, value);
+}
+
+uint64_t SoftEngine::tsc() {
+  return __rdtsc() + state_.msr.tsc_offset;
+}
+
+std::optional<uint64_t> SoftEngine::read_msr(uint32_t index) {
+  const OutsideGuest outside(mmu_);
+  return is_apic_msr(index) ? context_.interrupts.read_msr(index) : context_.paravirt.read_msr(index);
+}
+
+bool SoftEngine::write_msr(uint32_t index, uint64_t value) {
+  const OutsideGuest outside(mmu_);
+  return is_apic_msr(index) ? context_.interrupts.write_msr(index, value)
+                            : context_.paravirt.write_msr(index, value);
+}
+
+uint64_t SoftEngine::hypercall(uint64_t number, const uint64_t (&arguments)[4]) {
+  const OutsideGuest outside(mmu_);
+  return context_.paravirt.hypercall(number, arguments);
+}
+
+}  // namespace ostler::accel

@@ -1,0 +1,69 @@
+// A vCPU on the interpreter: joins the interpreter, the software MMU and the world around them.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <functional>
+#include <memory>
+
+#include "accel/engine.h"
+#include "accel/paravirt.h"
+#include "bus/cpu_events.h"
+#include "interp/environment.h"
+#include "interp/interpreter.h"
+#include "memory/address_space.h"
+#include "mmu/soft_mmu.h"
+#include "x86/cpu_model.h"
+
+namespace ostler::accel {
+
+struct SoftContext {
+  const x86::CpuModel& model;
+  memory::AddressSpace& memory;
+  memory::AddressSpace& ports;
+  mmu::CodePages& code;
+  bus::CpuInterrupts& interrupts;
+  Paravirt& paravirt;
+  std::function<void()> bind_thread;  // called once on the vCPU's thread before it runs guest code
+  std::function<void()> fpu_error;    // FERR#: IRQ 13
+  x86::VcpuInfo info;
+  size_t cache_bytes = size_t{3} << 20;  // decoded code
+};
+
+class SoftEngine final : public Engine, private interp::Environment {
+ public:
+  explicit SoftEngine(SoftContext context);
+
+  VcpuExit run() override;
+  void kick() override { interpreter_.request_exit(); }
+  void interrupt_changed() override { interpreter_.post(interp::pending::kInterrupt); }
+  void nmi() override { interpreter_.post(interp::pending::kNmi); }
+  x86::CpuState& cpu_state() override { return state_; }
+  void reset(bool init) override;
+  bool wants_wakeup() override { return interpreter_.has_pending(); }
+  void state_loaded() override { interpreter_.state_changed(); }
+  void state(state::Archive& archive) override;
+  uint64_t instructions() const override { return interpreter_.retired(); }
+
+ private:
+  // interp::Environment
+  uint32_t port_read(uint16_t port, unsigned size) override;
+  void port_write(uint16_t port, unsigned size, uint32_t value) override;
+  uint64_t tsc() override;
+  uint8_t cr8() override { return context_.interrupts.cr8(); }
+  void set_cr8(uint8_t value) override { context_.interrupts.set_cr8(value); }
+  std::optional<uint64_t> read_msr(uint32_t index) override;
+  bool write_msr(uint32_t index, uint64_t value) override;
+  uint64_t hypercall(uint64_t number, const uint64_t (&arguments)[4]) override;
+  std::optional<uint8_t> acknowledge_interrupt() override { return context_.interrupts.acknowledge(); }
+  void fpu_error() override { context_.fpu_error(); }
+
+  SoftContext context_;
+  x86::CpuState state_;
+  mmu::SoftMmu mmu_;
+  memory::AddressSpace::Reader ports_;
+  interp::Interpreter interpreter_;
+  bool bound_ = false;
+};
+
+}  // namespace ostler::accel
