@@ -1,6 +1,7 @@
 #include "boot/decompress.h"
 
 #include <fmt/format.h>
+#include <lz4.h>
 #include <lzma.h>
 #include <zlib.h>
 #include <zstd.h>
@@ -8,12 +9,16 @@
 #include <algorithm>
 #include <array>
 
+#include "base/bytes.h"
+
 namespace ostler::boot {
 namespace {
 
 constexpr std::array<uint8_t, 2> kGzipMagic{0x1f, 0x8b};
 constexpr std::array<uint8_t, 6> kXzMagic{0xfd, '7', 'z', 'X', 'Z', 0};
 constexpr std::array<uint8_t, 4> kZstdMagic{0x28, 0xb5, 0x2f, 0xfd};
+constexpr std::array<uint8_t, 4> kLz4LegacyMagic{0x02, 0x21, 0x4c, 0x18};
+constexpr size_t kLz4Block = 8u << 20;  // what each block of the legacy frame unpacks to at most
 constexpr size_t kFirstStep = 8u << 20;
 constexpr uint64_t kXzMemoryLimit = 256u << 20;
 
@@ -110,12 +115,37 @@ Result<std::vector<uint8_t>> unzstd(std::span<const uint8_t> data, size_t most) 
   return broken("zstd");
 }
 
+// The legacy LZ4 frame (lz4 -l), which Linux uses: a magic number, then blocks with their packed size in
+// front. It ends with the data, or with what cannot be a block: bzImage appends the unpacked size.
+Result<std::vector<uint8_t>> unlz4(std::span<const uint8_t> data, size_t most) {
+  std::vector<uint8_t> out;
+  data = data.subspan(kLz4LegacyMagic.size());
+  while (data.size() > 4) {
+    const auto packed = load_le<uint32_t>(data.data());
+    data = data.subspan(4);
+    if (packed == 0 || packed > data.size() || packed > static_cast<uint32_t>(LZ4_COMPRESSBOUND(kLz4Block)))
+      return broken("lz4");
+    const size_t used = out.size();
+    if (used >= most) return too_large(most);
+    out.resize(std::min(most, used + kLz4Block));
+    const int unpacked =
+        LZ4_decompress_safe(reinterpret_cast<const char*>(data.data()), reinterpret_cast<char*>(&out[used]),
+                            static_cast<int>(packed), static_cast<int>(out.size() - used));
+    if (unpacked < 0) return out.size() == most ? too_large(most) : broken("lz4");
+    out.resize(used + static_cast<size_t>(unpacked));
+    data = data.subspan(packed);
+  }
+  if (out.empty()) return broken("lz4");
+  return out;
+}
+
 }  // namespace
 
 std::string_view compression_of(std::span<const uint8_t> data) {
   if (starts_with(data, kGzipMagic)) return "gzip";
   if (starts_with(data, kXzMagic)) return "xz";
   if (starts_with(data, kZstdMagic)) return "zstd";
+  if (starts_with(data, kLz4LegacyMagic)) return "lz4";
   return "";
 }
 
@@ -124,7 +154,8 @@ Result<std::vector<uint8_t>> decompress(std::span<const uint8_t> data, size_t mo
   if (format == "gzip") return gunzip(data, most);
   if (format == "xz") return unxz(data, most);
   if (format == "zstd") return unzstd(data, most);
-  return Error(ErrorKind::kUnsupported, "its payload is packed in a way other than gzip, xz or zstd");
+  if (format == "lz4") return unlz4(data, most);
+  return Error(ErrorKind::kUnsupported, "its payload is packed in a way other than gzip, xz, zstd or lz4");
 }
 
 }  // namespace ostler::boot

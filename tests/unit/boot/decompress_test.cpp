@@ -1,6 +1,7 @@
 #include "boot/decompress.h"
 
 #include <gtest/gtest.h>
+#include <lz4.h>
 #include <lzma.h>
 #include <zlib.h>
 #include <zstd.h>
@@ -49,6 +50,18 @@ Bytes zstd(const Bytes& from) {
   return out;
 }
 
+Bytes lz4(const Bytes& from) {
+  Bytes out(8 + static_cast<size_t>(LZ4_compressBound(static_cast<int>(from.size()))));
+  const int packed =
+      LZ4_compress_default(reinterpret_cast<const char*>(from.data()), reinterpret_cast<char*>(&out[8]),
+                           static_cast<int>(from.size()), static_cast<int>(out.size() - 8));
+  const uint32_t magic = 0x184c2102;
+  std::memcpy(&out[0], &magic, 4);
+  std::memcpy(&out[4], &packed, 4);
+  out.resize(8 + static_cast<size_t>(packed));
+  return out;
+}
+
 struct Format {
   const char* name;
   Bytes (*compress)(const Bytes&);
@@ -89,7 +102,8 @@ TEST_P(Decompress, KnowsItsFormat) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Formats, Decompress,
-                         ::testing::Values(Format{"gzip", gzip}, Format{"xz", xz}, Format{"zstd", zstd}),
+                         ::testing::Values(Format{"gzip", gzip}, Format{"xz", xz}, Format{"zstd", zstd},
+                                           Format{"lz4", lz4}),
                          [](const auto& format) { return format.param.name; });
 
 TEST(DecompressOther, RefusesAnUnknownFormat) {

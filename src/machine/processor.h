@@ -1,0 +1,47 @@
+// One vCPU with its local APIC and its paravirtual services.
+#pragma once
+
+#include <memory>
+
+#include "accel/paravirt.h"
+#include "accel/vcpu.h"
+#include "devices/chipset/local_apic.h"
+#include "devices/chipset/tsc_clock.h"
+
+namespace ostler::machine {
+
+// The guest's TSC of one vCPU under the software engines: the host's, plus the guest's own offset.
+class VcpuTsc final : public chipset::TscClock {
+ public:
+  explicit VcpuTsc(uint64_t frequency) : frequency_(frequency) {}
+  void set_state(const x86::CpuState& state) { state_ = &state; }  // before the vCPU runs
+  uint64_t guest_tsc() const override;
+  uint64_t frequency() const override { return frequency_; }
+
+ private:
+  const uint64_t frequency_;
+  const x86::CpuState* state_ = nullptr;
+};
+
+class Processor {
+ public:
+  Processor(unsigned index, const chipset::LocalApic::Options& apic, uint64_t tsc_hz, chipset::ApicBus& bus, event::Loop& loop,
+            std::function<void()> triple_fault)
+      : tsc_(tsc_hz), apic_(apic, bus, loop, tsc_), vcpu_(index, std::move(triple_fault)) {
+    apic_.attach(vcpu_);
+  }
+
+  VcpuTsc& tsc() { return tsc_; }
+  chipset::LocalApic& apic() { return apic_; }
+  accel::Vcpu& vcpu() { return vcpu_; }
+  void set_paravirt(std::unique_ptr<accel::Paravirt> paravirt) { paravirt_ = std::move(paravirt); }
+  accel::Paravirt& paravirt() { return *paravirt_; }
+
+ private:
+  VcpuTsc tsc_;
+  std::unique_ptr<accel::Paravirt> paravirt_;
+  chipset::LocalApic apic_;
+  accel::Vcpu vcpu_;
+};
+
+}  // namespace ostler::machine
