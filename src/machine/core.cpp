@@ -1,0 +1,144 @@
+#include "machine/core.h"
+
+#include <fmt/format.h>
+#include <x86intrin.h>
+
+#include "accel/soft/soft_engine.h"
+#include "base/log.h"
+#include "machine/paravirt.h"
+#include "machine/processor.h"
+#include "x86/host_cpu.h"
+
+namespace ostler::machine {
+namespace {
+
+constexpr size_t kDecodedCodePerVcpu = size_t{4} << 20, kDecodedCodeInAll = size_t{8} << 20, kLeastDecodedCode = size_t{1} << 20;
+
+// Only the interpreter exists so far: what names it, what falls back to it, and what cannot.
+Result<void> choose_accelerator(const config::Machine& config) {
+  for (const std::string& name : config.accelerators) {
+    if (name == "auto" || name == "interp" || name == "tcg") return {};
+    log::warning(fmt::format("-accel {}: is not available in this version", name));
+  }
+  if (config.accelerators.empty()) return {};
+  return Error(ErrorKind::kUnsupported,
+               fmt::format("-accel {}: is not available in this version; leave it out, or say -accel interp", config.accelerators.back()));
+}
+
+}  // namespace
+
+uint64_t VcpuTsc::guest_tsc() const {
+  return __rdtsc() + __atomic_load_n(&state_->msr.tsc_offset, __ATOMIC_RELAXED);
+}
+
+Core::Core(const config::Machine& config, x86::CpuModel model, std::shared_ptr<memory::RamBlock> ram)
+    : config_(config),
+      layout_(config.memory_bytes),
+      model_(std::move(model)),
+      loop_(clock_),
+      ram_(std::move(ram)),
+      memory_("memory", memory::AddressSpace::kMemorySize),
+      ports_("ports", memory::AddressSpace::kPortSize),
+      low_ram_("ram.low", ram_, 0, layout_.low),
+      code_(memory_, group_),
+      apic_page_(apic_bus_),
+      apic_region_("local-apic", apic_page_, chipset::ApicPage::kSize, 4) {
+  memory::Transaction change(memory_);
+  change.add(memory_.root(), 0, low_ram_);
+  if (layout_.high != 0) {
+    high_ram_ = std::make_unique<memory::RamRegion>("ram.high", ram_, layout_.low, layout_.high);
+    change.add(memory_.root(), kHighRam.value, *high_ram_);
+  }
+  change.add(memory_.root(), kLocalApic.value, apic_region_, 1);
+}
+
+Result<std::unique_ptr<Core>> Core::create(const config::Machine& config, chipset::SystemRequests& requests) {
+  TRY(choose_accelerator(config));
+  TRY_ASSIGN(auto model, x86::CpuModel::parse(config.cpu_model.empty() ? "max" : config.cpu_model));
+  for (const std::string& warning : model.warnings()) log::warning(warning);
+  auto ram = memory::RamBlock::create({.name = "ram", .size = config.memory_bytes});
+  if (!ram) return std::move(ram).error().with_context(fmt::format("-m {}M", config.memory_bytes >> 20));
+
+  std::unique_ptr<Core> core(new Core(config, std::move(model), *std::move(ram)));
+  const uint64_t tsc_hz = x86::host_tsc_hz();
+  // Together the vCPUs keep a bounded amount of decoded code, however many there are.
+  const size_t cache = std::max(kLeastDecodedCode, std::min(kDecodedCodePerVcpu, kDecodedCodeInAll / config.cpus));
+  for (unsigned i = 0; i < config.cpus; ++i) {
+    x86::VcpuInfo info;
+    info.apic_id = x86::apic_id_of(i, config.cores, config.threads);
+    info.sockets = config.sockets;
+    info.cores = config.cores;
+    info.threads = config.threads;
+    info.kvm_features = kParavirtFeatures;
+    info.tsc_hz = tsc_hz;
+    info.apic_timer_hz = chipset::LocalApic::kTimerHz;
+    chipset::LocalApic::Options apic{.id = info.apic_id, .bootstrap = i == 0, .x2apic = core->model_.has(x86::Feature::kX2apic)};
+    auto processor = std::make_unique<Processor>(i, apic, tsc_hz, core->apic_bus_, core->loop_,
+                                                 [&requests] { requests.request_reset("triple fault"); });
+    core->apic_bus_.add(processor->apic());
+    processor->set_paravirt(make_paravirt(core->memory_, core->loop_.clock(), processor->tsc()));
+    accel::SoftContext context{.model = core->model_,
+                               .memory = core->memory_,
+                               .ports = core->ports_,
+                               .code = core->code_,
+                               .interrupts = processor->apic(),
+                               .paravirt = processor->paravirt(),
+                               .bind_thread = [apic = &processor->apic()] { chipset::ApicPage::bind_to_this_thread(apic); },
+                               .fpu_error = [line = &core->fpu_error_] { line->pulse(); },
+                               .info = info,
+                               .cache_bytes = cache};
+    processor->vcpu().set_engine(std::make_unique<accel::SoftEngine>(std::move(context)));
+    processor->tsc().set_state(processor->vcpu().engine().cpu_state());
+    core->processors_.push_back(std::move(processor));
+  }
+  core->reset();
+  return core;
+}
+
+Core::~Core() {
+  for (auto& processor : processors_) processor->vcpu().request_pause();
+  for (auto& processor : processors_) processor->vcpu().stop();
+}
+
+accel::Vcpu& Core::vcpu(size_t index) { return processors_[index]->vcpu(); }
+
+std::vector<uint32_t> Core::apic_ids() const {
+  std::vector<uint32_t> ids;
+  for (const auto& processor : processors_) ids.push_back(processor->apic().id());
+  return ids;
+}
+
+void Core::start_vcpus() {
+  for (auto& processor : processors_) processor->vcpu().start();
+}
+
+void Core::pause() {
+  for (auto& processor : processors_) processor->vcpu().request_pause();
+  for (auto& processor : processors_) processor->vcpu().wait_paused();
+  clock_.pause();
+  loop_.clock_changed();
+}
+
+void Core::resume() {
+  clock_.resume();
+  loop_.clock_changed();
+  for (auto& processor : processors_) processor->vcpu().resume();
+}
+
+void Core::reset() {
+  for (auto& processor : processors_) {
+    processor->apic().reset();
+    processor->vcpu().reset();
+  }
+}
+
+void Core::state(state::Archive& archive) {
+  archive.section("core", 1);
+  clock_.state(archive);
+  for (auto& processor : processors_) {
+    processor->vcpu().state(archive);
+    processor->apic().state(archive);
+  }
+}
+
+}  // namespace ostler::machine
