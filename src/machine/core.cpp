@@ -95,7 +95,9 @@ Result<std::unique_ptr<Core>> Core::create(const config::Machine& config, chipse
   return core;
 }
 
-Core::~Core() {
+Core::~Core() { stop_vcpus(); }
+
+void Core::stop_vcpus() {
   for (auto& processor : processors_) processor->vcpu().request_pause();
   for (auto& processor : processors_) processor->vcpu().stop();
 }

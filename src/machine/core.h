@@ -44,6 +44,7 @@ class Core {
 
   // ---- control thread ----
   void start_vcpus();                      // threads, paused
+  void stop_vcpus();                       // ends the threads
   void pause();                            // vCPUs, then the virtual clock
   void resume();
   void reset();                            // while paused: APICs and vCPUs

@@ -1,0 +1,102 @@
+// One program under several names: ostler (for people) and ostler-system-x86_64 (QEMU's command line).
+
+#include <fmt/format.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include "base/log.h"
+#include "config/ostler_command_line.h"
+#include "config/qemu_command_line.h"
+#include "machine/device_catalog.h"
+#include "machine/machine.h"
+#include "event/loop.h"
+#include "x86/cpu_model.h"
+
+namespace {
+
+using ostler::Result;
+using ostler::config::CommandLine;
+
+constexpr const char kVersion[] = OSTLER_VERSION;
+
+int fail(const std::string& program, const std::string& message) {
+  std::fprintf(stderr, "%s: %s\n", program.c_str(), message.c_str());
+  return 1;
+}
+
+void print(const std::string& text) { std::fputs(text.c_str(), stdout); }
+
+// SIGINT, SIGTERM and SIGHUP end the guest in order: terminals are restored, files closed. Before any thread starts.
+ostler::Fd block_ending_signals() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) sigaddset(&signals, signal);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  return ostler::Fd(signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK));
+}
+
+Result<int> run(const ostler::config::Machine& config) {
+  if (!config.log_file.empty()) TRY(ostler::log::open_file(config.log_file));
+  if (!config.log_subjects.empty()) TRY(ostler::log::enable(config.log_subjects));
+  std::signal(SIGPIPE, SIG_IGN);
+  const ostler::Fd signals = block_ending_signals();
+  TRY_ASSIGN(const auto machine, ostler::machine::Machine::create(config));
+  machine->loop().watch(signals.get(), EPOLLIN, [&](uint32_t) {
+    signalfd_siginfo info;
+    if (::read(signals.get(), &info, sizeof info) == sizeof info) machine->quit(0);
+  });
+  const int status = machine->run();
+  machine->loop().unwatch(signals.get());
+  return status;
+}
+
+Result<int> act(const CommandLine& command, bool qemu_names) {
+  using Action = CommandLine::Action;
+  switch (command.action) {
+    case Action::kRun:
+      return run(command.machine);
+    case Action::kHelp:
+      print(qemu_names ? ostler::config::qemu_help() : command.subject);
+      return 0;
+    case Action::kVersion:
+      print(fmt::format("Ostler version {}\n", kVersion));
+      return 0;
+    case Action::kCpuHelp:
+      print(ostler::x86::CpuModel::help());
+      return 0;
+    case Action::kMachineHelp:
+      print(ostler::machine::machine_help());
+      return 0;
+    case Action::kAccelHelp:
+      print("Accelerators supported by this program:\ninterp\ntcg (the same: no hardware virtualization)\n");
+      return 0;
+    case Action::kDeviceHelp: {
+      TRY_ASSIGN(const std::string text, ostler::machine::device_help(command.subject));
+      print(text);
+      return 0;
+    }
+    case Action::kLogHelp:
+      print(ostler::log::help());
+      return 0;
+  }
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const std::vector<std::string> arguments(argv + 1, argv + argc);
+  std::string program = argc > 0 ? argv[0] : "ostler";
+  program = program.substr(program.rfind('/') + 1);
+  const bool qemu_names = program.starts_with("ostler-system") || program.starts_with("qemu-system");
+  const auto command = qemu_names ? ostler::config::parse_qemu_command_line(arguments) : ostler::config::parse_ostler_command_line(arguments);
+  if (!command) return fail(program, command.error().message());
+  const auto status = act(*command, qemu_names);
+  if (!status) return fail(program, status.error().message());
+  return *status;
+}

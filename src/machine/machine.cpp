@@ -1,0 +1,221 @@
+#include "machine/machine.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "acpi/smbios.h"
+#include "acpi/tables.h"
+#include "base/log.h"
+#include "machine/backends.h"
+#include "machine/board.h"
+#include "machine/core.h"
+#include "machine/kernel_loader.h"
+#include "machine/microvm_board.h"
+#include "machine/pc_board.h"
+#include "machine/plugged_devices.h"
+#include "memory/dma.h"
+#include "state/archive.h"
+
+namespace ostler::machine {
+namespace {
+
+boot::Request::Protocol boot_protocol(const config::Machine& config) {
+  for (const auto& property : config.machine_properties)
+    if (property.key == "kernel-entry")
+      return property.value == "linux64" ? boot::Request::Protocol::kLinux64
+             : property.value == "pvh"   ? boot::Request::Protocol::kPvh
+                                         : boot::Request::Protocol::kAuto;
+  return boot::Request::Protocol::kAuto;
+}
+
+bool is_zero(std::span<const std::byte> page) {
+  return std::all_of(page.begin(), page.end(), [](std::byte b) { return b == std::byte{0}; });
+}
+
+}  // namespace
+
+Machine::Machine(const config::Machine& config) : config_(config) {}
+
+Machine::~Machine() {
+  // vCPUs end before the devices they use; devices before the back ends and the memory they use.
+  if (core_ != nullptr) core_->stop_vcpus();
+  devices_.reset();
+  board_.reset();
+  backends_.reset();
+}
+
+Result<std::unique_ptr<Machine>> Machine::create(const config::Machine& config) {
+  std::unique_ptr<Machine> machine(new Machine(config));
+  TRY(machine->build());
+  return machine;
+}
+
+Result<void> Machine::build() {
+  if (config_.kernel.empty())
+    return Error(ErrorKind::kUnsupported, "there is nothing to boot: this version has no firmware; name a kernel with -kernel");
+  TRY(check_machine_properties(config_));
+  TRY_ASSIGN(core_, Core::create(config_, *this));
+  TRY_ASSIGN(backends_, Backends::create(config_, core_->loop(), [this] { quit(0); }));
+  if (config_.type == "microvm") {
+    TRY_ASSIGN(board_, MicrovmBoard::create(*core_, *backends_, *this));
+  } else {
+    TRY_ASSIGN(board_, PcBoard::create(*core_, *backends_, *this));
+  }
+  TRY_ASSIGN(devices_, PluggedDevices::create(config_, *core_, *backends_, *board_));
+  TRY(start_guest_code());
+  core_->start_vcpus();
+  return {};
+}
+
+// ACPI and SMBIOS for guests that start without firmware.
+Result<void> Machine::place_tables() {
+  memory::Dma dma(core_->memory());
+  const auto put = [&](GuestPhys at, const std::vector<uint8_t>& bytes) { return dma.write(at, std::as_bytes(std::span(bytes))); };
+  acpi::Description description = board_->acpi();
+  devices_->describe(description);
+  const acpi::Tables tables = acpi::build_tables(description, core_->layout().acpi_tables());
+  const acpi::Smbios smbios =
+      acpi::build_smbios({.product = config_.type == "microvm" ? "Ostler microvm" : "Ostler PC",
+                          .version = config_.type,
+                          .vm_name = config_.name,
+                          .uuid = {},
+                          .cpus = config_.cpus,
+                          .cpu_brand = core_->model().name(),
+                          .memory_bytes = config_.memory_bytes},
+                         kSmbiosTable);
+  const bool placed = tables.bytes.size() <= kAcpiArea && put(tables.address, tables.bytes) && put(kRsdp, tables.rsdp) &&
+                      put(kSmbiosEntry, smbios.entry_point) && put(kSmbiosTable, smbios.table);
+  if (!placed) return Error(ErrorKind::kNoResource, fmt::format("-m {}M: too small for the firmware tables", config_.memory_bytes >> 20));
+  return {};
+}
+
+Result<void> Machine::start_guest_code() {
+  TRY(place_tables());
+  memory::Dma dma(core_->memory());
+  accel::Engine& engine = core_->vcpu(0).engine();
+  TRY(boot_kernel(config_, core_->layout(), kRsdp, boot_protocol(config_), dma, engine.cpu_state()));
+  engine.state_loaded();
+  return {};
+}
+
+int Machine::run() {
+  if (!config_.start_paused) resume();
+  core_->loop().run();
+  if (!paused_) pause();
+  if (log::enabled(log::Subject::kStats)) report_statistics();
+  return status_;
+}
+
+event::Loop& Machine::loop() { return core_->loop(); }
+
+void Machine::pause() {
+  if (paused_) return;
+  core_->pause();
+  paused_ = true;
+}
+
+void Machine::resume() {
+  if (!paused_) return;
+  paused_ = false;
+  core_->resume();
+}
+
+Result<void> Machine::reset() {
+  const bool was_paused = paused_;
+  pause();
+  devices_->reset();
+  board_->reset();
+  core_->reset();
+  TRY(start_guest_code());
+  if (!was_paused) resume();
+  return {};
+}
+
+void Machine::press_power_button() { board_->press_power_button(); }
+
+void Machine::state(state::Archive& archive) {
+  archive.section("machine", 1);
+  core_->state(archive);
+  board_->state(archive);
+  devices_->state(archive);
+}
+
+Snapshot Machine::save() {
+  Snapshot snapshot;
+  devices_->quiesce();
+  state::Saver saver;
+  state(saver);
+  snapshot.devices = saver.take();
+  const memory::RamBlock& ram = core_->ram();
+  for (uint64_t offset = 0; offset < ram.size(); offset += kPageSize) {
+    const std::span<const std::byte> page(ram.host() + offset, kPageSize);
+    if (!is_zero(page)) snapshot.pages.emplace_back(offset, std::vector<std::byte>(page.begin(), page.end()));
+  }
+  return snapshot;
+}
+
+Result<void> Machine::restore(const Snapshot& snapshot) {
+  memory::RamBlock& ram = core_->ram();
+  auto next = snapshot.pages.begin();
+  for (uint64_t offset = 0; offset < ram.size(); offset += kPageSize) {
+    std::byte* page = ram.host() + offset;
+    if (next != snapshot.pages.end() && next->first == offset) {
+      std::copy(next->second.begin(), next->second.end(), page);
+      ++next;
+    } else if (!is_zero({page, kPageSize})) {
+      std::fill_n(page, kPageSize, std::byte{0});
+    }
+  }
+  state::Loader loader(snapshot.devices);
+  state(loader);
+  return loader.finish();
+}
+
+uint64_t Machine::instructions() const {
+  uint64_t total = 0;
+  for (size_t i = 0; i < core_->cpu_count(); ++i) total += core_->vcpu(i).engine().instructions();
+  return total;
+}
+
+void Machine::report_statistics() {
+  for (size_t i = 0; i < core_->cpu_count(); ++i)
+    log::write(fmt::format("vcpu {}: {} instructions", i, core_->vcpu(i).engine().instructions()));
+}
+
+void Machine::quit(int status) {
+  status_ = status;
+  core_->loop().stop();
+}
+
+void Machine::request_reset(std::string_view source) {
+  log::trace(log::Subject::kDevices, "reset asked by {}", source);
+  if (!config_.reboot) {
+    quit(0);
+    return;
+  }
+  if (reset_posted_.exchange(true)) return;
+  core_->loop().post([this] {
+    reset_posted_ = false;
+    if (const auto done = reset(); !done) {
+      log::warning(fmt::format("the guest cannot be restarted: {}", done.error().message()));
+      quit(1);
+    }
+  });
+}
+
+void Machine::request_shutdown(std::string_view source) {
+  log::trace(log::Subject::kDevices, "power off by {}", source);
+  core_->loop().post([this] {
+    if (config_.shutdown)
+      quit(0);
+    else
+      pause();
+  });
+}
+
+void Machine::guest_panicked(std::string_view source) { log::warning(fmt::format("the guest reports a panic ({})", source)); }
+
+void Machine::debug_exit(int code) { quit(code); }
+
+}  // namespace ostler::machine

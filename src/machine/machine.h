@@ -1,0 +1,84 @@
+// A running machine: builds core, board and devices from the configuration, and is the one place from which a
+// guest is started, paused, reset, saved and ended. Everything but the constructor's caller happens on the
+// loop's thread; requests from devices (chipset::SystemRequests) come from any thread and are posted there.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "config/machine.h"
+#include "devices/chipset/system_requests.h"
+
+namespace ostler::state {
+class Archive;
+}
+namespace ostler::event {
+class Loop;
+}
+
+namespace ostler::machine {
+
+class Board;
+class Core;
+class Backends;
+class PluggedDevices;
+
+// A whole guest, as taken while it was paused.
+struct Snapshot {
+  std::vector<std::byte> devices;
+  std::vector<std::pair<uint64_t, std::vector<std::byte>>> pages;  // RAM offset, contents; zero pages left out
+};
+
+class Machine final : private chipset::SystemRequests {
+ public:
+  // Opens every file, builds every object. Errors are one sentence each.
+  static Result<std::unique_ptr<Machine>> create(const config::Machine& config);
+  ~Machine() override;
+
+  // Starts the guest (unless start_paused) and runs the loop on the calling thread until the guest or quit()
+  // ends it. The program's exit status.
+  int run();
+
+  // ---- any thread ----
+  void quit(int status);
+
+  // ---- the loop's thread, or before run() ----
+  event::Loop& loop();
+  void pause();
+  void resume();
+  bool paused() const { return paused_; }
+  Result<void> reset();
+  void press_power_button();
+  Snapshot save();                          // while paused
+  Result<void> restore(const Snapshot&);    // while paused; on error the machine must be reset or destroyed
+  uint64_t instructions() const;            // executed by all vCPUs
+
+ private:
+  explicit Machine(const config::Machine& config);
+  Result<void> build();
+  Result<void> start_guest_code();  // kernel or firmware into memory, registers of the boot vCPU
+  Result<void> place_tables();
+  void state(state::Archive& archive);
+  void report_statistics();
+
+  // chipset::SystemRequests
+  void request_reset(std::string_view source) override;
+  void request_shutdown(std::string_view source) override;
+  void guest_panicked(std::string_view source) override;
+  void debug_exit(int code) override;
+
+  const config::Machine config_;
+  std::unique_ptr<Core> core_;
+  std::unique_ptr<Backends> backends_;
+  std::unique_ptr<Board> board_;
+  std::unique_ptr<PluggedDevices> devices_;
+  std::atomic<bool> reset_posted_{false};
+  bool paused_ = true;
+  int status_ = 0;
+};
+
+}  // namespace ostler::machine
