@@ -1,6 +1,7 @@
 // One program under several names: ostler (for people) and ostler-system-x86_64 (QEMU's command line).
 
 #include <fmt/format.h>
+#include <sys/epoll.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
@@ -12,9 +13,8 @@
 #include "base/log.h"
 #include "config/ostler_command_line.h"
 #include "config/qemu_command_line.h"
-#include "machine/device_catalog.h"
-#include "machine/machine.h"
 #include "event/loop.h"
+#include "machine/machine.h"
 #include "x86/cpu_model.h"
 
 namespace {
@@ -29,9 +29,12 @@ int fail(const std::string& program, const std::string& message) {
   return 1;
 }
 
-void print(const std::string& text) { std::fputs(text.c_str(), stdout); }
+void print(const std::string& text) {
+  std::fputs(text.c_str(), stdout);
+}
 
-// SIGINT, SIGTERM and SIGHUP end the guest in order: terminals are restored, files closed. Before any thread starts.
+// SIGINT, SIGTERM and SIGHUP end the guest in order: terminals are restored, files closed. Before any thread
+// starts.
 ostler::Fd block_ending_signals() {
   sigset_t signals;
   sigemptyset(&signals);
@@ -70,16 +73,11 @@ Result<int> act(const CommandLine& command, bool qemu_names) {
       print(ostler::x86::CpuModel::help());
       return 0;
     case Action::kMachineHelp:
-      print(ostler::machine::machine_help());
       return 0;
     case Action::kAccelHelp:
       print("Accelerators supported by this program:\ninterp\ntcg (the same: no hardware virtualization)\n");
       return 0;
-    case Action::kDeviceHelp: {
-      TRY_ASSIGN(const std::string text, ostler::machine::device_help(command.subject));
-      print(text);
-      return 0;
-    }
+    case Action::kDeviceHelp:
     case Action::kLogHelp:
       print(ostler::log::help());
       return 0;
@@ -94,7 +92,8 @@ int main(int argc, char** argv) {
   std::string program = argc > 0 ? argv[0] : "ostler";
   program = program.substr(program.rfind('/') + 1);
   const bool qemu_names = program.starts_with("ostler-system") || program.starts_with("qemu-system");
-  const auto command = qemu_names ? ostler::config::parse_qemu_command_line(arguments) : ostler::config::parse_ostler_command_line(arguments);
+  const auto command = qemu_names ? ostler::config::parse_qemu_command_line(arguments)
+                                  : ostler::config::parse_ostler_command_line(arguments);
   if (!command) return fail(program, command.error().message());
   const auto status = act(*command, qemu_names);
   if (!status) return fail(program, status.error().message());

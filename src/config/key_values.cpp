@@ -42,7 +42,6 @@ bool flatten(const Json& value, const std::string& key, Properties& out, int dep
 Result<KeyValues> KeyValues::parse(std::string option, std::string_view text, std::string_view implied) {
   KeyValues out;
   out.origin_ = fmt::format("{} {}", option, text);
-  out.option_ = std::move(option);
   out.pairs_ = split_options(text, implied);
   for (const KeyValue& pair : out.pairs_)
     if (pair.key.empty())
@@ -55,7 +54,6 @@ Result<KeyValues> KeyValues::parse(std::string option, std::string_view text, st
 Result<KeyValues> KeyValues::parse_json(std::string option, std::string_view text) {
   KeyValues out;
   out.origin_ = fmt::format("{} {}", option, text);
-  out.option_ = std::move(option);
   const Json json = Json::parse(text, nullptr, false);
   if (!json.is_object() || !flatten(json, "", out.pairs_, 0))
     return Error(ErrorKind::kInvalidArgument, fmt::format("{}: not a JSON object of settings", out.origin_));
@@ -66,6 +64,13 @@ Result<KeyValues> KeyValues::parse_either(std::string option, std::string_view t
                                           std::string_view implied) {
   if (text.starts_with('{')) return parse_json(std::move(option), text);
   return parse(std::move(option), text, implied);
+}
+
+KeyValues KeyValues::from(std::string origin, Properties pairs) {
+  KeyValues out;
+  out.origin_ = std::move(origin);
+  out.pairs_ = std::move(pairs);
+  return out;
 }
 
 Error KeyValues::error(std::string_view key, std::string_view text) const {

@@ -24,6 +24,9 @@ class KeyValues {
   // JSON when it begins with '{'.
   static Result<KeyValues> parse_either(std::string option, std::string_view text, std::string_view implied);
 
+  // Pairs parsed before, under the name of the option they came from.
+  static KeyValues from(std::string origin, Properties pairs);
+
   // The last value of `key`, removed; none when absent.
   std::optional<std::string> take(std::string_view key);
   Result<std::optional<bool>> take_bool(std::string_view key);
@@ -40,7 +43,7 @@ class KeyValues {
   Error error(std::string_view key, std::string_view text) const;  // "-drive x: key: text"
 
  private:
-  std::string option_, origin_;
+  std::string origin_;
   Properties pairs_;
   std::vector<std::string> asked_;
 };

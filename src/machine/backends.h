@@ -8,30 +8,28 @@
 #include <string>
 
 #include "base/result.h"
-#include "block/node.h"
 #include "chardev/char_backend.h"
 #include "chardev/mux.h"
 #include "config/machine.h"
 #include "event/loop.h"
-#include "net/backend.h"
 
 namespace ostler::machine {
 
 class Backends {
  public:
   // Opens every file, socket and terminal. `quit` ends the program (Ctrl-A x).
-  static Result<std::unique_ptr<Backends>> create(const config::Machine& config, event::Loop& loop, std::function<void()> quit);
+  static Result<std::unique_ptr<Backends>> create(const config::Machine& config, event::Loop& loop,
+                                                  std::function<void()> quit);
   ~Backends();
 
-  // Each back end serves one device (a multiplexed character back end several). kNotFound names the known ids,
-  // kBusy who has it. `user` names the device for that.
+  // Each back end serves one device (a multiplexed character back end several). kNotFound names the known
+  // ids, kBusy who has it. `user` names the device for that.
   Result<chardev::CharBackend*> take_chardev(const std::string& id, const std::string& user);
-  Result<std::shared_ptr<block::Node>> take_block_node(const std::string& name, const std::string& user);
-  Result<net::Backend*> take_netdev(const std::string& id, const std::string& user);
 
  private:
   Backends() = default;
-  Result<void> open_chardevs(const config::Machine& config, event::Loop& loop, const std::function<void()>& quit);
+  Result<void> open_chardevs(const config::Machine& config, event::Loop& loop,
+                             const std::function<void()>& quit);
   Result<void> claim(const std::string& kind, const std::string& id, const std::string& user);
 
   struct Chardev {
@@ -39,8 +37,6 @@ class Backends {
     std::unique_ptr<chardev::Mux> mux;
   };
   std::map<std::string, Chardev> chardevs_;
-  std::map<std::string, std::shared_ptr<block::Node>> nodes_;
-  std::map<std::string, std::unique_ptr<net::Backend>> netdevs_;
   std::map<std::string, std::string> users_;  // "kind id" -> device
 };
 

@@ -12,7 +12,8 @@
 namespace ostler::machine {
 namespace {
 
-constexpr size_t kDecodedCodePerVcpu = size_t{4} << 20, kDecodedCodeInAll = size_t{8} << 20, kLeastDecodedCode = size_t{1} << 20;
+constexpr size_t kDecodedCodePerVcpu = size_t{4} << 20, kDecodedCodeInAll = size_t{8} << 20,
+                 kLeastDecodedCode = size_t{1} << 20;
 
 // Only the interpreter exists so far: what names it, what falls back to it, and what cannot.
 Result<void> choose_accelerator(const config::Machine& config) {
@@ -22,7 +23,8 @@ Result<void> choose_accelerator(const config::Machine& config) {
   }
   if (config.accelerators.empty()) return {};
   return Error(ErrorKind::kUnsupported,
-               fmt::format("-accel {}: is not available in this version; leave it out, or say -accel interp", config.accelerators.back()));
+               fmt::format("-accel {}: is not available in this version; leave it out, or say -accel interp",
+                           config.accelerators.back()));
 }
 
 }  // namespace
@@ -62,7 +64,8 @@ Result<std::unique_ptr<Core>> Core::create(const config::Machine& config, chipse
   std::unique_ptr<Core> core(new Core(config, std::move(model), *std::move(ram)));
   const uint64_t tsc_hz = x86::host_tsc_hz();
   // Together the vCPUs keep a bounded amount of decoded code, however many there are.
-  const size_t cache = std::max(kLeastDecodedCode, std::min(kDecodedCodePerVcpu, kDecodedCodeInAll / config.cpus));
+  const size_t cache =
+      std::max(kLeastDecodedCode, std::min(kDecodedCodePerVcpu, kDecodedCodeInAll / config.cpus));
   for (unsigned i = 0; i < config.cpus; ++i) {
     x86::VcpuInfo info;
     info.apic_id = x86::apic_id_of(i, config.cores, config.threads);
@@ -72,21 +75,23 @@ Result<std::unique_ptr<Core>> Core::create(const config::Machine& config, chipse
     info.kvm_features = kParavirtFeatures;
     info.tsc_hz = tsc_hz;
     info.apic_timer_hz = chipset::LocalApic::kTimerHz;
-    chipset::LocalApic::Options apic{.id = info.apic_id, .bootstrap = i == 0, .x2apic = core->model_.has(x86::Feature::kX2apic)};
+    chipset::LocalApic::Options apic{
+        .id = info.apic_id, .bootstrap = i == 0, .x2apic = core->model_.has(x86::Feature::kX2apic)};
     auto processor = std::make_unique<Processor>(i, apic, tsc_hz, core->apic_bus_, core->loop_,
                                                  [&requests] { requests.request_reset("triple fault"); });
     core->apic_bus_.add(processor->apic());
     processor->set_paravirt(make_paravirt(core->memory_, core->loop_.clock(), processor->tsc()));
-    accel::SoftContext context{.model = core->model_,
-                               .memory = core->memory_,
-                               .ports = core->ports_,
-                               .code = core->code_,
-                               .interrupts = processor->apic(),
-                               .paravirt = processor->paravirt(),
-                               .bind_thread = [apic = &processor->apic()] { chipset::ApicPage::bind_to_this_thread(apic); },
-                               .fpu_error = [line = &core->fpu_error_] { line->pulse(); },
-                               .info = info,
-                               .cache_bytes = cache};
+    accel::SoftContext context{
+        .model = core->model_,
+        .memory = core->memory_,
+        .ports = core->ports_,
+        .code = core->code_,
+        .interrupts = processor->apic(),
+        .paravirt = processor->paravirt(),
+        .bind_thread = [apic = &processor->apic()] { chipset::ApicPage::bind_to_this_thread(apic); },
+        .fpu_error = [line = &core->fpu_error_] { line->pulse(); },
+        .info = info,
+        .cache_bytes = cache};
     processor->vcpu().set_engine(std::make_unique<accel::SoftEngine>(std::move(context)));
     processor->tsc().set_state(processor->vcpu().engine().cpu_state());
     core->processors_.push_back(std::move(processor));
@@ -95,14 +100,18 @@ Result<std::unique_ptr<Core>> Core::create(const config::Machine& config, chipse
   return core;
 }
 
-Core::~Core() { stop_vcpus(); }
+Core::~Core() {
+  stop_vcpus();
+}
 
 void Core::stop_vcpus() {
   for (auto& processor : processors_) processor->vcpu().request_pause();
   for (auto& processor : processors_) processor->vcpu().stop();
 }
 
-accel::Vcpu& Core::vcpu(size_t index) { return processors_[index]->vcpu(); }
+accel::Vcpu& Core::vcpu(size_t index) {
+  return processors_[index]->vcpu();
+}
 
 std::vector<uint32_t> Core::apic_ids() const {
   std::vector<uint32_t> ids;

@@ -27,7 +27,8 @@ class Processor;
 class Core {
  public:
   // Errors: CPU model, accelerator, memory that the host does not have.
-  static Result<std::unique_ptr<Core>> create(const config::Machine& config, chipset::SystemRequests& requests);
+  static Result<std::unique_ptr<Core>> create(const config::Machine& config,
+                                              chipset::SystemRequests& requests);
   ~Core();
 
   const config::Machine& config() const { return config_; }
@@ -43,12 +44,12 @@ class Core {
   std::vector<uint32_t> apic_ids() const;
 
   // ---- control thread ----
-  void start_vcpus();                      // threads, paused
-  void stop_vcpus();                       // ends the threads
-  void pause();                            // vCPUs, then the virtual clock
+  void start_vcpus();  // threads, paused
+  void stop_vcpus();   // ends the threads
+  void pause();        // vCPUs, then the virtual clock
   void resume();
-  void reset();                            // while paused: APICs and vCPUs
-  void state(state::Archive& archive);     // while paused: clock, APICs, vCPUs; not memory
+  void reset();                         // while paused: APICs and vCPUs
+  void state(state::Archive& archive);  // while paused: clock, APICs, vCPUs; not memory
   void set_fpu_error(bus::IrqLine line) { fpu_error_ = line; }  // before vCPUs start
 
  private:

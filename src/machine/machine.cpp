@@ -11,9 +11,7 @@
 #include "machine/board.h"
 #include "machine/core.h"
 #include "machine/kernel_loader.h"
-#include "machine/microvm_board.h"
 #include "machine/pc_board.h"
-#include "machine/plugged_devices.h"
 #include "memory/dma.h"
 #include "state/archive.h"
 
@@ -40,7 +38,6 @@ Machine::Machine(const config::Machine& config) : config_(config) {}
 Machine::~Machine() {
   // vCPUs end before the devices they use; devices before the back ends and the memory they use.
   if (core_ != nullptr) core_->stop_vcpus();
-  devices_.reset();
   board_.reset();
   backends_.reset();
 }
@@ -53,16 +50,11 @@ Result<std::unique_ptr<Machine>> Machine::create(const config::Machine& config) 
 
 Result<void> Machine::build() {
   if (config_.kernel.empty())
-    return Error(ErrorKind::kUnsupported, "there is nothing to boot: this version has no firmware; name a kernel with -kernel");
-  TRY(check_machine_properties(config_));
+    return Error(ErrorKind::kUnsupported,
+                 "there is nothing to boot: this version has no firmware; name a kernel with -kernel");
   TRY_ASSIGN(core_, Core::create(config_, *this));
   TRY_ASSIGN(backends_, Backends::create(config_, core_->loop(), [this] { quit(0); }));
-  if (config_.type == "microvm") {
-    TRY_ASSIGN(board_, MicrovmBoard::create(*core_, *backends_, *this));
-  } else {
-    TRY_ASSIGN(board_, PcBoard::create(*core_, *backends_, *this));
-  }
-  TRY_ASSIGN(devices_, PluggedDevices::create(config_, *core_, *backends_, *board_));
+  TRY_ASSIGN(board_, PcBoard::create(*core_, *backends_, *this));
   TRY(start_guest_code());
   core_->start_vcpus();
   return {};
@@ -71,9 +63,10 @@ Result<void> Machine::build() {
 // ACPI and SMBIOS for guests that start without firmware.
 Result<void> Machine::place_tables() {
   memory::Dma dma(core_->memory());
-  const auto put = [&](GuestPhys at, const std::vector<uint8_t>& bytes) { return dma.write(at, std::as_bytes(std::span(bytes))); };
+  const auto put = [&](GuestPhys at, const std::vector<uint8_t>& bytes) {
+    return dma.write(at, std::as_bytes(std::span(bytes)));
+  };
   acpi::Description description = board_->acpi();
-  devices_->describe(description);
   const acpi::Tables tables = acpi::build_tables(description, core_->layout().acpi_tables());
   const acpi::Smbios smbios =
       acpi::build_smbios({.product = config_.type == "microvm" ? "Ostler microvm" : "Ostler PC",
@@ -84,9 +77,12 @@ Result<void> Machine::place_tables() {
                           .cpu_brand = core_->model().name(),
                           .memory_bytes = config_.memory_bytes},
                          kSmbiosTable);
-  const bool placed = tables.bytes.size() <= kAcpiArea && put(tables.address, tables.bytes) && put(kRsdp, tables.rsdp) &&
-                      put(kSmbiosEntry, smbios.entry_point) && put(kSmbiosTable, smbios.table);
-  if (!placed) return Error(ErrorKind::kNoResource, fmt::format("-m {}M: too small for the firmware tables", config_.memory_bytes >> 20));
+  const bool placed = tables.bytes.size() <= kAcpiArea && put(tables.address, tables.bytes) &&
+                      put(kRsdp, tables.rsdp) && put(kSmbiosEntry, smbios.entry_point) &&
+                      put(kSmbiosTable, smbios.table);
+  if (!placed)
+    return Error(ErrorKind::kNoResource,
+                 fmt::format("-m {}M: too small for the firmware tables", config_.memory_bytes >> 20));
   return {};
 }
 
@@ -107,7 +103,9 @@ int Machine::run() {
   return status_;
 }
 
-event::Loop& Machine::loop() { return core_->loop(); }
+event::Loop& Machine::loop() {
+  return core_->loop();
+}
 
 void Machine::pause() {
   if (paused_) return;
@@ -124,7 +122,6 @@ void Machine::resume() {
 Result<void> Machine::reset() {
   const bool was_paused = paused_;
   pause();
-  devices_->reset();
   board_->reset();
   core_->reset();
   TRY(start_guest_code());
@@ -132,18 +129,18 @@ Result<void> Machine::reset() {
   return {};
 }
 
-void Machine::press_power_button() { board_->press_power_button(); }
+void Machine::press_power_button() {
+  board_->press_power_button();
+}
 
 void Machine::state(state::Archive& archive) {
   archive.section("machine", 1);
   core_->state(archive);
   board_->state(archive);
-  devices_->state(archive);
 }
 
 Snapshot Machine::save() {
   Snapshot snapshot;
-  devices_->quiesce();
   state::Saver saver;
   state(saver);
   snapshot.devices = saver.take();
@@ -214,8 +211,12 @@ void Machine::request_shutdown(std::string_view source) {
   });
 }
 
-void Machine::guest_panicked(std::string_view source) { log::warning(fmt::format("the guest reports a panic ({})", source)); }
+void Machine::guest_panicked(std::string_view source) {
+  log::warning(fmt::format("the guest reports a panic ({})", source));
+}
 
-void Machine::debug_exit(int code) { quit(code); }
+void Machine::debug_exit(int code) {
+  quit(code);
+}
 
 }  // namespace ostler::machine

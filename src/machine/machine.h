@@ -30,7 +30,8 @@ class PluggedDevices;
 // A whole guest, as taken while it was paused.
 struct Snapshot {
   std::vector<std::byte> devices;
-  std::vector<std::pair<uint64_t, std::vector<std::byte>>> pages;  // RAM offset, contents; zero pages left out
+  std::vector<std::pair<uint64_t, std::vector<std::byte>>>
+      pages;  // RAM offset, contents; zero pages left out
 };
 
 class Machine final : private chipset::SystemRequests {
@@ -53,9 +54,9 @@ class Machine final : private chipset::SystemRequests {
   bool paused() const { return paused_; }
   Result<void> reset();
   void press_power_button();
-  Snapshot save();                          // while paused
-  Result<void> restore(const Snapshot&);    // while paused; on error the machine must be reset or destroyed
-  uint64_t instructions() const;            // executed by all vCPUs
+  Snapshot save();                        // while paused
+  Result<void> restore(const Snapshot&);  // while paused; on error the machine must be reset or destroyed
+  uint64_t instructions() const;          // executed by all vCPUs
 
  private:
   explicit Machine(const config::Machine& config);
@@ -75,7 +76,6 @@ class Machine final : private chipset::SystemRequests {
   std::unique_ptr<Core> core_;
   std::unique_ptr<Backends> backends_;
   std::unique_ptr<Board> board_;
-  std::unique_ptr<PluggedDevices> devices_;
   std::atomic<bool> reset_posted_{false};
   bool paused_ = true;
   int status_ = 0;

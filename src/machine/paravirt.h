@@ -12,6 +12,7 @@ namespace ostler::machine {
 
 extern const uint32_t kParavirtFeatures;  // CPUID 0x40000001 EAX
 
-std::unique_ptr<accel::Paravirt> make_paravirt(memory::AddressSpace& space, event::VirtualClock& clock, chipset::TscClock& tsc);
+std::unique_ptr<accel::Paravirt> make_paravirt(memory::AddressSpace& space, event::VirtualClock& clock,
+                                               chipset::TscClock& tsc);
 
 }  // namespace ostler::machine

@@ -14,7 +14,8 @@ class Core;
 
 class PcBoard {
  public:
-  static Result<std::unique_ptr<Board>> create(Core& core, Backends& backends, chipset::SystemRequests& requests);
+  static Result<std::unique_ptr<Board>> create(Core& core, Backends& backends,
+                                               chipset::SystemRequests& requests);
 };
 
 }  // namespace ostler::machine

@@ -25,8 +25,8 @@ class VcpuTsc final : public chipset::TscClock {
 
 class Processor {
  public:
-  Processor(unsigned index, const chipset::LocalApic::Options& apic, uint64_t tsc_hz, chipset::ApicBus& bus, event::Loop& loop,
-            std::function<void()> triple_fault)
+  Processor(unsigned index, const chipset::LocalApic::Options& apic, uint64_t tsc_hz, chipset::ApicBus& bus,
+            event::Loop& loop, std::function<void()> triple_fault)
       : tsc_(tsc_hz), apic_(apic, bus, loop, tsc_), vcpu_(index, std::move(triple_fault)) {
     apic_.attach(vcpu_);
   }

@@ -64,6 +64,7 @@ void SoftEngine::reset(bool init) {
 
 void SoftEngine::state(state::Archive& archive) {
   state_.state(archive);
+  interpreter_.state(archive);
   if (archive.loading() && !archive.failed()) interpreter_.state_changed();
 }
 

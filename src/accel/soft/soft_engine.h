@@ -40,7 +40,7 @@ class SoftEngine final : public Engine, private interp::Environment {
   void nmi() override { interpreter_.post(interp::pending::kNmi); }
   x86::CpuState& cpu_state() override { return state_; }
   void reset(bool init) override;
-  bool wants_wakeup() override { return interpreter_.has_pending(); }
+  bool wants_wakeup() override { return interpreter_.wants_wakeup(); }
   void state_loaded() override { interpreter_.state_changed(); }
   void state(state::Archive& archive) override;
   uint64_t instructions() const override { return interpreter_.retired(); }

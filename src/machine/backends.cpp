@@ -1,0 +1,119 @@
+#include "machine/backends.h"
+
+#include <fmt/format.h>
+
+#include <utility>
+
+#include "base/log.h"
+#include "base/suggest.h"
+#include "chardev/open.h"
+#include "config/key_values.h"
+
+namespace ostler::machine {
+namespace {
+
+// The options of -chardev, checked and typed.
+Result<chardev::Options> chardev_options(const config::Chardev& chardev) {
+  chardev::Options options;
+  auto keys = config::KeyValues::from(chardev.origin, chardev.properties);
+  if (chardev.backend == "null") options.kind = chardev::Kind::kNull;
+  if (chardev.backend == "stdio") {
+    options.kind = chardev::Kind::kStdio;
+    TRY_ASSIGN(const auto signals, keys.take_bool("signal"));
+    options.signals = signals.value_or(!chardev.mux);
+  }
+  if (chardev.backend == "file" || chardev.backend == "pipe") {
+    options.kind = chardev.backend == "file" ? chardev::Kind::kFile : chardev::Kind::kPipe;
+    const auto path = keys.take("path");
+    if (!path) return keys.error("path", "is missing");
+    options.path = *path;
+    TRY_ASSIGN(const auto append, keys.take_bool("append"));
+    options.append = append.value_or(false);
+  }
+  if (chardev.backend == "pty") options.kind = chardev::Kind::kPty;
+  if (chardev.backend == "socket") {
+    if (auto path = keys.take("path")) {
+      options.kind = chardev::Kind::kUnixSocket;
+      options.path = *path;
+    } else {
+      options.kind = chardev::Kind::kTcpSocket;
+      options.host = keys.take("host").value_or("");
+      const auto port = keys.take("port");
+      if (!port) return keys.error("port", "is missing; a socket needs a path, or a host and a port");
+      options.port = *port;
+    }
+    TRY_ASSIGN(const auto server, keys.take_bool("server"));
+    options.server = server.value_or(false);
+    TRY_ASSIGN(const auto wait, keys.take_bool("wait"));
+    options.wait = wait.value_or(options.server);
+  }
+  if (chardev.backend == "ringbuf") {
+    options.kind = chardev::Kind::kRingBuffer;
+    TRY_ASSIGN(const auto size, keys.take_size("size", 1));
+    options.ring_size = size.value_or(options.ring_size);
+  }
+  TRY(keys.finish());
+  return options;
+}
+
+}  // namespace
+
+Backends::~Backends() = default;
+
+Result<void> Backends::open_chardevs(const config::Machine& config, event::Loop& loop,
+                                     const std::function<void()>& quit) {
+  for (const config::Chardev& each : config.chardevs) {
+    if (chardevs_.contains(each.id))
+      return Error(
+          ErrorKind::kInvalidArgument,
+          fmt::format("{}: the id '{}' is taken by another character back end", each.origin, each.id));
+    TRY_ASSIGN(const auto options, chardev_options(each));
+    auto backend = chardev::open(loop, options);
+    if (!backend) return std::move(backend).error().with_context(each.origin);
+    Chardev opened;
+    if (const std::string path = chardev::pty_path(**backend); !path.empty())
+      std::fprintf(stderr, "char device redirected to %s (label %s)\n", path.c_str(), each.id.c_str());
+    if (each.mux)
+      opened.mux = std::make_unique<chardev::Mux>(loop, *std::move(backend), quit);
+    else
+      opened.backend = *std::move(backend);
+    chardevs_.emplace(each.id, std::move(opened));
+  }
+  return {};
+}
+
+Result<void> Backends::claim(const std::string& kind, const std::string& id, const std::string& user) {
+  const auto [entry, free] = users_.emplace(kind + " " + id, user);
+  if (free) return {};
+  return Error(ErrorKind::kBusy,
+               fmt::format("{}: the {} '{}' is already used by {}", user, kind, id, entry->second));
+}
+
+namespace {
+
+template <class Map>
+Error unknown(const Map& map, const std::string& kind, const std::string& id, const std::string& user) {
+  std::vector<std::string_view> known;
+  for (const auto& entry : map) known.push_back(entry.first);
+  return Error(ErrorKind::kNotFound,
+               fmt::format("{}: there is no {} '{}'{}", user, kind, id, suggestion(id, known)));
+}
+
+}  // namespace
+
+Result<chardev::CharBackend*> Backends::take_chardev(const std::string& id, const std::string& user) {
+  const auto found = chardevs_.find(id);
+  if (found == chardevs_.end()) return unknown(chardevs_, "character back end", id, user);
+  if (found->second.mux != nullptr) return &found->second.mux->add_port();
+  TRY(claim("character back end", id, user));
+  return found->second.backend.get();
+}
+
+Result<std::unique_ptr<Backends>> Backends::create(const config::Machine& config, event::Loop& loop,
+                                                   std::function<void()> quit) {
+  std::unique_ptr<Backends> backends(new Backends);
+  TRY(backends->open_chardevs(config, loop, quit));
+  return backends;
+}
+
+}  // namespace ostler::machine
