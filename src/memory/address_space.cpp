@@ -1,7 +1,6 @@
 #include "memory/address_space.h"
 
 #include <algorithm>
-#include <bit>
 #include <cstring>
 
 #include "base/assert.h"
@@ -12,11 +11,48 @@
 namespace ostler::memory {
 namespace {
 
-// The largest power of two that fits: `wanted` bytes, what is left of the range at `address`, and `most`.
-unsigned piece_size(const FlatRange& range, GuestPhys address, unsigned wanted, unsigned most) {
+// How much of an access of `wanted` bytes at `address` lies in the range.
+unsigned bytes_within(const FlatRange& range, GuestPhys address, unsigned wanted) {
   const uint64_t after_first = range.last - address;
-  const unsigned left = after_first >= 8 ? 8 : static_cast<unsigned>(after_first) + 1;
-  return std::bit_floor(std::min({wanted, left, most}));
+  return after_first >= wanted ? wanted : static_cast<unsigned>(after_first) + 1;
+}
+
+uint64_t read_ram(const std::byte* host, unsigned size) {
+  switch (size) {
+    case 1:
+      return guest_load<uint8_t>(host);
+    case 2:
+      return guest_load<uint16_t>(host);
+    case 4:
+      return guest_load<uint32_t>(host);
+    case 8:
+      return guest_load<uint64_t>(host);
+    default:
+      break;
+  }
+  uint64_t value = 0;
+  guest_copy(&value, host, size);
+  return value;
+}
+
+void write_ram(std::byte* host, unsigned size, uint64_t value) {
+  switch (size) {
+    case 1:
+      guest_store(host, static_cast<uint8_t>(value));
+      break;
+    case 2:
+      guest_store(host, static_cast<uint16_t>(value));
+      break;
+    case 4:
+      guest_store(host, static_cast<uint32_t>(value));
+      break;
+    case 8:
+      guest_store(host, value);
+      break;
+    default:
+      guest_copy(host, &value, size);
+      break;
+  }
 }
 
 }  // namespace
@@ -103,12 +139,13 @@ uint64_t AddressSpace::Reader::read(GuestPhys address, unsigned size) {
   uint64_t value = 0;
   for (unsigned done = 0; done < size;) {
     const GuestPhys at = address + done;
-    const FlatRange* range = find(at);
     unsigned step = 1;
-    if (range != nullptr) {
-      step = piece_size(*range, at, size - done, range->is_ram() ? 8 : range->max_access);
+    uint64_t piece = 0xff;
+    if (const FlatRange* range = find(at)) {
+      step = bytes_within(*range, at, size - done);
+      piece = range->is_ram() ? read_ram(range->ram->host() + range->offset_of(at), step)
+                              : read_handler(*range, at, step);
     }
-    const uint64_t piece = range != nullptr ? read_piece(*range, at, step) & size_mask(step) : 0xff;
     value |= piece << (done * 8);
     done += step;
   }
@@ -118,54 +155,20 @@ uint64_t AddressSpace::Reader::read(GuestPhys address, unsigned size) {
 void AddressSpace::Reader::write(GuestPhys address, unsigned size, uint64_t value) {
   for (unsigned done = 0; done < size;) {
     const GuestPhys at = address + done;
-    const FlatRange* range = find(at);
     unsigned step = 1;
-    if (range != nullptr) {
-      step = piece_size(*range, at, size - done, range->is_writable_ram() ? 8 : range->max_access);
-      write_piece(*range, at, step, (value >> (done * 8)) & size_mask(step));
+    if (const FlatRange* range = find(at)) {
+      step = bytes_within(*range, at, size - done);
+      const uint64_t piece = (value >> (done * 8)) & size_mask(step);
+      if (range->is_writable_ram()) {
+        const uint64_t offset = range->offset_of(at);
+        write_ram(range->ram->host() + offset, step, piece);
+        space_.ram_written(*range->ram, offset, step);
+      } else if (range->handler != nullptr) {
+        write_handler(*range, at, step, piece);
+      }
     }
     done += step;
   }
-}
-
-uint64_t AddressSpace::Reader::read_piece(const FlatRange& range, GuestPhys address, unsigned size) {
-  if (!range.is_ram()) return range.handler->io_read(range.offset_of(address), size);
-  const std::byte* host = range.ram->host() + range.offset_of(address);
-  switch (size) {
-    case 1:
-      return guest_load<uint8_t>(host);
-    case 2:
-      return guest_load<uint16_t>(host);
-    case 4:
-      return guest_load<uint32_t>(host);
-    default:
-      return guest_load<uint64_t>(host);
-  }
-}
-
-void AddressSpace::Reader::write_piece(const FlatRange& range, GuestPhys address, unsigned size,
-                                       uint64_t value) {
-  if (!range.is_writable_ram()) {
-    if (range.handler != nullptr) range.handler->io_write(range.offset_of(address), size, value);
-    return;
-  }
-  const uint64_t offset = range.offset_of(address);
-  std::byte* host = range.ram->host() + offset;
-  switch (size) {
-    case 1:
-      guest_store(host, static_cast<uint8_t>(value));
-      break;
-    case 2:
-      guest_store(host, static_cast<uint16_t>(value));
-      break;
-    case 4:
-      guest_store(host, static_cast<uint32_t>(value));
-      break;
-    default:
-      guest_store(host, value);
-      break;
-  }
-  space_.ram_written(*range.ram, offset, size);
 }
 
 void Transaction::detach(Region& child) {

@@ -90,8 +90,6 @@ class AddressSpace {
 
    private:
     void refresh();
-    uint64_t read_piece(const FlatRange& range, GuestPhys address, unsigned size);
-    void write_piece(const FlatRange& range, GuestPhys address, unsigned size, uint64_t value);
 
     AddressSpace& space_;
     std::shared_ptr<const FlatView> view_;

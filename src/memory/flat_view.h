@@ -31,6 +31,11 @@ struct FlatRange {
   friend bool operator==(const FlatRange&, const FlatRange&) = default;
 };
 
+// An access of 1 to 8 bytes within one I/O range (or the write handler of a ROM), in pieces that its handler
+// accepts.
+uint64_t read_handler(const FlatRange& range, GuestPhys address, unsigned size);
+void write_handler(const FlatRange& range, GuestPhys address, unsigned size, uint64_t value);
+
 class FlatView {
  public:
   FlatView() = default;

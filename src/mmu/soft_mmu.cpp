@@ -391,16 +391,47 @@ void SoftMmu::write_bytes(uint64_t linear, std::span<const uint8_t> in, Privileg
 
 // ---- physical memory ----
 
+namespace {
+
+// Inside a device the vCPU does not count as running: the device may wait for locks, or for the other vCPUs.
+// RAM is never touched like this, for whoever takes RAM away waits for running vCPUs only.
+class InsideDevice {
+ public:
+  explicit InsideDevice(Participant& participant)
+      : participant_(participant), was_running_(participant.running()) {
+    if (was_running_) participant_.leave_running();
+  }
+  ~InsideDevice() {
+    if (was_running_) participant_.enter_running();
+  }
+  InsideDevice(const InsideDevice&) = delete;
+  InsideDevice& operator=(const InsideDevice&) = delete;
+
+ private:
+  Participant& participant_;
+  const bool was_running_;
+};
+
+}  // namespace
+
 void SoftMmu::read_phys(GuestPhys at, std::span<uint8_t> out) {
   while (!out.empty()) {
     const memory::FlatRange* range = reader_.find(at);
-    size_t step = std::min<size_t>(out.size(), 8);
-    if (range != nullptr && range->is_ram()) {
-      step = std::min<uint64_t>(out.size() - 1, range->last - at) + 1;
-      memory::guest_copy(out.data(), range->ram->host() + range->offset_of(at), step);
+    size_t step = 1;
+    if (range == nullptr) {
+      out[0] = 0xff;
     } else {
-      const uint64_t value = read_io(at, static_cast<unsigned>(step));
-      std::memcpy(out.data(), &value, step);
+      step = std::min<uint64_t>(out.size() - 1, range->last - at) + 1;
+      if (range->is_ram()) {
+        memory::guest_copy(out.data(), range->ram->host() + range->offset_of(at), step);
+      } else {
+        step = std::min<size_t>(step, 8);
+        ++statistics_.mmio;
+        const memory::FlatRange io = *range;
+        const InsideDevice inside(participant_);
+        const uint64_t value = memory::read_handler(io, at, static_cast<unsigned>(step));
+        std::memcpy(out.data(), &value, step);
+      }
     }
     out = out.subspan(step);
     at = at + step;
@@ -410,14 +441,20 @@ void SoftMmu::read_phys(GuestPhys at, std::span<uint8_t> out) {
 void SoftMmu::write_phys(GuestPhys at, std::span<const uint8_t> in) {
   while (!in.empty()) {
     const memory::FlatRange* range = reader_.find(at);
-    size_t step = std::min<size_t>(in.size(), 8);
-    if (range != nullptr && range->is_writable_ram()) {
+    size_t step = 1;
+    if (range != nullptr) {
       step = std::min<uint64_t>(in.size() - 1, range->last - at) + 1;
-      store_noted(*range->ram, range->offset_of(at), in.first(step));
-    } else {
-      uint64_t value = 0;
-      std::memcpy(&value, in.data(), step);
-      write_io(at, static_cast<unsigned>(step), value);
+      if (range->is_writable_ram()) {
+        store_noted(*range->ram, range->offset_of(at), in.first(step));
+      } else if (range->handler != nullptr) {
+        step = std::min<size_t>(step, 8);
+        ++statistics_.mmio;
+        uint64_t value = 0;
+        std::memcpy(&value, in.data(), step);
+        const memory::FlatRange io = *range;
+        const InsideDevice inside(participant_);
+        memory::write_handler(io, at, static_cast<unsigned>(step), value);
+      }
     }
     in = in.subspan(step);
     at = at + step;
@@ -456,40 +493,6 @@ void SoftMmu::store_noted(memory::RamBlock& ram, uint64_t offset, std::span<cons
   for (const CodePages::Stale& stale : own_stale_)
     kept |= observer_->code_written(stale.page, stale.first, stale.last);
   if (!kept) code_.forget(participant_, ram, offset);
-}
-
-namespace {
-
-// Inside a device the vCPU does not count as running: the device may wait for locks, or for the other vCPUs.
-class InsideDevice {
- public:
-  explicit InsideDevice(Participant& participant)
-      : participant_(participant), was_running_(participant.running()) {
-    if (was_running_) participant_.leave_running();
-  }
-  ~InsideDevice() {
-    if (was_running_) participant_.enter_running();
-  }
-  InsideDevice(const InsideDevice&) = delete;
-  InsideDevice& operator=(const InsideDevice&) = delete;
-
- private:
-  Participant& participant_;
-  const bool was_running_;
-};
-
-}  // namespace
-
-uint64_t SoftMmu::read_io(GuestPhys at, unsigned size) {
-  ++statistics_.mmio;
-  const InsideDevice inside(participant_);
-  return reader_.read(at, size);
-}
-
-void SoftMmu::write_io(GuestPhys at, unsigned size, uint64_t value) {
-  ++statistics_.mmio;
-  const InsideDevice inside(participant_);
-  reader_.write(at, size, value);
 }
 
 bool SoftMmu::read_code(GuestPhys address, std::span<uint8_t> out) {

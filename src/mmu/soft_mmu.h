@@ -186,8 +186,6 @@ class SoftMmu final : private Coherent {
   void read_phys(GuestPhys at, std::span<uint8_t> out);
   void write_phys(GuestPhys at, std::span<const uint8_t> in);
   void store_noted(memory::RamBlock& ram, uint64_t offset, std::span<const uint8_t> in);
-  uint64_t read_io(GuestPhys at, unsigned size);
-  void write_io(GuestPhys at, unsigned size, uint64_t value);
 
   Tlb* data_;  // of the current privilege
   Tlb* fetch_;
