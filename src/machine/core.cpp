@@ -79,7 +79,6 @@ Result<std::unique_ptr<Core>> Core::create(const config::Machine& config, chipse
         .id = info.apic_id, .bootstrap = i == 0, .x2apic = core->model_.has(x86::Feature::kX2apic)};
     auto processor = std::make_unique<Processor>(i, apic, tsc_hz, core->apic_bus_, core->loop_,
                                                  [&requests] { requests.request_reset("triple fault"); });
-    core->apic_bus_.add(processor->apic());
     processor->set_paravirt(make_paravirt(core->memory_, core->loop_.clock(), processor->tsc()));
     accel::SoftContext context{
         .model = core->model_,
