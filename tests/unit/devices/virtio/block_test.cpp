@@ -1,0 +1,438 @@
+// virtio-blk over a node in memory: every request type, its refusals, and life cycle.
+#include <gtest/gtest.h>
+
+#include <condition_variable>
+
+#include "base/bytes.h"
+#include "devices/virtio/block/device.h"
+#include "fake_driver.h"
+
+namespace ostler::virtio::block {
+namespace {
+
+using test::FakeQueue;
+using test::GuestMemory;
+using test::kWrite;
+
+constexpr uint64_t kDiskBytes = 64 * 1024;
+
+// Completes at once, or, when held, on release().
+class MemoryNode final : public ostler::block::Node {
+ public:
+  const std::string& name() const override { return name_; }
+  uint64_t size() const override { return data.size(); }
+  bool read_only() const override { return is_read_only; }
+  void read(uint64_t offset, std::vector<iovec> iov, ostler::block::Done done) override {
+    perform([this, offset, iov, done]() mutable {
+      for (const iovec& piece : iov) {
+        std::memcpy(piece.iov_base, data.data() + offset, piece.iov_len);
+        offset += piece.iov_len;
+      }
+      done(fail_with);
+    });
+  }
+  void write(uint64_t offset, std::vector<iovec> iov, ostler::block::Done done) override {
+    perform([this, offset, iov, done]() mutable {
+      if (fail_with == 0)
+        for (const iovec& piece : iov) {
+          std::memcpy(data.data() + offset, piece.iov_base, piece.iov_len);
+          offset += piece.iov_len;
+        }
+      done(fail_with);
+    });
+  }
+  void flush(ostler::block::Done done) override {
+    ++flushes;
+    perform([this, done] { done(fail_with); });
+  }
+  void discard(uint64_t offset, uint64_t length, ostler::block::Done done) override {
+    discarded.push_back({offset, length});
+    perform([this, done] { done(fail_with); });
+  }
+  void write_zeroes(uint64_t offset, uint64_t length, bool, ostler::block::Done done) override {
+    std::memset(data.data() + offset, 0, length);
+    perform([this, done] { done(fail_with); });
+  }
+  void defer(std::function<void()> task) override { held_tasks.push_back(std::move(task)); }
+
+  void release() {
+    auto tasks = std::move(held_tasks);
+    held_tasks.clear();
+    for (auto& task : tasks) task();
+  }
+
+  std::string data = std::string(kDiskBytes, '\0');
+  bool is_read_only = false;
+  bool hold = false;
+  int fail_with = 0;
+  int flushes = 0;
+  std::vector<std::pair<uint64_t, uint64_t>> discarded;
+  std::vector<std::function<void()>> held_tasks;
+
+ private:
+  void perform(std::function<void()> task) {
+    if (hold)
+      held_tasks.push_back(std::move(task));
+    else
+      task();
+  }
+  const std::string name_ = "memory";
+};
+
+struct CountingTransport final : Transport {
+  void interrupt_queue(unsigned) override { ++queue_interrupts; }
+  void interrupt_config() override { ++config_interrupts; }
+  void needs_reset() override { ++resets_needed; }
+  int queue_interrupts = 0, config_interrupts = 0, resets_needed = 0;
+};
+
+class BlockTest : public testing::Test {
+ protected:
+  static constexpr uint64_t kFeatures = feature(VIRTIO_F_VERSION_1) | feature(VIRTIO_BLK_F_FLUSH);
+  void start(uint64_t features = kFeatures) {
+    device = std::make_unique<BlockDevice>(memory.space, node, options);
+    device->connect(transport);
+    const QueueSetup setups[] = {driver.setup};
+    ASSERT_TRUE(device->activate(features, setups));
+  }
+  // Header, then data as the builder adds it.
+  FakeQueue::Builder request(RequestType type, uint64_t sector) {
+    return driver.chain().readable_object(RequestHeader{static_cast<uint32_t>(type), 0, sector});
+  }
+  // Runs the chain, whose status byte is its last buffer `last`.
+  int status(FakeQueue::Builder& builder, size_t last) {
+    memory.put<uint8_t>(builder.address(last), 0xee);
+    builder.offer();
+    device->notify(0);
+    return memory.get<uint8_t>(builder.address(last));
+  }
+  GuestMemory memory;
+  FakeQueue driver{memory, 16};
+  std::shared_ptr<MemoryNode> node = std::make_shared<MemoryNode>();
+  Options options;
+  CountingTransport transport;
+  std::unique_ptr<BlockDevice> device;
+};
+
+TEST_F(BlockTest, read) {
+  start();
+  node->data.replace(512, 5, "hello");
+  auto chain = request(RequestType::kIn, 1).writable(512).writable(1);
+  EXPECT_EQ(status(chain, 2), 0);
+  EXPECT_EQ(memory.bytes(chain.address(1), 5), "hello");
+  EXPECT_EQ(driver.used()->length, 513u);
+  EXPECT_EQ(transport.queue_interrupts, 1);
+}
+
+TEST_F(BlockTest, read_into_several_buffers) {
+  start();
+  node->data.replace(0, 512, std::string(256, 'a') + std::string(256, 'b'));
+  auto chain = request(RequestType::kIn, 0).writable(256).writable(256).writable(1);
+  EXPECT_EQ(status(chain, 3), 0);
+  EXPECT_EQ(memory.bytes(chain.address(2), 1), "b");
+}
+
+TEST_F(BlockTest, status_in_the_data_buffer) {
+  start();
+  node->data.replace(0, 1, "x");
+  auto chain = request(RequestType::kIn, 0).writable(513);
+  memory.put<uint8_t>(chain.address(1) + 512, 0xee);
+  status(chain, 1);
+  EXPECT_EQ(memory.get<uint8_t>(chain.address(1) + 512), 0);
+  EXPECT_EQ(memory.bytes(chain.address(1), 1), "x");
+}
+
+TEST_F(BlockTest, write) {
+  start();
+  auto chain = request(RequestType::kOut, 2).readable(std::string(512, 'w')).writable(1);
+  EXPECT_EQ(status(chain, 2), 0);
+  EXPECT_EQ(node->data.substr(1024, 512), std::string(512, 'w'));
+  EXPECT_EQ(driver.used()->length, 1u);
+  EXPECT_EQ(node->flushes, 0);
+}
+
+TEST_F(BlockTest, write_without_flush_feature_is_stable_when_done) {
+  start(feature(VIRTIO_F_VERSION_1));
+  auto chain = request(RequestType::kOut, 2).readable(std::string(512, 'w')).writable(1);
+  EXPECT_EQ(status(chain, 2), 0);
+  EXPECT_EQ(node->flushes, 1);
+}
+
+TEST_F(BlockTest, write_with_cache_turned_off_is_stable_when_done) {
+  start(kFeatures | feature(VIRTIO_BLK_F_CONFIG_WCE));
+  const std::byte off{0};
+  device->write_config(32, std::span(&off, 1));
+  auto chain = request(RequestType::kOut, 2).readable(std::string(512, 'w')).writable(1);
+  EXPECT_EQ(status(chain, 2), 0);
+  EXPECT_EQ(node->flushes, 1);
+}
+
+TEST_F(BlockTest, last_sector_and_no_further) {
+  start();
+  auto last = request(RequestType::kIn, kDiskBytes / 512 - 1).writable(512).writable(1);
+  EXPECT_EQ(status(last, 2), 0);
+  auto past = request(RequestType::kIn, kDiskBytes / 512).writable(512).writable(1);
+  EXPECT_EQ(status(past, 2), 1);
+  auto across = request(RequestType::kIn, kDiskBytes / 512 - 1).writable(1024).writable(1);
+  EXPECT_EQ(status(across, 2), 1);
+}
+
+TEST_F(BlockTest, sector_that_overflows_is_an_error) {
+  start();
+  auto chain = request(RequestType::kIn, ~uint64_t{0} / 512 + 1).writable(512).writable(1);
+  EXPECT_EQ(status(chain, 2), 1);
+}
+
+TEST_F(BlockTest, length_that_is_no_sector_is_an_error) {
+  start();
+  auto chain = request(RequestType::kIn, 0).writable(100).writable(1);
+  EXPECT_EQ(status(chain, 2), 1);
+}
+
+TEST_F(BlockTest, write_to_read_only_disk_is_an_error) {
+  node->is_read_only = true;
+  start();
+  EXPECT_NE(device->features() & feature(VIRTIO_BLK_F_RO), 0u);
+  auto chain = request(RequestType::kOut, 0).readable(std::string(512, 'w')).writable(1);
+  EXPECT_EQ(status(chain, 2), 1);
+  EXPECT_EQ(node->data[0], '\0');
+}
+
+TEST_F(BlockTest, host_error_reaches_the_status) {
+  start();
+  node->fail_with = EIO;
+  auto chain = request(RequestType::kOut, 0).readable(std::string(512, 'w')).writable(1);
+  EXPECT_EQ(status(chain, 2), 1);
+}
+
+TEST_F(BlockTest, flush_error_reaches_the_status) {
+  start();
+  node->fail_with = ENOSPC;
+  auto chain = request(RequestType::kFlush, 0).writable(1);
+  EXPECT_EQ(status(chain, 1), 1);
+  EXPECT_EQ(node->flushes, 1);
+}
+
+TEST_F(BlockTest, get_id_is_padded) {
+  options.serial = "disk7";
+  start();
+  auto chain = request(RequestType::kGetId, 0).writable(20).writable(1);
+  EXPECT_EQ(status(chain, 2), 0);
+  EXPECT_EQ(memory.bytes(chain.address(1), 20), "disk7" + std::string(15, '\0'));
+}
+
+TEST_F(BlockTest, discard_of_two_ranges) {
+  start();
+  const RangeSegment ranges[] = {{8, 8, 0}, {32, 1, 0}};
+  auto chain = request(RequestType::kDiscard, 0).readable_object(ranges).writable(1);
+  EXPECT_EQ(status(chain, 2), 0);
+  EXPECT_EQ(node->discarded, (std::vector<std::pair<uint64_t, uint64_t>>{{4096, 4096}, {16384, 512}}));
+}
+
+TEST_F(BlockTest, discard_with_unmap_flag_is_unsupported) {
+  start();
+  auto chain = request(RequestType::kDiscard, 0).readable_object(RangeSegment{0, 8, 1}).writable(1);
+  EXPECT_EQ(status(chain, 2), 2);
+}
+
+TEST_F(BlockTest, discard_past_the_end_is_an_error) {
+  start();
+  auto chain =
+      request(RequestType::kDiscard, 0).readable_object(RangeSegment{~uint64_t{0}, 8, 0}).writable(1);
+  EXPECT_EQ(status(chain, 2), 1);
+  EXPECT_TRUE(node->discarded.empty());
+}
+
+TEST_F(BlockTest, write_zeroes) {
+  start();
+  node->data.replace(512, 4, "data");
+  auto chain = request(RequestType::kWriteZeroes, 0).readable_object(RangeSegment{1, 1, 1}).writable(1);
+  EXPECT_EQ(status(chain, 2), 0);
+  EXPECT_EQ(node->data.substr(512, 4), std::string(4, '\0'));
+}
+
+TEST_F(BlockTest, too_many_ranges_are_an_error) {
+  start();
+  auto chain = request(RequestType::kDiscard, 0).readable(std::string(16 * 33, '\0')).writable(1);
+  EXPECT_EQ(status(chain, 2), 1);
+}
+
+TEST_F(BlockTest, unknown_type_is_unsupported) {
+  start();
+  auto chain = request(static_cast<RequestType>(77), 0).writable(1);
+  EXPECT_EQ(status(chain, 1), 2);
+}
+
+TEST_F(BlockTest, short_header_needs_a_reset) {
+  start();
+  driver.chain().readable("short").writable(1).offer();
+  device->notify(0);
+  EXPECT_EQ(transport.resets_needed, 1);
+  EXPECT_FALSE(driver.used().has_value());
+}
+
+TEST_F(BlockTest, missing_status_needs_a_reset) {
+  start();
+  request(RequestType::kFlush, 0).offer();
+  device->notify(0);
+  device->notify(0);
+  EXPECT_EQ(transport.resets_needed, 1);
+}
+
+TEST_F(BlockTest, works_again_after_reset) {
+  start();
+  request(RequestType::kFlush, 0).offer();
+  device->notify(0);
+  device->reset();
+  FakeQueue again(memory, 16);
+  const QueueSetup setups[] = {again.setup};
+  ASSERT_TRUE(device->activate(kFeatures, setups));
+  auto chain = again.chain().readable_object(RequestHeader{4, 0, 0}).writable(1);
+  chain.offer();
+  device->notify(0);
+  EXPECT_TRUE(again.used().has_value());
+}
+
+TEST_F(BlockTest, batch_gives_one_interrupt) {
+  start();
+  for (int i = 0; i < 4; ++i) request(RequestType::kIn, 0).writable(512).writable(1).offer();
+  device->notify(0);
+  EXPECT_EQ(driver.used_index(), 4);
+  EXPECT_EQ(transport.queue_interrupts, 1);
+}
+
+TEST_F(BlockTest, late_completion_interrupts) {
+  node->hold = true;
+  start();
+  auto chain = request(RequestType::kIn, 0).writable(512).writable(1);
+  EXPECT_EQ(status(chain, 2), 0xee);
+  EXPECT_EQ(transport.queue_interrupts, 0);
+  node->release();
+  EXPECT_EQ(memory.get<uint8_t>(chain.address(2)), 0);
+  EXPECT_EQ(transport.queue_interrupts, 1);
+}
+
+TEST_F(BlockTest, requests_in_flight_are_bounded_by_the_queue) {
+  node->hold = true;
+  start();
+  // A driver that offers the same chain again and again, without waiting for its return.
+  auto chain = request(RequestType::kFlush, 0).writable(1);
+  const uint16_t head = chain.offer();
+  for (int i = 0; i < 15; ++i) driver.make_available(head);
+  device->notify(0);
+  for (int round = 0; round < 5; ++round) {
+    for (int i = 0; i < 16; ++i) driver.make_available(head);
+    device->notify(0);
+  }
+  EXPECT_LE(node->flushes, 32);
+  EXPECT_LE(node->held_tasks.size(), 16u);
+  node->hold = false;
+  node->release();
+}
+
+TEST_F(BlockTest, stalled_queue_goes_on_after_a_completion) {
+  node->hold = true;
+  start();
+  auto chain = request(RequestType::kFlush, 0).writable(1);
+  const uint16_t head = chain.offer();
+  for (int i = 0; i < 15; ++i) driver.make_available(head);
+  device->notify(0);
+  for (int i = 0; i < 4; ++i) driver.make_available(head);
+  device->notify(0);
+  EXPECT_EQ(node->flushes, 16);
+  node->hold = false;
+  node->release();
+  EXPECT_EQ(node->flushes, 20);
+  EXPECT_EQ(driver.used_index(), 20);
+}
+
+TEST_F(BlockTest, notify_before_activation_is_ignored) {
+  device = std::make_unique<BlockDevice>(memory.space, node, options);
+  device->connect(transport);
+  request(RequestType::kFlush, 0).writable(1).offer();
+  device->notify(0);
+  EXPECT_EQ(node->flushes, 0);
+}
+
+TEST_F(BlockTest, notify_of_a_queue_that_does_not_exist_is_ignored) {
+  start();
+  device->notify(1);
+  device->notify(0xffffffff);
+  EXPECT_EQ(transport.resets_needed, 0);
+}
+
+TEST_F(BlockTest, capacity_is_in_sectors) {
+  start();
+  uint64_t capacity = 0;
+  device->read_config(0, std::as_writable_bytes(std::span(&capacity, 1)));
+  EXPECT_EQ(capacity, kDiskBytes / 512);
+}
+
+TEST_F(BlockTest, config_past_its_end_reads_zero) {
+  start();
+  uint64_t value = 1;
+  device->read_config(0x800, std::as_writable_bytes(std::span(&value, 1)));
+  EXPECT_EQ(value, 0u);
+}
+
+TEST_F(BlockTest, resize_tells_the_driver) {
+  start();
+  const uint32_t before = device->config_generation();
+  node->data.resize(2 * kDiskBytes);
+  device->capacity_changed();
+  EXPECT_NE(device->config_generation(), before);
+  EXPECT_EQ(transport.config_interrupts, 1);
+}
+
+TEST_F(BlockTest, state_survives) {
+  start();
+  auto first = request(RequestType::kIn, 0).writable(512).writable(1);
+  status(first, 2);
+  const QueueSetup setups[] = {driver.setup};
+  state::Saver saver;
+  device->state(saver, true, kFeatures, setups);
+  const auto bytes = saver.take();
+
+  BlockDevice other(memory.space, node, options);
+  other.connect(transport);
+  state::Loader loader(bytes);
+  other.state(loader, true, kFeatures, setups);
+  ASSERT_TRUE(loader.finish());
+  auto second = request(RequestType::kIn, 0).writable(512).writable(1);
+  second.offer();
+  other.notify(0);
+  EXPECT_EQ(driver.used_index(), 2);
+}
+
+TEST_F(BlockTest, state_of_another_disk_is_refused) {
+  start();
+  const QueueSetup setups[] = {driver.setup};
+  state::Saver saver;
+  device->state(saver, true, kFeatures, setups);
+  const auto bytes = saver.take();
+  node->data.resize(2 * kDiskBytes);
+  state::Loader loader(bytes);
+  device->state(loader, true, kFeatures, setups);
+  EXPECT_FALSE(loader.finish());
+}
+
+TEST_F(BlockTest, properties_parse) {
+  const config::KeyValue values[] = {
+      {"drive", "hd0"}, {"addr", "4.1"}, {"num-queues", "2"}, {"vectors", "3"}};
+  const auto parsed = pci_properties().parse(values);
+  ASSERT_TRUE(parsed);
+  EXPECT_EQ(parsed->drive, "hd0");
+  EXPECT_EQ(parsed->addr, (config::PciAddress{4, 1}));
+  EXPECT_EQ(parsed->num_queues, 2);
+  EXPECT_EQ(parsed->vectors_wanted(), 3);
+}
+
+TEST_F(BlockTest, unknown_property_names_the_nearest) {
+  const config::KeyValue values[] = {{"drve", "hd0"}};
+  const auto parsed = pci_properties().parse(values);
+  ASSERT_FALSE(parsed);
+  EXPECT_NE(parsed.error().message().find("drive"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace ostler::virtio::block
