@@ -85,8 +85,8 @@ class Device {
   virtual void config_locked(std::vector<std::byte>& config) = 0;
   virtual void config_written_locked(uint64_t /*offset*/, std::span<const std::byte> /*from*/) {}
   virtual void started_locked() {}
-  // Serve `queue`. May release and retake `lock`, and must stop when running() is false after that; the queues stay
-  // in place until it returns.
+  // Serve `queue`. May release and retake `lock`, and must stop when running() is false after that; the
+  // queues stay in place until it returns.
   virtual void process(unsigned queue, Lock& lock) = 0;
   virtual void stopped_locked() {}  // after reset: queues are gone
   virtual void device_state(state::Archive& archive) = 0;

@@ -1,0 +1,44 @@
+#include "devices/virtio/device_types.h"
+
+#include <vector>
+
+#include "devices/virtio/block/device.h"
+#include "devices/virtio/console/device.h"
+#include "devices/virtio/net/device.h"
+#include "devices/virtio/rng/device.h"
+
+namespace ostler::virtio {
+
+std::span<const config::DeviceType> device_types() {
+  static const std::vector<config::DeviceType> types = {
+      {"virtio-blk-pci",
+       "PCI",
+       "disk",
+       &block::pci_properties(),
+       {"virtio-blk-pci-non-transitional", "virtio-blk"}},
+      {"virtio-blk-device", "virtio-bus", "disk", &block::mmio_properties(), {}},
+      {"virtio-net-pci",
+       "PCI",
+       "network card",
+       &net::pci_properties(),
+       {"virtio-net-pci-non-transitional", "virtio-net"}},
+      {"virtio-net-device", "virtio-bus", "network card", &net::mmio_properties(), {}},
+      {"virtio-rng-pci",
+       "PCI",
+       "random numbers",
+       &rng::pci_properties(),
+       {"virtio-rng-pci-non-transitional", "virtio-rng"}},
+      {"virtio-rng-device", "virtio-bus", "random numbers", &rng::mmio_properties(), {}},
+      {"virtio-serial-pci",
+       "PCI",
+       "consoles and channels",
+       &console::pci_properties(),
+       {"virtio-serial-pci-non-transitional", "virtio-serial"}},
+      {"virtio-serial-device", "virtio-bus", "consoles and channels", &console::mmio_properties(), {}},
+      {"virtconsole", "virtio-serial-bus", "console port (hvc)", &console::console_port_properties(), {}},
+      {"virtserialport", "virtio-serial-bus", "named channel", &console::serial_port_properties(), {}},
+  };
+  return types;
+}
+
+}  // namespace ostler::virtio
