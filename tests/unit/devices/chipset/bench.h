@@ -8,6 +8,7 @@
 #include "bus/cpu_events.h"
 #include "bus/irq.h"
 #include "chardev/char_backend.h"
+#include "devices/chipset/system_requests.h"
 #include "devices/chipset/tsc_clock.h"
 #include "event/loop.h"
 
@@ -61,6 +62,15 @@ struct FakeTsc final : TscClock {
 
  private:
   const event::VirtualClock& clock_;
+};
+
+struct FakeRequests final : SystemRequests {
+  int resets = 0, shutdowns = 0, panics = 0;
+  std::vector<int> exits;
+  void request_reset(std::string_view) override { ++resets; }
+  void request_shutdown(std::string_view) override { ++shutdowns; }
+  void guest_panicked(std::string_view) override { ++panics; }
+  void debug_exit(int code) override { exits.push_back(code); }
 };
 
 struct FakeBackend final : chardev::CharBackend {
