@@ -25,6 +25,10 @@ void ApicBus::remove(LocalApic& apic) {
   by_id_[apic.id()] = nullptr;
 }
 
+void ApicBus::add_eoi_sink(EoiSink& sink) {
+  if (std::find(eoi_sinks_.begin(), eoi_sinks_.end(), &sink) == eoi_sinks_.end()) eoi_sinks_.push_back(&sink);
+}
+
 template <class Visit>
 void ApicBus::for_each_match(const ApicMessage& message, Visit&& visit) const {
   const bool broadcast = message.destination == (message.wide ? 0xffffffffu : 0xffu);

@@ -40,7 +40,7 @@ class ApicBus final : public bus::MsiSink, public bus::IrqSink {
   // Construction time only. APIC ids are unique and below 255.
   void add(LocalApic& apic);
   void remove(LocalApic& apic);
-  void add_eoi_sink(EoiSink& sink) { eoi_sinks_.push_back(&sink); }
+  void add_eoi_sink(EoiSink& sink);  // an IoApic adds itself; twice is once
   void set_ext_int_source(ExtIntSource& source) { ext_int_ = &source; }
 
   void send(const ApicMessage& message);
