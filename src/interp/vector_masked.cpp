@@ -1,6 +1,6 @@
 // Vector instructions that touch only part of their memory operand: masked moves and gathers. Elements whose
-// mask bit is clear are neither read nor written and cannot fault (SDM Vol. 2C VMASKMOV, VPGATHERDD; Vol. 2B
-// MASKMOVDQU).
+// mask bit is clear are neither read nor written and, but for MASKMOVQ and MASKMOVDQU, cannot fault (SDM Vol.
+// 2C VMASKMOV, VPGATHERDD; Vol. 2B MASKMOVDQU).
 
 #include <cstring>
 
@@ -74,14 +74,11 @@ void execute_byte_masked_store(Cpu& cpu, const Op* op) {
   uint64_t offset = cpu.s.gpr[x86::kRdi];
   if (insn.address_size == 4) offset = static_cast<uint32_t>(offset);
   if (insn.address_size == 2) offset = static_cast<uint16_t>(offset);
-  uint64_t linear[16];
-  for (unsigned i = 0; i < size; ++i) {
-    if (!element_set(mask, i, 1)) continue;
-    linear[i] = cpu.linear(insn.segment, offset + i, 1, Access::kWrite);
-    cpu.mmu.probe(linear[i], 1, Access::kWrite);
-  }
+  // Processors check the whole operand, whatever the mask says.
+  const uint64_t linear = cpu.linear(insn.segment, offset, size, Access::kWrite);
+  cpu.mmu.probe(linear, size, Access::kWrite);
   for (unsigned i = 0; i < size; ++i)
-    if (element_set(mask, i, 1)) cpu.mmu.write_bytes(linear[i], {source + i, 1});
+    if (element_set(mask, i, 1)) cpu.mmu.write_bytes(linear + i, {source + i, 1});
   if (mmx) cpu.s.fx = fx;
 }
 
@@ -121,6 +118,7 @@ void execute_gather(Cpu& cpu, const Op* op) {
     uint8_t element[8];
     cpu.mmu.read_bytes(cpu.linear(insn.segment, offset, size, Access::kRead), {element, size});
     std::memcpy(destination + i * size, element, size);
+    std::memset(destination + bytes, 0, 32 - bytes);
     std::memset(mask + i * size, 0, size);
   }
   std::memset(mask, 0, 32);

@@ -43,16 +43,12 @@ void check_x87(const Cpu& cpu) {
 
   VectorBuffer buffer;
   void* memory = nullptr;
-  uint64_t linear = 0;
-  if (stub.rm == Slot::kMemory) {
-    if (info.access == MemoryAccess::kWrite) {
-      linear = cpu.linear(*op, info.memory_size, Access::kWrite);
-      cpu.mmu.probe(linear, info.memory_size, Access::kWrite);
-      memory = buffer.bytes;
-    } else {
-      linear = cpu.linear(*op, info.memory_size, Access::kRead);
-      memory = const_cast<void*>(read_memory(cpu, linear, info.memory_size, buffer));  // the stub only reads
-    }
+  const bool store = info.access == MemoryAccess::kWrite;
+  if (store) {
+    memory = buffer.bytes;
+  } else if (stub.rm == Slot::kMemory) {
+    const uint64_t linear = cpu.linear(*op, info.memory_size, Access::kRead);
+    memory = const_cast<void*>(read_memory(cpu, linear, info.memory_size, buffer));  // the stub only reads
   }
 
   StubFrame frame;
@@ -61,9 +57,9 @@ void check_x87(const Cpu& cpu) {
 
   const unsigned unmasked = image.fx.fsw & ~image.fx.fcw & fpu::kExceptions;
   constexpr unsigned kPrecision = 1u << 5;
-  // A store with an unmasked exception other than precision did not take place.
-  if (info.access == MemoryAccess::kWrite && (unmasked & ~kPrecision) == 0)
-    cpu.mmu.write_bytes(linear, {buffer.bytes, info.memory_size});
+  // A store with an unmasked exception other than precision does not take place, so it cannot fault either.
+  if (store && (unmasked & ~kPrecision) == 0)
+    cpu.mmu.write_bytes(cpu.linear(*op, info.memory_size, Access::kWrite), {buffer.bytes, info.memory_size});
 
   const FxState before = cpu.s.fx;
   cpu.s.fx = image.fx;
