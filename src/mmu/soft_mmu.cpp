@@ -23,6 +23,13 @@ constexpr uint64_t kCr4Paging =
     cr4::kPse | cr4::kPae | cr4::kPge | cr4::kLa57 | cr4::kPcide | cr4::kSmep | cr4::kSmap;
 constexpr uint64_t kEferPaging = efer::kNxe | efer::kLma;
 
+// With more of the code filter taken than this, too many INVLPGs would find their page in it by accident.
+constexpr unsigned kCodeFilterFull = 8192;
+
+unsigned code_hash(uint64_t linear, unsigned entries) {
+  return static_cast<unsigned>((linear >> 12) ^ (linear >> 27)) % entries;
+}
+
 constexpr uint64_t kLargestAccess = 2 * kPageSize;
 
 }  // namespace
@@ -78,6 +85,7 @@ SoftMmu::SoftMmu(x86::CpuState& state, memory::AddressSpace& space, CodePages& c
       reader_(space),
       code_(code),
       limits_(limits),
+      code_filter_(std::make_unique<std::array<bool, kCodeFilter>>()),
       participant_(code.group(), *this) {
   data_ = fetch_ = &tlbs_[kSupervisor];
   mode_changed();
@@ -109,19 +117,35 @@ void SoftMmu::flush_all() {
   for (unsigned i = 0; i < kContexts; ++i) tlbs_[i].clear();
   paging_ = PagingContext::of(state_, limits_.phys_bits, limits_.gib_pages);
   ++fetch_epoch_;
+  ++global_fetch_epoch_;
+  code_filter_->fill(false);
+  code_filter_used_ = 0;
 }
 
 // With bit 63 of the value set the processor may keep what it has of the new PCID. Nothing is kept here
 // across PCIDs, so both kinds of write drop the same.
 void SoftMmu::cr3_written(uint64_t) {
   for (unsigned i = 0; i < kContexts; ++i) tlbs_[i].clear_non_global();
+  if (code_filter_used_ > kCodeFilterFull) {
+    for (unsigned i = 0; i < kContexts; ++i) tlbs_[i].clear_fetch_tags();
+    ++global_fetch_epoch_;
+    code_filter_->fill(false);
+    code_filter_used_ = 0;
+  }
   paging_ = PagingContext::of(state_, limits_.phys_bits, limits_.gib_pages);
   ++fetch_epoch_;
 }
 
 void SoftMmu::invlpg(uint64_t linear) {
   for (unsigned i = 0; i < kContexts; ++i) tlbs_[i].clear_around(linear);
+  if (!may_hold_code(linear)) return;
   ++fetch_epoch_;
+  ++global_fetch_epoch_;
+}
+
+bool SoftMmu::may_hold_code(uint64_t linear) const {
+  if ((*code_filter_)[code_hash(linear, kCodeFilter)]) return true;
+  return tlbs_[kUser].may_be_large(linear) || tlbs_[kSupervisor].may_be_large(linear);
 }
 
 // SDM Vol. 2, INVPCID. Only the current PCID's translations are ever cached.
@@ -250,6 +274,11 @@ SoftMmu::Page SoftMmu::translate(uint64_t linear, Access access, Privilege privi
 SoftMmu::Page SoftMmu::locate(GuestPhys phys, uint64_t linear, Access access, unsigned context,
                               const Walk& walk) {
   const GuestPhys page{Tlb::page_of(phys.value)};
+  if (access == Access::kFetch) {
+    bool& noted = (*code_filter_)[code_hash(linear, kCodeFilter)];
+    code_filter_used_ += !noted;
+    noted = true;
+  }
   const memory::FlatRange* range = reader_.find(phys);
   // Whole pages only: where a device begins in mid-page every access is looked up.
   const bool whole = range != nullptr && range->is_ram() && range->first <= page &&

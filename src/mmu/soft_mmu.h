@@ -7,6 +7,7 @@
 // with EFLAGS.AC set under SMAP. Implicit supervisor accesses use the second.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <cstring>
 #include <memory>
@@ -70,10 +71,14 @@ class SoftMmu final : private Coherent {
   }
 
   // ---- code ----
-  // Grows or changes whenever a linear address may fetch from elsewhere, or no longer at all, than it did
-  // before (CR3 writes, INVLPG, flushes, CR0/CR4/EFER paging bits; not CPL). What was fetched under an equal
-  // epoch and CPL is still mapped. Inline.
+  // Grows whenever a linear address may fetch from elsewhere, or no longer at all, than it did before (CR3
+  // writes, INVLPG, flushes, CR0/CR4/EFER paging bits; not CPL). What was fetched under an equal epoch and
+  // CPL is still mapped. Inline.
   uint64_t fetch_epoch() const { return fetch_epoch_; }
+  // The same for code on global pages, which CR3 writes do not change.
+  uint64_t global_fetch_epoch() const { return global_fetch_epoch_; }
+  // Whether the code that translate_fetch(linear) has just found lies on a global page.
+  bool fetched_global(uint64_t linear) const { return fetch_->is_global(Tlb::slot_of(linear)); }
   // Where code at `linear` lies. Raises #PF (fetch).
   GuestPhys translate_fetch(uint64_t linear) {
     const unsigned slot = Tlb::slot_of(linear);
@@ -155,6 +160,7 @@ class SoftMmu final : private Coherent {
   const Statistics& statistics() const { return statistics_; }
 
  private:
+  static constexpr unsigned kCodeFilter = 1 << 15;
   enum Context : unsigned { kUser, kSupervisor, kSupervisorAc, kContexts };
 
   // Where one page of an access lies, checked.
@@ -176,6 +182,7 @@ class SoftMmu final : private Coherent {
   Page locate(GuestPhys phys, uint64_t linear, Access access, unsigned context, const Walk& walk);
   bool probe_other_contexts(unsigned context, uint64_t linear, Access access);
   GuestPhys fetch_miss(uint64_t linear);
+  bool may_hold_code(uint64_t linear) const;
   const void* read_miss(uint64_t linear, void* out, unsigned size, Privilege privilege);
   void* write_miss(uint64_t linear, const void* in, unsigned size, Privilege privilege);
   // Checks all pages of an access; returns the physical address of each page's first byte.
@@ -190,6 +197,7 @@ class SoftMmu final : private Coherent {
   Tlb* data_;  // of the current privilege
   Tlb* fetch_;
   uint64_t fetch_epoch_ = 1;
+  uint64_t global_fetch_epoch_ = 1;
   std::unique_ptr<Tlb[]> tlbs_;
 
   x86::CpuState& state_;
@@ -202,6 +210,10 @@ class SoftMmu final : private Coherent {
   bool ac_ = false;      // SMAP does not apply to explicit accesses
   bool code64_ = false;  // linear addresses do not wrap around at 4 GiB
   CodeObserver* observer_ = nullptr;
+  // Pages (hashed) from which code was fetched since all fetch tags were clear: most INVLPGs are about data,
+  // and must not make the epoch grow.
+  std::unique_ptr<std::array<bool, kCodeFilter>> code_filter_;
+  unsigned code_filter_used_ = 0;
   std::vector<CodePages::Stale> own_stale_;
   Statistics statistics_;
   Participant participant_;

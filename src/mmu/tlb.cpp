@@ -82,6 +82,10 @@ void Tlb::clear_range(uint64_t from, uint64_t size) {
   for (unsigned i = 0; i < count; ++i) drop_if_inside((first + i) % kEntries);
 }
 
+void Tlb::clear_fetch_tags() {
+  for (unsigned slot = 0; slot < kEntries; ++slot) fetch_tag[slot] = never(slot);
+}
+
 void Tlb::clear_write_tags() {
   for (unsigned slot = 0; slot < kEntries; ++slot) write_tag[slot] = never(slot);
 }

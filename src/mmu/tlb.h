@@ -49,11 +49,16 @@ class Tlb {
   void clear();
   void clear_non_global();
   void clear_page(uint64_t linear);
+  void clear_fetch_tags();
   void clear_write_tags();
   void clear_write_tags_of(const std::byte* host_page);
 
   // INVLPG: all of the page that `linear` lies in, which may be a large one of which several parts are here.
   void clear_around(uint64_t linear);
+  // Whether `linear` may lie in a large page of which parts were entered since the last clear().
+  bool may_be_large(uint64_t linear) const {
+    return mib_filter_[hash(linear >> 22)] || gib_filter_[hash(linear >> 30)];
+  }
 
   bool is_user_page(unsigned slot) const { return (phys[slot] & kUserPage) != 0; }
   bool is_global(unsigned slot) const { return (phys[slot] & kGlobal) != 0; }

@@ -208,6 +208,47 @@ TEST_F(SoftMmuTest, InvlpgDropsThePage) {
   EXPECT_NE(mmu.fetch_epoch(), epoch);
 }
 
+// An interpreter looks up all of its blocks anew when the epoch grows.
+TEST_F(SoftMmuTest, TheFetchEpochGrowsForCodeAndNotForData) {
+  tables.map(kAt, 0x5003);
+  tables.map(kAt + kPageSize, 0x6003);
+  tables.map(kAt + 2 * kPageSize, 0x7103);
+  tables.map(0x40000000, 0x200083, 2);
+  mmu.translate_fetch(kAt);
+  mmu.translate_fetch(kAt + 2 * kPageSize);
+  EXPECT_FALSE((mmu.translate_fetch(kAt), mmu.fetched_global(kAt)));
+  EXPECT_TRUE((mmu.translate_fetch(kAt + 2 * kPageSize), mmu.fetched_global(kAt + 2 * kPageSize)));
+  mmu.read<uint8_t>(kAt + kPageSize);
+  uint64_t epoch = mmu.fetch_epoch(), global = mmu.global_fetch_epoch();
+  const auto grew = [&] {
+    const bool any = mmu.fetch_epoch() > epoch, globals = mmu.global_fetch_epoch() > global;
+    epoch = mmu.fetch_epoch(), global = mmu.global_fetch_epoch();
+    return std::pair(any, globals);
+  };
+  using Grew = std::pair<bool, bool>;
+  mmu.invlpg(kAt + kPageSize);
+  EXPECT_EQ(grew(), Grew(false, false)) << "data";
+  mmu.invlpg(kAt);
+  EXPECT_EQ(grew(), Grew(true, true)) << "code";
+  mmu.translate_fetch(0x40000000 + 0x3000);
+  mmu.invlpg(0x40000000 + 0x9000);
+  EXPECT_EQ(grew(), Grew(true, true)) << "another part of a large page with code";
+  cpu.set_cr3(tables.cr3());
+  EXPECT_EQ(grew(), Grew(true, false));
+  mmu.flush_all();
+  EXPECT_EQ(grew(), Grew(true, true));
+}
+
+TEST_F(SoftMmuTest, CodeIsNoticedThoughItsTlbEntryWasReplaced) {
+  tables.map(kAt, 0x5003);
+  tables.map(kAt + (16 << 20), 0x6003);  // the same slot
+  mmu.translate_fetch(kAt);
+  mmu.translate_fetch(kAt + (16 << 20));
+  const uint64_t epoch = mmu.fetch_epoch();
+  mmu.invlpg(kAt);
+  EXPECT_GT(mmu.fetch_epoch(), epoch);
+}
+
 TEST_F(SoftMmuTest, InvlpgDropsAllOfALargePage) {
   constexpr uint64_t k2M = 2 << 20;
   tables.map(0x40000000, 0x200083, 2);

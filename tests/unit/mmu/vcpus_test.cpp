@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <functional>
+#include <latch>
 #include <mutex>
 #include <random>
 #include <thread>
@@ -17,8 +18,12 @@ namespace {
 // A vCPU thread with the shape of a run loop: `block` runs between block heads until it returns false.
 class Runner {
  public:
-  Runner(Machine& machine, std::function<bool(SoftMmu&)> block)
-      : mmu_(state_, machine.space, machine.code, {}), block_(std::move(block)), thread_([this] { run(); }) {}
+  // With `start`, all that share it begin together.
+  Runner(Machine& machine, std::function<bool(SoftMmu&)> block, std::latch* start = nullptr)
+      : mmu_(state_, machine.space, machine.code, {}), block_(std::move(block)), thread_([this, start] {
+          if (start != nullptr) start->arrive_and_wait();
+          run();
+        }) {}
   void join() { thread_.join(); }
 
  private:
@@ -38,14 +43,18 @@ class Runner {
 TEST(Vcpus, LockedAccessesThatCrossPagesAreAtomic) {
   Machine machine;
   constexpr unsigned kThreads = 3, kRounds = 300;
+  std::latch start(kThreads);
   std::vector<std::unique_ptr<Runner>> vcpus;
   for (unsigned t = 0; t < kThreads; ++t) {
-    vcpus.push_back(std::make_unique<Runner>(machine, [n = 0u](SoftMmu& mmu) mutable {
-      mmu.exclusive_rmw<uint64_t>(0x5ffc, [](uint64_t value) { return value + 1; });
-      // Plain accesses run between the others' exclusive sections.
-      mmu.write<uint32_t>(0x8000, n);
-      return ++n < kRounds;
-    }));
+    vcpus.push_back(std::make_unique<Runner>(
+        machine,
+        [n = 0u](SoftMmu& mmu) mutable {
+          mmu.exclusive_rmw<uint64_t>(0x5ffc, [](uint64_t value) { return value + 1; });
+          // Plain accesses run between the others' exclusive sections.
+          mmu.write<uint32_t>(0x8000, n);
+          return ++n < kRounds;
+        },
+        &start));
   }
   for (auto& vcpu : vcpus) vcpu->join();
   EXPECT_EQ(machine.peek<uint64_t>(0x5ffc), kThreads * kRounds);
@@ -63,7 +72,7 @@ TEST(Vcpus, NobodyRunsGuestCodeDuringAnExclusiveSection) {
       std::this_thread::yield();  // so that somebody who should not run has his chance
       inside.store(false);
     });
-    if (++n < 300) return true;
+    if (++n < 100) return true;
     done.store(true);
     return false;
   }));
@@ -102,7 +111,7 @@ struct Decoder : CodeObserver {
 void cross_modify(bool by_dma) {
   Machine machine;
   constexpr uint64_t kCode = 0x5010, kFlag = 0x8000;
-  constexpr uint32_t kRounds = 3000;
+  constexpr uint32_t kRounds = 2000;
   std::atomic<unsigned> stale{0}, seen{0};
   std::vector<std::unique_ptr<Runner>> vcpus;
   std::vector<Decoder> decoders(2);
@@ -195,7 +204,7 @@ TEST(Vcpus, DirtyLogLosesNoWrite) {
   machine.block->start_dirty_log();
   machine.group.drop_write_access(nullptr);
   memory::guest_copy(copy.data(), machine.block->host(), copy.size());
-  for (int i = 0; i < 200; ++i) round();
+  for (int i = 0; i < 100; ++i) round();
   stop.store(true);
   for (auto& vcpu : vcpus) vcpu->join();
   round();
@@ -235,6 +244,7 @@ TEST(Vcpus, WaitingForEachOtherNeverLocksUp) {
     change.add(machine.space.root(), 0x50000000, window);
     change.add(machine.space.root(), 0x51000000, cover);
   }
+  std::latch start(4);
   std::vector<std::unique_ptr<Runner>> vcpus;
   for (uint32_t t = 0; t < 4; ++t) {
     vcpus.push_back(
@@ -264,11 +274,11 @@ TEST(Vcpus, WaitingForEachOtherNeverLocksUp) {
               mmu.write<uint64_t>(at, n);
               break;
           }
-          return ++n < 1500;
+          return ++n < 15000;
         }));
   }
   memory::Dma dma(machine.space);
-  for (int i = 0; i < 300; ++i) {
+  for (int i = 0; i < 1000; ++i) {
     dma.write_le<uint64_t>({0x10000 + uint64_t(i) % 4 * kPageSize}, 1);
     if (i % 10 == 0) machine.group.drop_write_access(nullptr);
     if (i % 30 == 0) machine.group.drop_translations();
