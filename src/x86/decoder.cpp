@@ -120,6 +120,7 @@ class Decoder {
 
  private:
   void prefixes();
+  void legacy_prefix(Prefix prefix, uint8_t byte);
   bool vex(uint8_t first);
   bool find_row();
   void set_sizes();
@@ -157,36 +158,45 @@ class Decoder {
 };
 
 void Decoder::prefixes() {
-  for (;; ++reader_.position) {
+  while (true) {
     const uint8_t byte = reader_.peek();
-    switch (kPrefixes[byte]) {
-      case Prefix::kNone:
-        return;
-      case Prefix::kRex:
-        if (!long_) return;
-        rex_ = byte;
-        continue;
-      case Prefix::kSegment: {
-        // In 64-bit code only FS and GS have a base; the others are ignored and do not undo them.
-        const int segment = byte < 0x60 ? (byte >> 3 & 3) : byte - 0x60;
-        if (!long_ || segment >= kFs) segment_ = segment;
-        break;
-      }
-      case Prefix::kOperandSize:
-        operand_prefix_ = true;
-        break;
-      case Prefix::kAddressSize:
-        address_prefix_ = true;
-        break;
-      case Prefix::kLock:
-        lock_ = true;
-        break;
-      case Prefix::kRepne:
-      case Prefix::kRep:
-        rep_ = byte;
-        break;
+    const Prefix prefix = kPrefixes[byte];
+    if (prefix == Prefix::kNone) return;
+    if (prefix == Prefix::kRex) {
+      if (!long_) return;
+      rex_ = byte;
+    } else {
+      rex_ = 0;  // REX counts only right before the opcode
+      legacy_prefix(prefix, byte);
     }
-    rex_ = 0;  // REX counts only right before the opcode
+    ++reader_.position;
+  }
+}
+
+void Decoder::legacy_prefix(Prefix prefix, uint8_t byte) {
+  switch (prefix) {
+    case Prefix::kNone:
+    case Prefix::kRex:
+      return;
+    case Prefix::kSegment: {
+      // In 64-bit code only FS and GS have a base; the others are ignored and do not undo them.
+      const int segment = byte < 0x60 ? (byte >> 3 & 3) : byte - 0x60;
+      if (!long_ || segment >= kFs) segment_ = segment;
+      return;
+    }
+    case Prefix::kOperandSize:
+      operand_prefix_ = true;
+      return;
+    case Prefix::kAddressSize:
+      address_prefix_ = true;
+      return;
+    case Prefix::kLock:
+      lock_ = true;
+      return;
+    case Prefix::kRepne:
+    case Prefix::kRep:
+      rep_ = byte;
+      return;
   }
 }
 
