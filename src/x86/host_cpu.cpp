@@ -1,6 +1,7 @@
 #include "x86/host_cpu.h"
 
 #include <cpuid.h>
+#include <fcntl.h>
 #include <linux/perf_event.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -9,6 +10,8 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
+#include <cstdlib>
 #include <cstring>
 
 #include "base/fd.h"
@@ -59,11 +62,15 @@ HostCpu read_host() {
   }
   if (extended >= 0x80000008) host.physical_bits = host_cpuid(0x80000008, 0).eax & 0xff;
 
+  CpuidResult r;
+  uint32_t asked_leaf = ~0u, asked_subleaf = 0;
   for (size_t i = 0; i < kFeatureCount; ++i) {
     const FeatureInfo& info = feature_info(static_cast<Feature>(i));
     const uint32_t limit = info.leaf >= 0x80000000 ? extended : info.leaf >= 0x40000000 ? 0 : basic;
     if (info.leaf > limit) continue;
-    const CpuidResult r = host_cpuid(info.leaf, info.subleaf);
+    // CPUID traps in virtual machines, and the list is sorted by leaf: ask once for each.
+    if (info.leaf != asked_leaf || info.subleaf != asked_subleaf) r = host_cpuid(info.leaf, info.subleaf);
+    asked_leaf = info.leaf, asked_subleaf = info.subleaf;
     const uint32_t value[] = {r.eax, r.ebx, r.ecx, r.edx};
     host.features.set(static_cast<Feature>(i), (value[static_cast<size_t>(info.reg)] >> info.bit) & 1);
   }
@@ -129,13 +136,30 @@ Sample sample_clocks() {
   return best;
 }
 
-uint64_t measure_tsc_hz() {
+uint64_t measure_tsc_hz(int64_t spin_ns) {
   const Sample start = sample_clocks();
-  timespec pause{0, 4'000'000};
-  nanosleep(&pause, nullptr);
+  while (monotonic_ns() - start.ns < spin_ns) {
+  }
   const Sample end = sample_clocks();
   const double seconds = static_cast<double>(end.ns - start.ns) / 1e9;
   return seconds > 0 ? static_cast<uint64_t>(static_cast<double>(end.ticks - start.ticks) / seconds) : 0;
+}
+
+// The kernel derives BogoMIPS from the TSC frequency it calibrated, to 5 kHz: 500000 ticks each. 0 when it
+// did not, as a short measurement shows.
+uint64_t tsc_hz_from_bogomips() {
+  const Fd file(open("/proc/cpuinfo", O_RDONLY | O_CLOEXEC));
+  if (!file) return 0;
+  char text[4097] = {};
+  const ssize_t length = read(file.get(), text, sizeof text - 1);
+  if (length <= 0) return 0;
+  const char* line = std::strstr(text, "bogomips");
+  const char* colon = line != nullptr ? std::strchr(line, ':') : nullptr;
+  if (colon == nullptr) return 0;
+  const double told = std::strtod(colon + 1, nullptr) * 500000;
+  const double measured = static_cast<double>(measure_tsc_hz(500'000));
+  constexpr double kTolerance = 0.002;
+  return std::abs(told - measured) < measured * kTolerance ? static_cast<uint64_t>(told) : 0;
 }
 
 uint64_t find_tsc_hz() {
@@ -148,7 +172,8 @@ uint64_t find_tsc_hz() {
     if (khz > 100'000 && khz < 20'000'000) return khz * 1000;
   }
   if (const uint64_t hz = tsc_hz_from_perf(); hz != 0) return hz;
-  return measure_tsc_hz();
+  if (const uint64_t hz = tsc_hz_from_bogomips(); hz != 0) return hz;
+  return measure_tsc_hz(5'000'000);
 }
 
 }  // namespace

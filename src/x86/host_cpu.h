@@ -23,8 +23,8 @@ struct HostCpu {
   static const HostCpu& current();
 };
 
-// The host's TSC frequency in Hz: from the kernel's own calibration (perf) or CPUID where told, else measured
-// against the monotonic clock for a few milliseconds. Found once; 0 when the host has no constant-rate TSC.
+// The host's TSC frequency in Hz: from CPUID or the kernel's own calibration where told, else measured
+// against the monotonic clock for 5 ms. Found once.
 uint64_t host_tsc_hz();
 
 }  // namespace ostler::x86
