@@ -2,118 +2,232 @@
 
 #include <fmt/format.h>
 
-#include <ctime>
-#include <vector>
-
+#include "devices/chipset/acpi_pm.h"
+#include "devices/chipset/hpet.h"
+#include "devices/chipset/i8042.h"
 #include "devices/chipset/io_apic.h"
 #include "devices/chipset/irq_router.h"
 #include "devices/chipset/pic.h"
 #include "devices/chipset/pit.h"
 #include "devices/chipset/rtc.h"
-#include "devices/chipset/uart.h"
+#include "devices/chipset/system_ports.h"
 #include "devices/fw_cfg/fw_cfg.h"
+#include "devices/pci/bus.h"
+#include "devices/pci/config_access.h"
+#include "devices/pci/piix.h"
 #include "machine/backends.h"
 #include "machine/core.h"
+#include "machine/fixed_regions.h"
 #include "machine/legacy.h"
+#include "machine/pic_inputs.h"
 
 namespace ostler::machine {
 namespace {
 
-constexpr unsigned kIrqTimer = 0, kIrqRtc = 8, kIrqFpu = 13;
+constexpr unsigned kIrqTimer = 0, kIrqKeyboard = 1, kIrqRtc = 8, kIrqSci = 9, kIrqMouse = 12, kIrqFpu = 13;
+constexpr uint16_t kPmBase = 0x600, kGpe0 = 0xafe0, kResetControl = 0xcf9, kDebugPort = 0x402;
+constexpr uint64_t kPmPorts = 64, kPmUsed = 12, kGpePorts = 4;
+constexpr unsigned kFirstPciGsi = 16;
 
 class Pc final : public Board {
  public:
   Pc(Core& core, chipset::SystemRequests& requests, int64_t rtc_start)
       : core_(core),
-        requests_(requests),
-        pic_({core.apic_bus(), chipset::ApicBus::kIntrPin}),
+        ports_(core.ports()),
+        memory_(core.memory()),
+        pic_(bus::IrqLine(core.apic_bus(), chipset::ApicBus::kIntrPin)),
+        pic_inputs_(pic_),
         io_apic_(core.apic_bus(), 0),
-        router_(&pic_, io_apic_),
-        pit_(core.loop(), router_.line(kIrqTimer)),
-        rtc_(core.loop(), router_.line(kIrqRtc), rtc_start),
+        router_(&pic_inputs_.isa(), io_apic_),
+        hpet_(core.loop(), router_, &core.apic_bus()),
+        pit_(core.loop(), bus::IrqLine(hpet_, chipset::Hpet::kPitPin)),
+        rtc_(core.loop(), bus::IrqLine(hpet_, chipset::Hpet::kRtcPin), rtc_start),
+        i8042_(router_.line(kIrqKeyboard), router_.line(kIrqMouse), requests),
+        // There is no firmware that would turn ACPI mode on.
+        pm_(core.loop(), router_.line(kIrqSci), requests, true),
+        port92_(requests),
+        reset_control_(requests),
+        panic_(requests),
         fw_cfg_(core.memory()),
-        io_apic_region_("io-apic", io_apic_, chipset::IoApic::kSize, 4) {
+        pm_block_("acpi pm block", kPmPorts),
+        pm_region_("acpi pm", pm_.pm_ports(), kPmUsed),
+        pci_memory_("pci memory", memory::AddressSpace::kMemorySize),
+        pci_ports_("pci ports", memory::AddressSpace::kPortSize),
+        piix3_(std::make_shared<pci::Piix3>(&pic_inputs_.pci(), &io_apic_, kFirstPciGsi)),
+        pci_({core.memory(), pci_memory_, 0}, {core.ports(), pci_ports_, 0}, *piix3_, core.apic_bus()),
+        config_ports_(pci_, &reset_control_) {
     core.apic_bus().set_ext_int_source(pic_);
     core.apic_bus().add_eoi_sink(io_apic_);
     core.set_fpu_error(router_.line(kIrqFpu));
     place_chips();
+    fill_fw_cfg();
   }
 
-  Result<void> add_serial_ports(Backends& backends) {
-    TRY_ASSIGN(serial_, SerialPorts::create(core_, backends, router_));
+  Result<void> add_functions() {
+    TRY_ASSIGN(const auto host, pci_.add(std::make_shared<pci::I440fxHostBridge>(), pci::Address{0, 0}));
+    TRY_ASSIGN(const auto isa, pci_.add(piix3_, pci::Address{1, 0}, true));
+    auto pm = std::make_shared<pci::Piix4Pm>(pm_block_);
+    TRY_ASSIGN(const auto pm_at, pci_.add(pm, pci::Address{1, 3}));
+    static_cast<void>(host), static_cast<void>(isa), static_cast<void>(pm_at);
+    pm->preset(kPmBase);
     return {};
+  }
+
+  Result<void> add_character_devices(Backends& backends) {
+    TRY_ASSIGN(serial_, SerialPorts::create(core_, backends, router_));
+    if (core_.config().debug_chardev) {
+      TRY_ASSIGN(chardev::CharBackend* const backend, backends.take_chardev(*core_.config().debug_chardev, "-debugcon"));
+      debug_port_ = std::make_unique<chipset::DebugPort>(*backend);
+      ports_.add("debug port", *debug_port_, kDebugPort, 1);
+    }
+    return {};
+  }
+
+  pci::Bus* pci() override { return &pci_; }
+
+  Result<void> plug_mmio(std::unique_ptr<virtio::Device> device) override {
+    return Error(ErrorKind::kUnsupported, fmt::format("{}: the pc machine has PCI instead of virtio-mmio; say -pci instead of -device in its name", device->name()));
   }
 
   void reset() override {
     pic_.reset();
     io_apic_.reset();
+    hpet_.reset();
     pit_.reset();
     rtc_.reset();
+    i8042_.reset();
+    pm_.reset();
+    port92_.reset();
+    reset_control_.reset();
     fw_cfg_.reset();
     serial_->reset();
+    pci_.reset();
+    config_ports_.reset();
   }
+
+  void quiesce() override { pci_.collect(); }
 
   void state(state::Archive& archive) override {
     archive.section("pc", 1);
     pic_.state(archive);
+    pic_inputs_.state(archive);
     io_apic_.state(archive);
+    hpet_.state(archive);
     pit_.state(archive);
     rtc_.state(archive);
+    i8042_.state(archive);
+    pm_.state(archive);
+    port92_.state(archive);
+    reset_control_.state(archive);
     fw_cfg_.state(archive);
     serial_->state(archive);
+    config_ports_.state(archive);
+    for (const auto& function : pci_.functions()) function->state(archive);
   }
 
   acpi::Description acpi() const override {
-    acpi::Description description;
-    description.apic_ids = core_.apic_ids();
-    description.serial = serial_->acpi();
-    return description;
+    const uint64_t window = core_.layout().pci_window64().value;
+    acpi::Description d;
+    d.apic_ids = core_.apic_ids();
+    d.hpet = static_cast<uint32_t>(kHpet.value);
+    d.fixed = acpi::FixedHardware{.pm1_event = kPmBase + chipset::AcpiPm::kEvent,
+                                  .pm1_control = kPmBase + chipset::AcpiPm::kControl,
+                                  .pm_timer = kPmBase + chipset::AcpiPm::kTimer,
+                                  .gpe0 = kGpe0,
+                                  .gpe0_length = kGpePorts,
+                                  .acpi_enable = chipset::AcpiPm::kAcpiEnable,
+                                  .acpi_disable = chipset::AcpiPm::kAcpiDisable,
+                                  .sci = kIrqSci};
+    d.reset_port = kResetControl;
+    d.serial = serial_->acpi();
+    d.fw_cfg_port = devices::FwCfg::kPort;
+    d.pci = acpi::Description::Pci{.memory32 = {kMostLowRam, kPciHoleEnd.value - 1},
+                                   .memory64 = {window, window + MemoryLayout::kPciWindow64Size - 1},
+                                   .ecam = {},
+                                   .first_gsi = kFirstPciGsi,
+                                   .piix_links = true};
+    return d;
   }
 
-  void press_power_button() override {}
+  void press_power_button() override { pm_.press_power_button(); }
 
  private:
   void place_chips() {
-    const auto port = [&](const char* name, bus::IoHandler& handler, uint16_t at, uint64_t count) {
-      port_regions_.push_back(std::make_unique<memory::IoRegion>(name, handler, count));
-      ports_at_.push_back(at);
-    };
-    port("pic1", pic_.master_ports(), 0x20, 2);
-    port("pic2", pic_.slave_ports(), 0xa0, 2);
-    port("elcr", pic_.elcr_ports(), 0x4d0, 2);
-    port("pit", pit_.ports(), 0x40, 4);
-    port("pit control", pit_.control_port(), 0x61, 1);
-    port("rtc", rtc_.ports(), 0x70, 2);
-    port("rtc extended", rtc_.extended_ports(), 0x72, 2);
-    port("fw_cfg", fw_cfg_, devices::FwCfg::kPort, devices::FwCfg::kPorts);
-    memory::Transaction change(core_.ports());
-    for (size_t i = 0; i < port_regions_.size(); ++i)
-      change.add(core_.ports().root(), ports_at_[i], *port_regions_[i]);
-    memory::Transaction memory_change(core_.memory());
-    memory_change.add(core_.memory().root(), kIoApic.value, io_apic_region_, 1);
+    ports_.add("pic 1", pic_.master_ports(), 0x20, 2);
+    ports_.add("pic 2", pic_.slave_ports(), 0xa0, 2);
+    ports_.add("elcr", pic_.elcr_ports(), 0x4d0, 2);
+    ports_.add("pit", pit_.ports(), 0x40, 4);
+    ports_.add("pit control", pit_.control_port(), 0x61, 1);
+    ports_.add("rtc", rtc_.ports(), 0x70, 2);
+    ports_.add("rtc extended", rtc_.extended_ports(), 0x72, 2);
+    ports_.add("i8042 data", i8042_.data_port(), 0x60, 1);
+    ports_.add("i8042 command", i8042_.command_port(), 0x64, 1);
+    ports_.add("port 92", port92_, 0x92, 1);
+    ports_.add("acpi gpe", pm_.gpe_ports(), kGpe0, kGpePorts);
+    ports_.add("smi", pm_.smi_ports(), 0xb2, 2);
+    ports_.add("pvpanic", panic_, 0x505, 1);
+    ports_.add("fw_cfg", fw_cfg_, devices::FwCfg::kPort, devices::FwCfg::kPorts);
+    ports_.add("pci config", config_ports_, pci::ConfigPorts::kFirstPort, pci::ConfigPorts::kPorts);
+    memory_.add("io apic", io_apic_, kIoApic.value, chipset::IoApic::kSize, 1, 4);
+    memory_.add("hpet", hpet_, kHpet.value, chipset::Hpet::kSize, 1);
+    {
+      memory::Transaction change(core_.ports());
+      change.add(pm_block_, 0, pm_region_);
+      change.add(core_.ports().root(), 0, pci_ports_, -1);  // BARs show where no fixed chip is
+    }
+    memory::Transaction(core_.memory()).add(core_.memory().root(), 0, pci_memory_, -1);
+  }
+
+  void fill_fw_cfg() {
+    using devices::FwCfg;
+    const auto& config = core_.config();
+    fw_cfg_.set_number(FwCfg::kRamSize, uint64_t{config.memory_bytes});
+    fw_cfg_.set_number(FwCfg::kCpuCount, static_cast<uint16_t>(config.cpus));
+    fw_cfg_.set_number(FwCfg::kMaxCpus, static_cast<uint16_t>(config.max_cpus));
+    fw_cfg_.set_number(FwCfg::kNoGraphic, uint16_t{1});
+    std::vector<uint8_t> map;
+    for (const auto& entry : core_.layout().e820()) {
+      const size_t at = map.size();
+      map.resize(at + 20);
+      store_le(&map[at], entry.start.value);
+      store_le(&map[at + 8], entry.size);
+      store_le(&map[at + 16], static_cast<uint32_t>(entry.type));
+    }
+    fw_cfg_.add_file("etc/e820", std::move(map));
   }
 
   Core& core_;
-  chipset::SystemRequests& requests_;
+  FixedRegions ports_, memory_;
   chipset::PicPair pic_;
+  PicInputs pic_inputs_;
   chipset::IoApic io_apic_;
   chipset::IrqRouter router_;
+  chipset::Hpet hpet_;
   chipset::Pit pit_;
   chipset::Rtc rtc_;
+  chipset::I8042 i8042_;
+  chipset::AcpiPm pm_;
+  chipset::Port92 port92_;
+  chipset::ResetControl reset_control_;
+  chipset::PvPanic panic_;
   devices::FwCfg fw_cfg_;
   std::unique_ptr<SerialPorts> serial_;
-  memory::IoRegion io_apic_region_;
-  std::vector<std::unique_ptr<memory::IoRegion>> port_regions_;
-  std::vector<uint16_t> ports_at_;
+  std::unique_ptr<chipset::DebugPort> debug_port_;
+  memory::ContainerRegion pm_block_;
+  memory::IoRegion pm_region_;
+  memory::ContainerRegion pci_memory_, pci_ports_;
+  std::shared_ptr<pci::Piix3> piix3_;
+  pci::Bus pci_;
+  pci::ConfigPorts config_ports_;
 };
 
 }  // namespace
 
-Result<std::unique_ptr<Board>> PcBoard::create(Core& core, Backends& backends,
-                                               chipset::SystemRequests& requests) {
+Result<std::unique_ptr<Board>> PcBoard::create(Core& core, Backends& backends, chipset::SystemRequests& requests) {
   TRY_ASSIGN(const int64_t start, rtc_start_seconds(core.config()));
   auto board = std::make_unique<Pc>(core, requests, start);
-  TRY(board->add_serial_ports(backends));
+  TRY(board->add_functions());
+  TRY(board->add_character_devices(backends));
   return std::unique_ptr<Board>(std::move(board));
 }
 

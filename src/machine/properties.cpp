@@ -1,0 +1,37 @@
+#include "machine/properties.h"
+
+#include <fmt/format.h>
+
+#include "config/property.h"
+
+namespace ostler::machine {
+namespace {
+
+using Table = config::PropertyTable<MachineProperties>;
+
+config::Property<MachineProperties> kernel_entry() {
+  return config::choice<MachineProperties, KernelEntry>("kernel-entry", &MachineProperties::kernel_entry, {"auto", "pvh", "linux64"},
+                                                        "how a bzImage is started");
+}
+
+const Table& table_of(const std::string& type) {
+  static const Table pc("-machine pc", {kernel_entry()});
+  static const Table microvm("-machine microvm",
+                             {kernel_entry(), config::boolean<MachineProperties>("pcie", &MachineProperties::pcie, "a PCI bus with ECAM")});
+  return type == "microvm" ? microvm : pc;
+}
+
+}  // namespace
+
+Result<MachineProperties> machine_properties(const config::Machine& config) {
+  return table_of(config.type).parse(config.machine_properties);
+}
+
+std::string machine_help() {
+  return "Supported machines are:\n"
+         "microvm              no firmware, virtio-mmio, hardware-reduced ACPI\n"
+         "pc                   Standard PC (i440FX + PIIX), PCI (default)\n" +
+         table_of("pc").help() + table_of("microvm").help();
+}
+
+}  // namespace ostler::machine

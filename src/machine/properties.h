@@ -1,0 +1,23 @@
+// The properties of -machine, declared once as a table.
+#pragma once
+
+#include <string>
+
+#include "base/result.h"
+#include "config/machine.h"
+
+namespace ostler::machine {
+
+enum class KernelEntry { kAuto, kPvh, kLinux64 };
+
+struct MachineProperties {
+  KernelEntry kernel_entry = KernelEntry::kAuto;
+  bool pcie = false;  // microvm
+};
+
+// Errors name the property and the nearest valid one.
+Result<MachineProperties> machine_properties(const config::Machine& config);
+
+std::string machine_help();  // -machine help
+
+}  // namespace ostler::machine
