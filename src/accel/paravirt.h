@@ -14,6 +14,7 @@ class Paravirt {
   // nullopt, false: not one of its MSRs, or a bad value.
   virtual std::optional<uint64_t> read_msr(uint32_t index) = 0;
   virtual bool write_msr(uint32_t index, uint64_t value) = 0;
+  virtual void tsc_changed() = 0;  // the guest changed its TSC's offset
   virtual uint64_t hypercall(uint64_t number, const uint64_t (&arguments)[4]) = 0;
 };
 

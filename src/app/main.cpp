@@ -10,11 +10,14 @@
 #include <string>
 #include <vector>
 
+#include "base/fd.h"
 #include "base/log.h"
 #include "config/ostler_command_line.h"
 #include "config/qemu_command_line.h"
 #include "event/loop.h"
+#include "machine/device_catalog.h"
 #include "machine/machine.h"
+#include "machine/properties.h"
 #include "x86/cpu_model.h"
 
 namespace {
@@ -73,11 +76,16 @@ Result<int> act(const CommandLine& command, bool qemu_names) {
       print(ostler::x86::CpuModel::help());
       return 0;
     case Action::kMachineHelp:
+      print(ostler::machine::machine_help());
       return 0;
     case Action::kAccelHelp:
       print("Accelerators supported by this program:\ninterp\ntcg (the same: no hardware virtualization)\n");
       return 0;
-    case Action::kDeviceHelp:
+    case Action::kDeviceHelp: {
+      TRY_ASSIGN(const std::string text, ostler::machine::device_help(command.subject));
+      print(text);
+      return 0;
+    }
     case Action::kLogHelp:
       print(ostler::log::help());
       return 0;

@@ -6,8 +6,13 @@
 
 #include "base/log.h"
 #include "base/suggest.h"
+#include "block/file_node.h"
+#include "block/null_node.h"
+#include "block/overlay_node.h"
 #include "chardev/open.h"
 #include "config/key_values.h"
+#include "net/user_backend.h"
+#include "net/user_options.h"
 
 namespace ostler::machine {
 namespace {
@@ -82,6 +87,44 @@ Result<void> Backends::open_chardevs(const config::Machine& config, event::Loop&
   return {};
 }
 
+Result<void> Backends::open_block_nodes(const config::Machine& config) {
+  for (const config::BlockNode& each : config.block_nodes) {
+    if (nodes_.contains(each.name))
+      return Error(ErrorKind::kInvalidArgument,
+                   fmt::format("{}: the name '{}' is taken by another block node", each.origin, each.name));
+    std::shared_ptr<block::BlockingNode> node;
+    if (each.driver == "null-co") {
+      node = std::make_shared<block::NullNode>(block_workers_, std::stoull(each.file), each.read_only);
+    } else {
+      auto file = block::FileNode::open(block_workers_,
+                                        {.path = each.file, .read_only = each.read_only || each.snapshot});
+      if (!file) return std::move(file).error().with_context(each.origin);
+      node = *std::move(file);
+    }
+    if (each.snapshot) {
+      auto overlay = block::OverlayNode::create(block_workers_, std::move(node));
+      if (!overlay) return std::move(overlay).error().with_context(each.origin);
+      node = *std::move(overlay);
+    }
+    nodes_.emplace(each.name, std::move(node));
+  }
+  return {};
+}
+
+Result<void> Backends::open_netdevs(const config::Machine& config, event::Loop& loop) {
+  for (const config::Netdev& each : config.netdevs) {
+    if (netdevs_.contains(each.id))
+      return Error(ErrorKind::kInvalidArgument,
+                   fmt::format("{}: the id '{}' is taken by another network", each.origin, each.id));
+    auto options = net::UserOptions::parse(each.properties);
+    if (!options) return std::move(options).error().with_context(each.origin);
+    auto backend = net::UserBackend::create(loop, *options);
+    if (!backend) return std::move(backend).error().with_context(each.origin);
+    netdevs_.emplace(each.id, *std::move(backend));
+  }
+  return {};
+}
+
 Result<void> Backends::claim(const std::string& kind, const std::string& id, const std::string& user) {
   const auto [entry, free] = users_.emplace(kind + " " + id, user);
   if (free) return {};
@@ -109,9 +152,26 @@ Result<chardev::CharBackend*> Backends::take_chardev(const std::string& id, cons
   return found->second.backend.get();
 }
 
+Result<std::shared_ptr<block::Node>> Backends::take_block_node(const std::string& name,
+                                                               const std::string& user) {
+  const auto found = nodes_.find(name);
+  if (found == nodes_.end()) return unknown(nodes_, "block node", name, user);
+  TRY(claim("block node", name, user));
+  return found->second;
+}
+
+Result<net::Backend*> Backends::take_netdev(const std::string& id, const std::string& user) {
+  const auto found = netdevs_.find(id);
+  if (found == netdevs_.end()) return unknown(netdevs_, "network", id, user);
+  TRY(claim("network", id, user));
+  return found->second.get();
+}
+
 Result<std::unique_ptr<Backends>> Backends::create(const config::Machine& config, event::Loop& loop,
                                                    std::function<void()> quit) {
   std::unique_ptr<Backends> backends(new Backends);
+  TRY(backends->open_block_nodes(config));
+  TRY(backends->open_netdevs(config, loop));
   TRY(backends->open_chardevs(config, loop, quit));
   return backends;
 }

@@ -8,10 +8,13 @@
 #include <string>
 
 #include "base/result.h"
+#include "block/node.h"
+#include "block/worker_pool.h"
 #include "chardev/char_backend.h"
 #include "chardev/mux.h"
 #include "config/machine.h"
 #include "event/loop.h"
+#include "net/backend.h"
 
 namespace ostler::machine {
 
@@ -26,10 +29,15 @@ class Backends {
   // ids, kBusy who has it. `user` names the device for that.
   Result<chardev::CharBackend*> take_chardev(const std::string& id, const std::string& user);
 
+  Result<std::shared_ptr<block::Node>> take_block_node(const std::string& name, const std::string& user);
+  Result<net::Backend*> take_netdev(const std::string& id, const std::string& user);
+
  private:
   Backends() = default;
   Result<void> open_chardevs(const config::Machine& config, event::Loop& loop,
                              const std::function<void()>& quit);
+  Result<void> open_block_nodes(const config::Machine& config);
+  Result<void> open_netdevs(const config::Machine& config, event::Loop& loop);
   Result<void> claim(const std::string& kind, const std::string& id, const std::string& user);
 
   struct Chardev {
@@ -37,6 +45,9 @@ class Backends {
     std::unique_ptr<chardev::Mux> mux;
   };
   std::map<std::string, Chardev> chardevs_;
+  block::WorkerPool block_workers_;
+  std::map<std::string, std::shared_ptr<block::Node>> nodes_;
+  std::map<std::string, std::unique_ptr<net::Backend>> netdevs_;
   std::map<std::string, std::string> users_;  // "kind id" -> device
 };
 

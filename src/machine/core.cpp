@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 #include <x86intrin.h>
 
+#include <ctime>
+
 #include "accel/soft/soft_engine.h"
 #include "base/log.h"
 #include "machine/paravirt.h"
@@ -27,6 +29,13 @@ Result<void> choose_accelerator(const config::Machine& config) {
                            config.accelerators.back()));
 }
 
+// Time of day; the virtual clock is at 0 when the machine is built.
+int64_t wall_clock_ns() {
+  timespec now{};
+  clock_gettime(CLOCK_REALTIME, &now);
+  return int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
+}
+
 }  // namespace
 
 uint64_t VcpuTsc::guest_tsc() const {
@@ -41,6 +50,7 @@ Core::Core(const config::Machine& config, x86::CpuModel model, std::shared_ptr<m
       ram_(std::move(ram)),
       memory_("memory", memory::AddressSpace::kMemorySize),
       ports_("ports", memory::AddressSpace::kPortSize),
+      kvm_clock_(clock_, wall_clock_ns()),
       low_ram_("ram.low", ram_, 0, layout_.low),
       code_(memory_, group_),
       apic_page_(apic_bus_),
@@ -72,14 +82,14 @@ Result<std::unique_ptr<Core>> Core::create(const config::Machine& config, chipse
     info.sockets = config.sockets;
     info.cores = config.cores;
     info.threads = config.threads;
-    info.kvm_features = kParavirtFeatures;
+    info.kvm_features = Paravirt::kFeatures;
     info.tsc_hz = tsc_hz;
     info.apic_timer_hz = chipset::LocalApic::kTimerHz;
     chipset::LocalApic::Options apic{
         .id = info.apic_id, .bootstrap = i == 0, .x2apic = core->model_.has(x86::Feature::kX2apic)};
-    auto processor = std::make_unique<Processor>(i, apic, tsc_hz, core->apic_bus_, core->loop_,
-                                                 [&requests] { requests.request_reset("triple fault"); });
-    processor->set_paravirt(make_paravirt(core->memory_, core->loop_.clock(), processor->tsc()));
+    auto processor =
+        std::make_unique<Processor>(i, apic, tsc_hz, core->apic_bus_, core->loop_, core->kvm_clock_,
+                                    core->memory_, [&requests] { requests.request_reset("triple fault"); });
     accel::SoftContext context{
         .model = core->model_,
         .memory = core->memory_,
@@ -131,6 +141,9 @@ void Core::pause() {
 
 void Core::resume() {
   clock_.resume();
+  // The host's TSC went on while the virtual clock stood still.
+  kvm_clock_.resync();
+  for (auto& processor : processors_) processor->paravirt().clock().update();
   loop_.clock_changed();
   for (auto& processor : processors_) processor->vcpu().resume();
 }
@@ -138,6 +151,7 @@ void Core::resume() {
 void Core::reset() {
   for (auto& processor : processors_) {
     processor->apic().reset();
+    processor->paravirt().clock().reset();
     processor->vcpu().reset();
   }
 }
@@ -148,6 +162,7 @@ void Core::state(state::Archive& archive) {
   for (auto& processor : processors_) {
     processor->vcpu().state(archive);
     processor->apic().state(archive);
+    processor->paravirt().clock().state(archive);
   }
 }
 

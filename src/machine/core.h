@@ -5,11 +5,11 @@
 #include <memory>
 #include <vector>
 
-#include "accel/paravirt.h"
 #include "accel/vcpu.h"
 #include "base/result.h"
 #include "config/machine.h"
 #include "devices/chipset/apic_bus.h"
+#include "devices/chipset/kvm_clock.h"
 #include "devices/chipset/local_apic.h"
 #include "devices/chipset/system_requests.h"
 #include "devices/chipset/tsc_clock.h"
@@ -62,6 +62,7 @@ class Core {
   event::Loop loop_;
   std::shared_ptr<memory::RamBlock> ram_;
   memory::AddressSpace memory_, ports_;
+  chipset::KvmClockBase kvm_clock_;
   memory::RamRegion low_ram_;
   std::unique_ptr<memory::RamRegion> high_ram_;
   mmu::VcpuGroup group_;

@@ -1,39 +1,23 @@
-// Every type that -device knows: its properties and how it is made.
+// Every type that -device knows: its properties (declared by the device itself) and how it is made.
 #pragma once
 
-#include <any>
-#include <span>
 #include <string>
+#include <vector>
 
 #include "base/result.h"
-#include "config/machine.h"
 #include "config/property.h"
 
 namespace ostler::machine {
 
-class Backends;
-class Board;
-class Core;
+std::vector<config::DeviceType> device_types();
 
-struct PlugContext {
-  Core& core;
-  Backends& backends;
-  Board& board;
-  std::string user;  // the option as written, for messages
-  void* virtio_serial = nullptr;  // the latest virtio-serial device, for its ports
-};
+// By name or alias; null when there is none.
+const config::DeviceType* find_device_type(const std::string& name);
 
-struct DeviceEntry {
-  config::DeviceType type;
-  Result<void> (*plug)(PlugContext& context, const std::any& options);
-};
+// "; did you mean 'x'?" or "".
+std::string device_type_suggestion(const std::string& name);
 
-std::span<const DeviceEntry> device_catalog();
-
-// -device help, -device TYPE,help. kNotFound names the nearest type.
+// -device help; -device TYPE,help. kNotFound names the nearest type.
 Result<std::string> device_help(const std::string& type);
-
-// Makes one device and plugs it in.
-Result<void> plug_device(const config::Device& device, PlugContext& context);
 
 }  // namespace ostler::machine

@@ -13,7 +13,8 @@ class FixedRegions {
  public:
   explicit FixedRegions(memory::AddressSpace& space) : space_(space) {}
 
-  void add(const std::string& name, bus::IoHandler& handler, uint64_t at, uint64_t size, int priority = 0, unsigned max_access = 8) {
+  void add(const std::string& name, bus::IoHandler& handler, uint64_t at, uint64_t size, int priority = 0,
+           unsigned max_access = 8) {
     regions_.push_back(std::make_unique<memory::IoRegion>(name, handler, size, max_access));
     memory::Transaction(space_).add(space_.root(), at, *regions_.back(), priority);
   }

@@ -11,19 +11,24 @@
 #include "machine/board.h"
 #include "machine/core.h"
 #include "machine/kernel_loader.h"
+#include "machine/microvm_board.h"
 #include "machine/pc_board.h"
+#include "machine/plugged_devices.h"
 #include "memory/dma.h"
 #include "state/archive.h"
 
 namespace ostler::machine {
 namespace {
 
-boot::Request::Protocol boot_protocol(const config::Machine& config) {
-  for (const auto& property : config.machine_properties)
-    if (property.key == "kernel-entry")
-      return property.value == "linux64" ? boot::Request::Protocol::kLinux64
-             : property.value == "pvh"   ? boot::Request::Protocol::kPvh
-                                         : boot::Request::Protocol::kAuto;
+boot::Request::Protocol protocol_of(KernelEntry entry) {
+  switch (entry) {
+    case KernelEntry::kPvh:
+      return boot::Request::Protocol::kPvh;
+    case KernelEntry::kLinux64:
+      return boot::Request::Protocol::kLinux64;
+    case KernelEntry::kAuto:
+      break;
+  }
   return boot::Request::Protocol::kAuto;
 }
 
@@ -38,6 +43,7 @@ Machine::Machine(const config::Machine& config) : config_(config) {}
 Machine::~Machine() {
   // vCPUs end before the devices they use; devices before the back ends and the memory they use.
   if (core_ != nullptr) core_->stop_vcpus();
+  devices_.reset();
   board_.reset();
   backends_.reset();
 }
@@ -52,9 +58,15 @@ Result<void> Machine::build() {
   if (config_.kernel.empty())
     return Error(ErrorKind::kUnsupported,
                  "there is nothing to boot: this version has no firmware; name a kernel with -kernel");
+  TRY_ASSIGN(properties_, machine_properties(config_));
   TRY_ASSIGN(core_, Core::create(config_, *this));
   TRY_ASSIGN(backends_, Backends::create(config_, core_->loop(), [this] { quit(0); }));
-  TRY_ASSIGN(board_, PcBoard::create(*core_, *backends_, *this));
+  if (config_.type == "microvm") {
+    TRY_ASSIGN(board_, MicrovmBoard::create(*core_, *backends_, *this));
+  } else {
+    TRY_ASSIGN(board_, PcBoard::create(*core_, *backends_, *this));
+  }
+  TRY_ASSIGN(devices_, PluggedDevices::create(config_, *core_, *backends_, *board_, *this));
   TRY(start_guest_code());
   core_->start_vcpus();
   return {};
@@ -66,7 +78,7 @@ Result<void> Machine::place_tables() {
   const auto put = [&](GuestPhys at, const std::vector<uint8_t>& bytes) {
     return dma.write(at, std::as_bytes(std::span(bytes)));
   };
-  acpi::Description description = board_->acpi();
+  const acpi::Description description = board_->acpi();
   const acpi::Tables tables = acpi::build_tables(description, core_->layout().acpi_tables());
   const acpi::Smbios smbios =
       acpi::build_smbios({.product = config_.type == "microvm" ? "Ostler microvm" : "Ostler PC",
@@ -90,7 +102,8 @@ Result<void> Machine::start_guest_code() {
   TRY(place_tables());
   memory::Dma dma(core_->memory());
   accel::Engine& engine = core_->vcpu(0).engine();
-  TRY(boot_kernel(config_, core_->layout(), kRsdp, boot_protocol(config_), dma, engine.cpu_state()));
+  TRY(boot_kernel(config_, core_->layout(), kRsdp, protocol_of(properties_.kernel_entry), dma,
+                  engine.cpu_state()));
   engine.state_loaded();
   return {};
 }
@@ -141,6 +154,7 @@ void Machine::state(state::Archive& archive) {
 
 Snapshot Machine::save() {
   Snapshot snapshot;
+  board_->quiesce();
   state::Saver saver;
   state(saver);
   snapshot.devices = saver.take();

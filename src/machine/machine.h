@@ -12,6 +12,7 @@
 #include "base/result.h"
 #include "config/machine.h"
 #include "devices/chipset/system_requests.h"
+#include "machine/properties.h"
 
 namespace ostler::state {
 class Archive;
@@ -76,6 +77,8 @@ class Machine final : private chipset::SystemRequests {
   std::unique_ptr<Core> core_;
   std::unique_ptr<Backends> backends_;
   std::unique_ptr<Board> board_;
+  std::unique_ptr<PluggedDevices> devices_;
+  MachineProperties properties_;
   std::atomic<bool> reset_posted_{false};
   bool paused_ = true;
   int status_ = 0;

@@ -12,6 +12,7 @@
 #include "devices/pci/bus.h"
 #include "devices/pci/config_access.h"
 #include "devices/virtio/transport/mmio.h"
+#include "devices/virtio/transport/pci.h"
 #include "machine/backends.h"
 #include "machine/core.h"
 #include "machine/fixed_regions.h"
@@ -25,7 +26,8 @@ constexpr unsigned kGedPin = 9;
 constexpr uint16_t kDebugPort = 0x402;
 constexpr uint64_t kEventBytes = 4, kSleepOffset = 0x100, kSleepBytes = 4;
 // I/O APIC inputs of the virtio-mmio slots; the last four serve PCI instead where there is PCI.
-constexpr std::array<uint8_t, kVirtioMmioSlots> kSlotPins{5, 6, 7, 10, 11, 12, 14, 15, 20, 21, 22, 23, 16, 17, 18, 19};
+constexpr std::array<uint8_t, kVirtioMmioSlots> kSlotPins{5,  6,  7,  10, 11, 12, 14, 15,
+                                                          20, 21, 22, 23, 16, 17, 18, 19};
 constexpr unsigned kFirstPciGsi = 16, kSlotsBesidePci = 12;
 // With pcie=on: configuration space and the window of 32-bit BARs, in the hole below the chips.
 constexpr uint64_t kEcam = 0xe0000000, kPciWindow = 0xc0000000;
@@ -80,7 +82,8 @@ class Microvm final : public Board {
   Result<void> add_character_devices(Backends& backends) {
     TRY_ASSIGN(serial_, SerialPorts::create(core_, backends, router_));
     if (core_.config().debug_chardev) {
-      TRY_ASSIGN(chardev::CharBackend* const backend, backends.take_chardev(*core_.config().debug_chardev, "-debugcon"));
+      TRY_ASSIGN(chardev::CharBackend* const backend,
+                 backends.take_chardev(*core_.config().debug_chardev, "-debugcon"));
       debug_port_ = std::make_unique<chipset::DebugPort>(*backend);
       ports_.add("debug port", *debug_port_, kDebugPort, 1);
     }
@@ -92,10 +95,13 @@ class Microvm final : public Board {
   Result<void> plug_mmio(std::unique_ptr<virtio::Device> device) override {
     const size_t slots = pci_ ? kSlotsBesidePci : kSlotPins.size();
     if (slots_.size() >= slots)
-      return Error(ErrorKind::kNoResource, fmt::format("{}: all {} virtio-mmio slots are taken", device->name(), slots));
+      return Error(ErrorKind::kNoResource,
+                   fmt::format("{}: all {} virtio-mmio slots are taken", device->name(), slots));
     const size_t index = slots_.size();
-    slots_.push_back(std::make_unique<virtio::Mmio>(std::move(device), bus::IrqLine(io_apic_, kSlotPins[index])));
-    memory_.add(fmt::format("virtio-mmio {}", index), *slots_.back(), kVirtioMmio.value + index * kVirtioMmioSlot, kVirtioMmioSlot, 1);
+    slots_.push_back(
+        std::make_unique<virtio::Mmio>(std::move(device), bus::IrqLine(io_apic_, kSlotPins[index])));
+    memory_.add(fmt::format("virtio-mmio {}", index), *slots_.back(),
+                kVirtioMmio.value + index * kVirtioMmioSlot, kVirtioMmioSlot, 1);
     return {};
   }
 
@@ -112,7 +118,10 @@ class Microvm final : public Board {
 
   void quiesce() override {
     for (auto& slot : slots_) slot->device().quiesce();
-    if (pci_) pci_->bus.collect();
+    if (!pci_) return;
+    for (const auto& function : pci_->bus.functions())
+      if (auto* device = dynamic_cast<virtio::Pci*>(function.get())) device->device().quiesce();
+    pci_->bus.collect();
   }
 
   void state(state::Archive& archive) override {
@@ -135,7 +144,8 @@ class Microvm final : public Board {
                                       .sleep_base = static_cast<uint32_t>(kGed.value + kSleepOffset)};
     d.serial = serial_->acpi();
     for (size_t i = 0; i < slots_.size(); ++i)
-      d.virtio_mmio.push_back({static_cast<uint32_t>(kVirtioMmio.value + i * kVirtioMmioSlot), kVirtioMmioSlot, kSlotPins[i]});
+      d.virtio_mmio.push_back(
+          {static_cast<uint32_t>(kVirtioMmio.value + i * kVirtioMmioSlot), kVirtioMmioSlot, kSlotPins[i]});
     if (pci_) {
       const uint64_t window = core_.layout().pci_window64().value;
       d.pci = acpi::Description::Pci{.memory32 = {kPciWindow, kEcam - 1},
@@ -163,7 +173,8 @@ class Microvm final : public Board {
 
 }  // namespace
 
-Result<std::unique_ptr<Board>> MicrovmBoard::create(Core& core, Backends& backends, chipset::SystemRequests& requests) {
+Result<std::unique_ptr<Board>> MicrovmBoard::create(Core& core, Backends& backends,
+                                                    chipset::SystemRequests& requests) {
   TRY_ASSIGN(const MachineProperties properties, machine_properties(core.config()));
   auto board = std::make_unique<Microvm>(core, requests, properties.pcie);
   TRY(board->add_character_devices(backends));

@@ -1,5 +1,5 @@
-// The "microvm" machine: no firmware, no PCI unless asked for, no legacy timers and interrupt controllers. Local APICs,
-// an I/O APIC, serial ports, virtio-mmio slots, and hardware-reduced ACPI.
+// The "microvm" machine: no firmware, no PCI unless asked for, no legacy timers and interrupt controllers.
+// Local APICs, an I/O APIC, serial ports, virtio-mmio slots, and hardware-reduced ACPI.
 #pragma once
 
 #include <memory>

@@ -10,7 +10,8 @@ class Paravirt final : public accel::Paravirt {
  public:
   static constexpr uint32_t kFeatures = chipset::KvmClock::kFeatures;  // CPUID 0x40000001 EAX
 
-  Paravirt(chipset::KvmClockBase& base, const chipset::TscClock& tsc, memory::AddressSpace& space) : clock_(base, tsc, space) {}
+  Paravirt(chipset::KvmClockBase& base, const chipset::TscClock& tsc, memory::AddressSpace& space)
+      : clock_(base, tsc, space) {}
 
   std::optional<uint64_t> read_msr(uint32_t index) override { return clock_.read_msr(index); }
   bool write_msr(uint32_t index, uint64_t value) override { return clock_.write_msr(index, value); }

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "base/bytes.h"
 #include "devices/chipset/acpi_pm.h"
 #include "devices/chipset/hpet.h"
 #include "devices/chipset/i8042.h"
@@ -15,6 +16,7 @@
 #include "devices/pci/bus.h"
 #include "devices/pci/config_access.h"
 #include "devices/pci/piix.h"
+#include "devices/virtio/transport/pci.h"
 #include "machine/backends.h"
 #include "machine/core.h"
 #include "machine/fixed_regions.h"
@@ -76,7 +78,8 @@ class Pc final : public Board {
   Result<void> add_character_devices(Backends& backends) {
     TRY_ASSIGN(serial_, SerialPorts::create(core_, backends, router_));
     if (core_.config().debug_chardev) {
-      TRY_ASSIGN(chardev::CharBackend* const backend, backends.take_chardev(*core_.config().debug_chardev, "-debugcon"));
+      TRY_ASSIGN(chardev::CharBackend* const backend,
+                 backends.take_chardev(*core_.config().debug_chardev, "-debugcon"));
       debug_port_ = std::make_unique<chipset::DebugPort>(*backend);
       ports_.add("debug port", *debug_port_, kDebugPort, 1);
     }
@@ -86,7 +89,11 @@ class Pc final : public Board {
   pci::Bus* pci() override { return &pci_; }
 
   Result<void> plug_mmio(std::unique_ptr<virtio::Device> device) override {
-    return Error(ErrorKind::kUnsupported, fmt::format("{}: the pc machine has PCI instead of virtio-mmio; say -pci instead of -device in its name", device->name()));
+    return Error(
+        ErrorKind::kUnsupported,
+        fmt::format(
+            "{}: the pc machine has PCI instead of virtio-mmio; say -pci instead of -device in its name",
+            device->name()));
   }
 
   void reset() override {
@@ -105,7 +112,11 @@ class Pc final : public Board {
     config_ports_.reset();
   }
 
-  void quiesce() override { pci_.collect(); }
+  void quiesce() override {
+    for (const auto& function : pci_.functions())
+      if (auto* device = dynamic_cast<virtio::Pci*>(function.get())) device->device().quiesce();
+    pci_.collect();
+  }
 
   void state(state::Archive& archive) override {
     archive.section("pc", 1);
@@ -223,7 +234,8 @@ class Pc final : public Board {
 
 }  // namespace
 
-Result<std::unique_ptr<Board>> PcBoard::create(Core& core, Backends& backends, chipset::SystemRequests& requests) {
+Result<std::unique_ptr<Board>> PcBoard::create(Core& core, Backends& backends,
+                                               chipset::SystemRequests& requests) {
   TRY_ASSIGN(const int64_t start, rtc_start_seconds(core.config()));
   auto board = std::make_unique<Pc>(core, requests, start);
   TRY(board->add_functions());

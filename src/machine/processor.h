@@ -3,10 +3,10 @@
 
 #include <memory>
 
-#include "accel/paravirt.h"
 #include "accel/vcpu.h"
 #include "devices/chipset/local_apic.h"
 #include "devices/chipset/tsc_clock.h"
+#include "machine/paravirt.h"
 
 namespace ostler::machine {
 
@@ -26,20 +26,23 @@ class VcpuTsc final : public chipset::TscClock {
 class Processor {
  public:
   Processor(unsigned index, const chipset::LocalApic::Options& apic, uint64_t tsc_hz, chipset::ApicBus& bus,
-            event::Loop& loop, std::function<void()> triple_fault)
-      : tsc_(tsc_hz), apic_(apic, bus, loop, tsc_), vcpu_(index, std::move(triple_fault)) {
+            event::Loop& loop, chipset::KvmClockBase& clock, memory::AddressSpace& memory,
+            std::function<void()> triple_fault)
+      : tsc_(tsc_hz),
+        paravirt_(clock, tsc_, memory),
+        apic_(apic, bus, loop, tsc_),
+        vcpu_(index, std::move(triple_fault)) {
     apic_.attach(vcpu_);
   }
 
   VcpuTsc& tsc() { return tsc_; }
   chipset::LocalApic& apic() { return apic_; }
   accel::Vcpu& vcpu() { return vcpu_; }
-  void set_paravirt(std::unique_ptr<accel::Paravirt> paravirt) { paravirt_ = std::move(paravirt); }
-  accel::Paravirt& paravirt() { return *paravirt_; }
+  Paravirt& paravirt() { return paravirt_; }
 
  private:
   VcpuTsc tsc_;
-  std::unique_ptr<accel::Paravirt> paravirt_;
+  Paravirt paravirt_;
   chipset::LocalApic apic_;
   accel::Vcpu vcpu_;
 };

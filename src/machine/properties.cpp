@@ -10,14 +10,16 @@ namespace {
 using Table = config::PropertyTable<MachineProperties>;
 
 config::Property<MachineProperties> kernel_entry() {
-  return config::choice<MachineProperties, KernelEntry>("kernel-entry", &MachineProperties::kernel_entry, {"auto", "pvh", "linux64"},
+  return config::choice<MachineProperties, KernelEntry>("kernel-entry", &MachineProperties::kernel_entry,
+                                                        {"auto", "pvh", "linux64"},
                                                         "how a bzImage is started");
 }
 
 const Table& table_of(const std::string& type) {
   static const Table pc("-machine pc", {kernel_entry()});
   static const Table microvm("-machine microvm",
-                             {kernel_entry(), config::boolean<MachineProperties>("pcie", &MachineProperties::pcie, "a PCI bus with ECAM")});
+                             {kernel_entry(), config::boolean<MachineProperties>(
+                                                  "pcie", &MachineProperties::pcie, "a PCI bus with ECAM")});
   return type == "microvm" ? microvm : pc;
 }
 

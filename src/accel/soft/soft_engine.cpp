@@ -82,6 +82,12 @@ uint64_t SoftEngine::tsc() {
   return __rdtsc() + state_.msr.tsc_offset;
 }
 
+void SoftEngine::tsc_changed() {
+  const OutsideGuest outside(mmu_);
+  context_.interrupts.tsc_changed();
+  context_.paravirt.tsc_changed();
+}
+
 std::optional<uint64_t> SoftEngine::read_msr(uint32_t index) {
   const OutsideGuest outside(mmu_);
   return is_apic_msr(index) ? context_.interrupts.read_msr(index) : context_.paravirt.read_msr(index);

@@ -50,7 +50,7 @@ class SoftEngine final : public Engine, private interp::Environment {
   uint32_t port_read(uint16_t port, unsigned size) override;
   void port_write(uint16_t port, unsigned size, uint32_t value) override;
   uint64_t tsc() override;
-  void tsc_changed() override { context_.interrupts.tsc_changed(); }
+  void tsc_changed() override;
   const x86::VcpuInfo& vcpu_info() const override { return context_.info; }
   uint8_t cr8() override { return context_.interrupts.cr8(); }
   void set_cr8(uint8_t value) override { context_.interrupts.set_cr8(value); }

@@ -1,0 +1,144 @@
+#include "machine/plugged_devices.h"
+
+#include <fmt/format.h>
+
+#include "devices/chipset/system_ports.h"
+#include "devices/pci/bus.h"
+#include "devices/virtio/block/device.h"
+#include "devices/virtio/console/device.h"
+#include "devices/virtio/net/device.h"
+#include "devices/virtio/rng/device.h"
+#include "devices/virtio/transport/pci.h"
+#include "machine/backends.h"
+#include "machine/board.h"
+#include "machine/core.h"
+#include "machine/device_catalog.h"
+#include "machine/isa_devices.h"
+
+namespace ostler::machine {
+namespace {
+
+Error missing(const config::Device& device, std::string_view property) {
+  return Error(ErrorKind::kInvalidArgument,
+               fmt::format("{}: the property '{}' is missing", device.origin, property));
+}
+
+// "virtio-blk" of "virtio-blk-pci" and "virtio-blk-device".
+std::string family_of(const std::string& type) {
+  for (const std::string_view suffix : {"-pci", "-device"})
+    if (type.ends_with(suffix)) return type.substr(0, type.size() - suffix.size());
+  return type;
+}
+
+}  // namespace
+
+PluggedDevices::PluggedDevices(Core& core, Backends& backends, Board& board,
+                               chipset::SystemRequests& requests)
+    : core_(core), backends_(backends), board_(board), requests_(requests), ports_(core.ports()) {}
+
+Result<std::unique_ptr<PluggedDevices>> PluggedDevices::create(const config::Machine& config, Core& core,
+                                                               Backends& backends, Board& board,
+                                                               chipset::SystemRequests& requests) {
+  std::unique_ptr<PluggedDevices> devices(new PluggedDevices(core, backends, board, requests));
+  for (const config::Device& device : config.devices) TRY(devices->plug(device));
+  return devices;
+}
+
+Result<void> PluggedDevices::plug(const config::Device& device) {
+  const config::DeviceType* type = find_device_type(device.type);
+  if (type == nullptr)
+    return Error(ErrorKind::kNotFound,
+                 fmt::format("{}: there is no device '{}'{}; -device help lists them all", device.origin,
+                             device.type, device_type_suggestion(device.type)));
+  auto properties = device.properties;
+  if (!device.id.empty()) properties.push_back({"id", device.id});
+  auto options = type->properties->parse_any(properties);
+  if (!options) return std::move(options).error().with_context(device.origin);
+  if (type->bus == "ISA") return plug_isa(*type, *options, device);
+  if (type->bus == "virtio-serial-bus") return plug_console_port(*type, *options, device);
+
+  if (type->bus == "PCI" && board_.pci() == nullptr)
+    return Error(ErrorKind::kUnsupported,
+                 fmt::format("{}: this machine has no PCI bus; say '{}-device', or -machine microvm,pcie=on",
+                             device.origin, family_of(type->name)));
+  virtio::DeviceOptions bus_options;
+  TRY_ASSIGN(auto made, make_virtio(family_of(type->name), *options, device, bus_options));
+  if (type->bus != "PCI") {
+    auto plugged = board_.plug_mmio(std::move(made));
+    return plugged ? std::move(plugged) : std::move(plugged).error().with_context(device.origin);
+  }
+  std::optional<pci::Address> address;
+  if (bus_options.addr) address = pci::Address{bus_options.addr->slot, bus_options.addr->function};
+  auto added = board_.pci()->add(std::make_shared<virtio::Pci>(std::move(made), bus_options.vectors_wanted()),
+                                 address, bus_options.multifunction);
+  if (!added) return std::move(added).error().with_context(device.origin);
+  return {};
+}
+
+Result<void> PluggedDevices::plug_isa(const config::DeviceType& type, const std::any& options,
+                                      const config::Device& device) {
+  if (type.name == "isa-debug-exit") {
+    const auto& exit = std::any_cast<const DebugExitOptions&>(options);
+    isa_.push_back(std::make_unique<chipset::DebugExit>(requests_));
+    ports_.add(type.name, *isa_.back(), exit.iobase, exit.iosize, 1);
+    return {};
+  }
+  const auto& console = std::any_cast<const DebugConsoleOptions&>(options);
+  if (console.chardev.empty()) return missing(device, "chardev");
+  TRY_ASSIGN(chardev::CharBackend* const backend, backends_.take_chardev(console.chardev, device.origin));
+  isa_.push_back(std::make_unique<chipset::DebugPort>(*backend));
+  ports_.add(type.name, *isa_.back(), console.iobase, 1, 1);
+  return {};
+}
+
+Result<void> PluggedDevices::plug_console_port(const config::DeviceType& type, const std::any& options,
+                                               const config::Device& device) {
+  if (last_console_ == nullptr)
+    return Error(ErrorKind::kState,
+                 fmt::format("{}: needs a virtio-serial device before it; add -device virtio-serial-pci",
+                             device.origin));
+  const auto& port = std::any_cast<const virtio::console::PortOptions&>(options);
+  chardev::CharBackend* backend = nullptr;
+  if (!port.chardev.empty()) {
+    TRY_ASSIGN(backend, backends_.take_chardev(port.chardev, device.origin));
+  }
+  auto added = last_console_->add_port(port, type.name == "virtconsole", backend);
+  if (!added) return std::move(added).error().with_context(device.origin);
+  return {};
+}
+
+Result<std::unique_ptr<virtio::Device>> PluggedDevices::make_virtio(const std::string& family,
+                                                                    const std::any& options,
+                                                                    const config::Device& device,
+                                                                    virtio::DeviceOptions& bus_options) {
+  if (family == "virtio-blk") {
+    const auto& own = std::any_cast<const virtio::block::Options&>(options);
+    if (own.drive.empty()) return missing(device, "drive");
+    bus_options = own;
+    TRY_ASSIGN(auto node, backends_.take_block_node(own.drive, device.origin));
+    return std::unique_ptr<virtio::Device>(
+        std::make_unique<virtio::block::BlockDevice>(core_.memory(), std::move(node), own));
+  }
+  if (family == "virtio-net") {
+    auto own = std::any_cast<virtio::net::Options>(options);
+    if (own.netdev.empty()) return missing(device, "netdev");
+    if (!own.mac) own.mac = virtio::net::default_mac(nics_);
+    ++nics_;
+    bus_options = own;
+    TRY_ASSIGN(net::Backend* const backend, backends_.take_netdev(own.netdev, device.origin));
+    return std::unique_ptr<virtio::Device>(
+        std::make_unique<virtio::net::NetDevice>(core_.memory(), *backend, own));
+  }
+  if (family == "virtio-rng") {
+    const auto& own = std::any_cast<const virtio::rng::Options&>(options);
+    bus_options = own;
+    return std::unique_ptr<virtio::Device>(std::make_unique<virtio::rng::RngDevice>(core_.memory(), own));
+  }
+  const auto& own = std::any_cast<const virtio::console::Options&>(options);
+  bus_options = own;
+  auto made = std::make_unique<virtio::console::ConsoleDevice>(core_.memory(), own);
+  last_console_ = made.get();
+  return std::unique_ptr<virtio::Device>(std::move(made));
+}
+
+}  // namespace ostler::machine

@@ -1,0 +1,57 @@
+// The devices that -device asks for: makes them and plugs them into the board.
+#pragma once
+
+#include <any>
+#include <memory>
+#include <vector>
+
+#include "base/result.h"
+#include "config/machine.h"
+#include "config/property.h"
+#include "devices/chipset/system_requests.h"
+#include "devices/virtio/options.h"
+#include "machine/fixed_regions.h"
+
+namespace ostler::virtio {
+class Device;
+namespace console {
+class ConsoleDevice;
+}
+}  // namespace ostler::virtio
+
+namespace ostler::machine {
+
+class Backends;
+class Board;
+class Core;
+
+class PluggedDevices {
+ public:
+  // In the order of the configuration. Errors begin with the option as it was written.
+  static Result<std::unique_ptr<PluggedDevices>> create(const config::Machine& config, Core& core,
+                                                        Backends& backends, Board& board,
+                                                        chipset::SystemRequests& requests);
+
+ private:
+  PluggedDevices(Core& core, Backends& backends, Board& board, chipset::SystemRequests& requests);
+  Result<void> plug(const config::Device& device);
+  Result<void> plug_isa(const config::DeviceType& type, const std::any& options,
+                        const config::Device& device);
+  Result<void> plug_console_port(const config::DeviceType& type, const std::any& options,
+                                 const config::Device& device);
+  // The device of any other type, without its transport, and the options of its bus.
+  Result<std::unique_ptr<virtio::Device>> make_virtio(const std::string& family, const std::any& options,
+                                                      const config::Device& device,
+                                                      virtio::DeviceOptions& bus_options);
+
+  Core& core_;
+  Backends& backends_;
+  Board& board_;
+  chipset::SystemRequests& requests_;
+  FixedRegions ports_;
+  std::vector<std::unique_ptr<bus::IoHandler>> isa_;
+  virtio::console::ConsoleDevice* last_console_ = nullptr;  // ports go to the latest one before them
+  unsigned nics_ = 0;
+};
+
+}  // namespace ostler::machine
