@@ -332,7 +332,15 @@ void Uart::restart_timeout_locked() {
 
 void Uart::timeout() {
   const std::lock_guard lock(mutex_);
-  if (timeout_at_ < 0 || loop_.clock().now() < timeout_at_) return;
+  if (tx_.count != 0) {  // loaded with output that was waiting: see state()
+    drain_locked();
+    update_irq_locked();
+  }
+  if (timeout_at_ < 0) return;
+  if (loop_.clock().now() < timeout_at_) {
+    timer_.set(timeout_at_);
+    return;
+  }
   timeout_at_ = -1;
   if (rx_.count == 0) return;
   timeout_pending_ = true;
@@ -362,13 +370,14 @@ void Uart::state(state::Archive& archive) {
   for (uint8_t& flags : rx_.flags) archive.check((flags & ~kLsrErrors) == 0, "flags");
   archive.check(timeout_at_ >= -1 && timeout_at_ < INT64_MAX / 2, "timeout_at");
   if (!archive.loading() || archive.failed()) return;
-  if (timeout_at_ >= 0)
+  // Output that waited for another back end goes to ours once the guest runs.
+  if (tx_.count != 0)
+    timer_.set(loop_.clock().now());
+  else if (timeout_at_ >= 0)
     timer_.set(timeout_at_);
   else
     timer_.cancel();
-  if (backend_ == nullptr) return;
-  backend_->accept_input();
-  if (tx_.count != 0) drain_locked();
+  if (backend_ != nullptr) backend_->accept_input();
 }
 
 }  // namespace ostler::chipset

@@ -193,6 +193,21 @@ TEST_F(UartTest, IdentifiesAs16550AByItsFifo) {
   EXPECT_EQ(read(kIer), 0x0f);
 }
 
+TEST_F(UartTest, OutputThatWaitedIsSentAfterARestore) {
+  backend.room = 0;
+  write(kData, 'w');
+  state::Saver saver;
+  uart.state(saver);
+  const auto stream = saver.take();
+  FakeBackend other_backend;
+  Uart other(bench.loop, bus::IrqLine(irqs, 4), &other_backend);
+  state::Loader loader(stream);
+  other.state(loader);
+  ASSERT_TRUE(loader.finish());
+  bench.advance(1);
+  EXPECT_EQ(other_backend.output, "w");
+}
+
 TEST_F(UartTest, ClearingTheReceiveFifo) {
   write(kFcr, 1);
   backend.type("abc");
