@@ -15,13 +15,13 @@ enum class Kind : uint8_t { kNull, kStdio, kFile, kPipe, kPty, kUnixSocket, kTcp
 
 struct Options {
   Kind kind = Kind::kNull;
-  std::string path;              // file, pipe, unix socket
-  std::string host, port;        // TCP; empty host: any address for a server, localhost for a client
-  bool server = false;           // sockets: listen, one client at a time
-  bool wait = false;             // server: do not start before the first client is there
-  bool append = false;           // file
-  bool signals = true;           // stdio: Ctrl-C ends the program
-  size_t ring_size = 64 * 1024;  // ring buffer, bytes
+  std::string path = {};             // file, pipe, unix socket
+  std::string host = {}, port = {};  // TCP; empty host: any address for a server, localhost for a client
+  bool server = false;               // sockets: listen, one client at a time
+  bool wait = false;                 // server: do not start before the first client is there
+  bool append = false;               // file
+  bool signals = true;               // stdio: Ctrl-C ends the program
+  size_t ring_size = 64 * 1024;      // ring buffer, bytes
 };
 
 // On the loop's thread or before it runs. Errors name the path or address.

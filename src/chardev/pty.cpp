@@ -56,12 +56,14 @@ Result<std::unique_ptr<CharBackend>> make_pty(event::Loop& loop) {
   if (!master || grantpt(master.get()) != 0 || unlockpt(master.get()) != 0 ||
       ptsname_r(master.get(), path, sizeof path) != 0)
     return errno_error("character device: cannot make a pseudo-terminal", errno);
-  // A hang-up is only reported after the slave was open once.
-  const Fd slave(::open(path, O_RDWR | O_NOCTTY | O_CLOEXEC));
-  termios mode{};
-  if (slave && tcgetattr(slave.get(), &mode) == 0) {
-    cfmakeraw(&mode);
-    tcsetattr(slave.get(), TCSANOW, &mode);
+  {
+    // A hang-up is only reported after the slave was open once.
+    const Fd slave(::open(path, O_RDWR | O_NOCTTY | O_CLOEXEC));
+    termios mode{};
+    if (slave && tcgetattr(slave.get(), &mode) == 0) {
+      cfmakeraw(&mode);
+      tcsetattr(slave.get(), TCSANOW, &mode);
+    }
   }
   return std::unique_ptr<CharBackend>(std::make_unique<Pty>(loop, std::move(master), path));
 }
