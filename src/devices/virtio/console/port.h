@@ -11,10 +11,10 @@ class ConsoleDevice;
 
 // virtconsole and virtserialport.
 struct PortOptions {
-  std::string id;
-  std::string bus;
-  std::string chardev;
-  std::string name;  // /dev/virtio-ports/NAME
+  std::string id{};
+  std::string bus{};
+  std::string chardev{};
+  std::string name{};  // /dev/virtio-ports/NAME
   uint16_t nr = kFirstFree;
   static constexpr uint16_t kFirstFree = 0xffff;
 };

@@ -1,0 +1,245 @@
+// virtio-net over a recording back end.
+#include <gtest/gtest.h>
+
+#include "devices/virtio/net/device.h"
+#include "fake_driver.h"
+
+namespace ostler::virtio::net {
+namespace {
+
+using test::FakeQueue;
+using test::GuestMemory;
+
+constexpr uint64_t kBase = feature(VIRTIO_F_VERSION_1);
+const std::string kHeader(12, '\0');
+const std::string kFrame = std::string(12, 'm') + "\x08\x06payload";
+
+struct FakeBackend final : ostler::net::Backend {
+  void attach(ostler::net::Receiver* next) override { receiver = next; }
+  bool send(std::span<const std::byte> frame) override {
+    if (room == 0) return false;
+    --room;
+    frames.emplace_back(reinterpret_cast<const char*>(frame.data()), frame.size());
+    return true;
+  }
+  void receiver_ready() override { ++ready; }
+  void wake_sender() override { ++wakes; }
+  bool deliver(std::string_view frame) { return receiver->receive(std::as_bytes(std::span(frame))); }
+  ostler::net::Receiver* receiver = nullptr;
+  size_t room = 1000;
+  int ready = 0, wakes = 0;
+  std::vector<std::string> frames;
+};
+
+struct CountingTransport final : Transport {
+  void interrupt_queue(unsigned) override { ++queue_interrupts; }
+  void interrupt_config() override { ++config_interrupts; }
+  void needs_reset() override { ++resets_needed; }
+  int queue_interrupts = 0, config_interrupts = 0, resets_needed = 0;
+};
+
+class NetTest : public testing::Test {
+ protected:
+  void start(uint64_t features = kBase) {
+    device = std::make_unique<NetDevice>(memory.space, backend, options);
+    device->connect(transport);
+    const QueueSetup setups[] = {rx.setup, tx.setup, control.setup};
+    ASSERT_TRUE(device->activate(features, setups));
+  }
+  GuestMemory memory;
+  FakeQueue rx{memory, 8}, tx{memory, 8}, control{memory, 8};
+  FakeBackend backend;
+  Options options;
+  CountingTransport transport;
+  std::unique_ptr<NetDevice> device;
+};
+
+TEST_F(NetTest, sends_without_the_header) {
+  start();
+  tx.chain().readable(kHeader).readable(kFrame).offer();
+  device->notify(1);
+  EXPECT_EQ(backend.frames, std::vector<std::string>{kFrame});
+  EXPECT_TRUE(tx.used().has_value());
+}
+
+TEST_F(NetTest, header_and_frame_in_one_buffer) {
+  start();
+  tx.chain().readable(kHeader + kFrame).offer();
+  device->notify(1);
+  EXPECT_EQ(backend.frames, std::vector<std::string>{kFrame});
+}
+
+TEST_F(NetTest, full_backend_holds_the_frame_until_there_is_room) {
+  start();
+  backend.room = 1;
+  tx.chain().readable(kHeader + kFrame + "1").offer();
+  tx.chain().readable(kHeader + kFrame + "2").offer();
+  device->notify(1);
+  EXPECT_EQ(tx.used_index(), 1);
+  backend.room = 1;
+  backend.receiver->sendable();
+  EXPECT_EQ(tx.used_index(), 2);
+  EXPECT_EQ(backend.frames[1], kFrame + "2");
+}
+
+TEST_F(NetTest, frame_that_asks_for_segmentation_is_dropped) {
+  start();
+  std::string header = kHeader;
+  header[1] = 1;
+  tx.chain().readable(header + kFrame).offer();
+  device->notify(1);
+  EXPECT_TRUE(backend.frames.empty());
+  EXPECT_TRUE(tx.used().has_value());
+}
+
+TEST_F(NetTest, runts_and_giants_are_dropped) {
+  start();
+  tx.chain().readable(kHeader + "short").offer();
+  tx.chain().readable(kHeader + std::string(70000, 'x')).offer();
+  device->notify(1);
+  EXPECT_TRUE(backend.frames.empty());
+  EXPECT_EQ(tx.used_index(), 2);
+}
+
+TEST_F(NetTest, frame_shorter_than_its_header_needs_a_reset) {
+  start();
+  tx.chain().readable("short").offer();
+  device->notify(1);
+  EXPECT_EQ(transport.resets_needed, 1);
+}
+
+TEST_F(NetTest, receives_with_a_header) {
+  start();
+  auto chain = rx.chain().writable(1526);
+  chain.offer();
+  EXPECT_TRUE(backend.deliver(kFrame));
+  EXPECT_EQ(rx.used()->length, 12 + kFrame.size());
+  EXPECT_EQ(memory.bytes(chain.address(0) + 12, kFrame.size()), kFrame);
+  EXPECT_EQ(memory.get<uint16_t>(chain.address(0) + 10), 1);
+  EXPECT_EQ(transport.queue_interrupts, 1);
+}
+
+TEST_F(NetTest, no_buffer_means_no_room) {
+  start();
+  EXPECT_FALSE(backend.deliver(kFrame));
+  rx.chain().writable(1526).offer();
+  device->notify(0);
+  EXPECT_EQ(backend.ready, 1);
+  EXPECT_TRUE(backend.deliver(kFrame));
+}
+
+TEST_F(NetTest, frame_spans_merged_buffers) {
+  start(kBase | feature(VIRTIO_NET_F_MRG_RXBUF));
+  auto first = rx.chain().writable(20);
+  auto second = rx.chain().writable(20);
+  first.offer();
+  second.offer();
+  EXPECT_TRUE(backend.deliver(kFrame));
+  EXPECT_EQ(memory.get<uint16_t>(first.address(0) + 10), 2);
+  EXPECT_EQ(rx.used()->length, 20u);
+  EXPECT_EQ(rx.used()->length, kFrame.size() - 8);
+  EXPECT_EQ(memory.bytes(second.address(0), kFrame.size() - 8), kFrame.substr(8));
+}
+
+TEST_F(NetTest, merged_buffers_that_do_not_suffice_stay) {
+  start(kBase | feature(VIRTIO_NET_F_MRG_RXBUF));
+  rx.chain().writable(20).offer();
+  EXPECT_FALSE(backend.deliver(kFrame));
+  EXPECT_EQ(rx.used_index(), 0);
+  rx.chain().writable(20).offer();
+  EXPECT_TRUE(backend.deliver(kFrame));
+  EXPECT_EQ(rx.used_index(), 2);
+}
+
+TEST_F(NetTest, frame_larger_than_the_whole_ring_is_dropped) {
+  start(kBase | feature(VIRTIO_NET_F_MRG_RXBUF));
+  for (int i = 0; i < 8; ++i) rx.chain().writable(16).offer();
+  EXPECT_TRUE(backend.deliver(std::string(1000, 'x')));
+  EXPECT_EQ(rx.used_index(), 0);
+  EXPECT_TRUE(backend.deliver(kFrame));
+  EXPECT_EQ(rx.used_index(), 3);
+}
+
+TEST_F(NetTest, buffer_smaller_than_a_header_needs_a_reset) {
+  start();
+  rx.chain().writable(8).offer();
+  EXPECT_TRUE(backend.deliver(kFrame));
+  EXPECT_EQ(transport.resets_needed, 1);
+}
+
+TEST_F(NetTest, frames_before_activation_are_lost) {
+  device = std::make_unique<NetDevice>(memory.space, backend, options);
+  EXPECT_TRUE(backend.deliver(kFrame));
+}
+
+TEST_F(NetTest, link_down_loses_frames_and_tells) {
+  start();
+  device->set_link(false);
+  EXPECT_EQ(transport.config_interrupts, 1);
+  rx.chain().writable(1526).offer();
+  EXPECT_TRUE(backend.deliver(kFrame));
+  EXPECT_EQ(rx.used_index(), 0);
+  uint16_t status = 7;
+  device->read_config(6, std::as_writable_bytes(std::span(&status, 1)));
+  EXPECT_EQ(status, 0);
+}
+
+TEST_F(NetTest, control_sets_the_mac) {
+  start(kBase | feature(VIRTIO_NET_F_CTRL_VQ) | feature(VIRTIO_NET_F_CTRL_MAC_ADDR));
+  auto chain = control.chain().readable(std::string("\x01\x01", 2)).readable("\x02GHIJK").writable(1);
+  memory.put<uint8_t>(chain.address(2), 9);
+  chain.offer();
+  device->notify(2);
+  EXPECT_EQ(memory.get<uint8_t>(chain.address(2)), 0);
+  std::array<char, 6> mac;
+  device->read_config(0, std::as_writable_bytes(std::span(mac)));
+  EXPECT_EQ(std::string(mac.data(), 6), "\x02GHIJK");
+  device->reset();
+  device->read_config(0, std::as_writable_bytes(std::span(mac)));
+  EXPECT_EQ(mac[0], 0x52);
+}
+
+TEST_F(NetTest, unknown_control_command_is_an_error) {
+  start(kBase | feature(VIRTIO_NET_F_CTRL_VQ));
+  auto chain = control.chain().readable("\x63\x01").writable(1);
+  chain.offer();
+  device->notify(2);
+  EXPECT_EQ(memory.get<uint8_t>(chain.address(1)), 1);
+}
+
+TEST_F(NetTest, mac_table_with_a_lying_count_is_an_error) {
+  start(kBase | feature(VIRTIO_NET_F_CTRL_VQ));
+  auto chain = control.chain().readable(std::string("\x01\x00\xff\xff\xff\xff", 6)).writable(1);
+  chain.offer();
+  device->notify(2);
+  EXPECT_EQ(memory.get<uint8_t>(chain.address(1)), 1);
+}
+
+TEST_F(NetTest, control_without_acknowledgement_needs_a_reset) {
+  start(kBase | feature(VIRTIO_NET_F_CTRL_VQ));
+  control.chain().readable(std::string("\x00\x00\x01", 3)).offer();
+  device->notify(2);
+  EXPECT_EQ(transport.resets_needed, 1);
+}
+
+TEST_F(NetTest, state_keeps_mac_and_rings) {
+  start();
+  tx.chain().readable(kHeader + kFrame).offer();
+  device->notify(1);
+  const QueueSetup setups[] = {rx.setup, tx.setup, control.setup};
+  state::Saver saver;
+  device->state(saver, true, kBase, setups);
+  const auto bytes = saver.take();
+  device.reset();
+  device = std::make_unique<NetDevice>(memory.space, backend, options);
+  device->connect(transport);
+  state::Loader loader(bytes);
+  device->state(loader, true, kBase, setups);
+  ASSERT_TRUE(loader.finish());
+  tx.chain().readable(kHeader + kFrame).offer();
+  device->notify(1);
+  EXPECT_EQ(backend.frames.size(), 2u);
+}
+
+}  // namespace
+}  // namespace ostler::virtio::net
