@@ -89,9 +89,10 @@ enum class DecodeStatus : uint8_t {
 };
 
 // Decodes the instruction at the start of `code` (at most 15 bytes are looked at). Depends on nothing but its
-// arguments; whether the CPU model offers the instruction is the engine's question (see opcode_feature()).
-// LOCK on an instruction or operand form that forbids it is kInvalid. `out` is valid for kOk only, but
-// `length` is set for kInvalid as far as it was understood.
+// arguments; whether the CPU model offers the instruction is the engine's question (see opcode_feature()),
+// and so is what is #UD by mode or privilege: VEX encodings and LLDT, ARPL… in real and virtual-8086 mode,
+// SYSRET outside 64-bit. LOCK on an instruction or operand form that forbids it is kInvalid. `out` is valid
+// for kOk only, but `length` is set for kInvalid as far as it was understood.
 DecodeStatus decode(std::span<const uint8_t> code, CodeSize code_size, Instruction& out);
 
 }  // namespace ostler::x86
