@@ -60,67 +60,82 @@ void* slot_pointer(Cpu& cpu, const Op* op, Slot slot, uint8_t operand) {
   return nullptr;
 }
 
-// Only vector registers and memory reads; no MXCSR, no flags.
-template <bool avx, bool memory>
+struct Half {
+  uint64_t word[2];
+};
+struct Full {
+  uint64_t word[4];
+};
+
+// Where the instruction's memory operand can be read. The stub only reads it.
+template <Ea ea>
+[[gnu::always_inline]] inline void* read_operand(Cpu& cpu, const Op* op, const VectorInfo& info,
+                                                 VectorBuffer& buffer) {
+  const void* p = nullptr;
+  if constexpr (ea != Ea::kGeneral) {
+    const uint64_t address = flat_address<ea>(cpu, op);
+    if ((address & (info.alignment - 1)) == 0) [[likely]] {
+      switch (info.memory_size) {
+        case 4:
+          p = cpu.mmu.hit_read<uint32_t>(address);
+          break;
+        case 8:
+          p = cpu.mmu.hit_read<uint64_t>(address);
+          break;
+        case 16:
+          p = cpu.mmu.hit_read<Half>(address);
+          break;
+        case 32:
+          p = cpu.mmu.hit_read<Full>(address);
+          break;
+        default:
+          break;
+      }
+    }
+  }
+  if (p == nullptr) [[unlikely]] {
+    const uint64_t linear = vector_linear(cpu, op, info.memory_size, info.alignment, Access::kRead);
+    p = read_memory(cpu, linear, info.memory_size, buffer);
+  }
+  return const_cast<void*>(p);
+}
+
+// Vector registers, and memory that is read: no general registers, no flags.
+template <bool avx, bool floating, bool memory, Ea ea>
 [[gnu::noinline]] void execute_plain(Cpu& cpu, const Op* op) {
   const StubHeader& stub = StubArena::instance().at(op->data);
-  if constexpr (avx)
+  if constexpr (avx) {
     check_avx(cpu);
-  else
+  } else {
     check_sse(cpu);
+  }
   VectorBuffer buffer;
   StubFrame frame;
+  if constexpr (floating) frame.mxcsr = cpu.s.fx.mxcsr;
   void* rm;
   if constexpr (memory) {
-    const unsigned size = stub.info.memory_size;
-    const uint64_t linear = vector_linear(cpu, op, size, stub.info.alignment, Access::kRead);
-    rm = const_cast<void*>(read_memory(cpu, linear, size, buffer));  // the stub only reads
+    rm = read_operand<ea>(cpu, op, stub.info, buffer);
   } else {
     rm = slot_pointer(cpu, op, stub.rm, stub.rm_operand);
   }
-  const StubFault fault = stub.code(slot_pointer(cpu, op, stub.reg, stub.reg_operand),
-                                    slot_pointer(cpu, op, stub.vvvv, stub.vvvv_operand), rm,
-                                    slot_pointer(cpu, op, stub.is4, stub.is4_operand), &frame);
+  const StubFault fault = stub.code(
+      slot_pointer(cpu, op, stub.reg, stub.reg_operand), slot_pointer(cpu, op, stub.vvvv, stub.vvvv_operand),
+      rm, avx ? slot_pointer(cpu, op, stub.is4, stub.is4_operand) : nullptr, &frame);
   if (fault != StubFault::kNone) [[unlikely]]
     raise_stub_fault(cpu, fault, frame);
+  if constexpr (floating) cpu.s.fx.mxcsr = frame.mxcsr;
 }
 
-template <bool avx, bool memory>
+template <bool avx, bool floating, bool memory, Ea ea>
 const Op* run_plain(Cpu& cpu, const Op* op) {
-  execute_plain<avx, memory>(cpu, op);
+  execute_plain<avx, floating, memory, ea>(cpu, op);
   return next(cpu, op);
 }
 
-// Floating point: as plain, with MXCSR.
-template <bool avx, bool memory>
-[[gnu::noinline]] void execute_float(Cpu& cpu, const Op* op) {
-  const StubHeader& stub = StubArena::instance().at(op->data);
-  if constexpr (avx)
-    check_avx(cpu);
-  else
-    check_sse(cpu);
-  VectorBuffer buffer;
-  StubFrame frame;
-  frame.mxcsr = cpu.s.fx.mxcsr;
-  void* rm;
-  if constexpr (memory) {
-    const unsigned size = stub.info.memory_size;
-    const uint64_t linear = vector_linear(cpu, op, size, stub.info.alignment, Access::kRead);
-    rm = const_cast<void*>(read_memory(cpu, linear, size, buffer));  // the stub only reads
-  } else {
-    rm = slot_pointer(cpu, op, stub.rm, stub.rm_operand);
-  }
-  const StubFault fault = stub.code(slot_pointer(cpu, op, stub.reg, stub.reg_operand),
-                                    slot_pointer(cpu, op, stub.vvvv, stub.vvvv_operand), rm, nullptr, &frame);
-  if (fault != StubFault::kNone) [[unlikely]]
-    raise_stub_fault(cpu, fault, frame);
-  cpu.s.fx.mxcsr = frame.mxcsr;
-}
-
-template <bool avx, bool memory>
-const Op* run_float(Cpu& cpu, const Op* op) {
-  execute_float<avx, memory>(cpu, op);
-  return next(cpu, op);
+template <bool avx, bool floating>
+Handler plain_handler(bool memory, Ea ea) {
+  if (!memory) return run_plain<avx, floating, false, Ea::kGeneral>;
+  return by_ea(ea, []<Ea e>() -> Handler { return run_plain<avx, floating, true, e>; });
 }
 
 // The MMX operand of an SSE instruction is memory: processors then leave the x87 state alone.
@@ -191,7 +206,7 @@ const Op* run_any(Cpu& cpu, const Op* op) {
   return next(cpu, op);
 }
 
-Handler choose_stub_handler(const StubHeader& stub) {
+Handler choose_stub_handler(const StubHeader& stub, Ea ea) {
   const VectorInfo& info = stub.info;
   const auto plain_slot = [](Slot slot) { return slot == Slot::kNone || slot == Slot::kVector; };
   const bool memory = stub.rm == Slot::kMemory;
@@ -199,13 +214,9 @@ Handler choose_stub_handler(const StubHeader& stub) {
       info.access == MemoryAccess::kWrite || !plain_slot(stub.reg) || !(memory || plain_slot(stub.rm)))
     return run_any;
   const bool avx = info.vector_class == VectorClass::kAvx;
-  if (info.simd_exceptions) {
-    if (stub.is4 != Slot::kNone) return run_any;
-    if (avx) return memory ? run_float<true, true> : run_float<true, false>;
-    return memory ? run_float<false, true> : run_float<false, false>;
-  }
-  if (avx) return memory ? run_plain<true, true> : run_plain<true, false>;
-  return memory ? run_plain<false, true> : run_plain<false, false>;
+  if (info.simd_exceptions)
+    return avx ? plain_handler<true, true>(memory, ea) : plain_handler<false, true>(memory, ea);
+  return avx ? plain_handler<true, false>(memory, ea) : plain_handler<false, false>(memory, ea);
 }
 
 }  // namespace
@@ -220,7 +231,7 @@ Handler bind_vector(const Instruction& insn, const BindContext& context, uint32_
   if (const Handler handler = bind_vector_masked(insn, info)) return handler;
   if (const Handler handler = bind_vector_move(insn, info, context)) return handler;
   data = vector_stub(insn);
-  return choose_stub_handler(StubArena::instance().at(data));
+  return choose_stub_handler(StubArena::instance().at(data), addressing(insn, context));
 }
 
 }  // namespace ostler::interp

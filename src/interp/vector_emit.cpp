@@ -7,6 +7,7 @@
 #include "interp/vector_emit.h"
 
 #include <cstddef>
+#include <cstring>
 #include <span>
 
 #include "base/assert.h"
@@ -32,10 +33,19 @@ class Code {
     }
   }
   void byte(uint8_t value) { bytes({value}); }
+  // A jump to a place found later: 0F, `condition`, rel32. Returns what land() takes.
+  size_t jump(uint8_t condition) {
+    bytes({0x0f, condition, 0, 0, 0, 0});
+    return size_;
+  }
+  void land(size_t jump) {
+    const auto distance = static_cast<uint32_t>(size_ - jump);
+    std::memcpy(bytes_ + jump - 4, &distance, 4);
+  }
   std::span<const uint8_t> span() const { return {bytes_, size_}; }
 
  private:
-  uint8_t bytes_[192];
+  uint8_t bytes_[256];
   size_t size_ = 0;
 };
 
@@ -188,7 +198,8 @@ void store(Code& code, Slot slot, bool vex, bool wide, uint8_t number, uint8_t p
 }
 
 constexpr uint8_t kOffsetRax = offsetof(StubFrame, rax), kOffsetRdx = offsetof(StubFrame, rdx),
-                  kOffsetRcx = offsetof(StubFrame, rcx), kOffsetFlags = offsetof(StubFrame, flags_ax);
+                  kOffsetRcx = offsetof(StubFrame, rcx), kOffsetFlags = offsetof(StubFrame, flags_ax),
+                  kOffsetScratch = offsetof(StubFrame, scratch);
 static_assert(offsetof(StubFrame, mxcsr) == 0 && offsetof(StubFrame, host_mxcsr) == 4);
 
 void save_flags(Code& code) {
@@ -257,18 +268,46 @@ uint32_t vector_stub(const Instruction& insn) {
 
   Code code;
   if (info.reads_eax_edx && header.rm == Slot::kMemory) code.bytes({0x49, 0x89, 0xd1});  // MOV r9, rdx
-  load(code, header.reg, vex, wide_vector, kReg, kRdi);
-  load(code, header.vvvv, vex, wide_vector, kVvvv, kRsi);
-  load(code, header.rm, vex, wide_vector, kRm, kRdx);
-  load(code, header.is4, vex, wide_vector, kIs4, kRcx);
-  if (has_gpr || info.reads_eax_edx) code.bytes({0x49, 0x8b, 0x40, kOffsetRax});  // MOV rax, [r8+rax]
-  if (info.reads_eax_edx) code.bytes({0x49, 0x8b, 0x50, kOffsetRdx});             // MOV rdx, [r8+rdx]
-  if (info.simd_exceptions) code.bytes({0x41, 0x0f, 0xae, 0x10});                 // LDMXCSR [r8]
+  auto load_operands = [&] {
+    load(code, header.reg, vex, wide_vector, kReg, kRdi);
+    load(code, header.vvvv, vex, wide_vector, kVvvv, kRsi);
+    load(code, header.rm, vex, wide_vector, kRm, kRdx);
+    load(code, header.is4, vex, wide_vector, kIs4, kRcx);
+    if (has_gpr || info.reads_eax_edx) code.bytes({0x49, 0x8b, 0x40, kOffsetRax});  // MOV rax, [r8+rax]
+    if (info.reads_eax_edx) code.bytes({0x49, 0x8b, 0x50, kOffsetRdx});             // MOV rdx, [r8+rdx]
+  };
+  auto execute = [&] {
+    emit_instruction(code, insn, header, wide, has_imm);
+    if (info.writes_flags) save_flags(code);
+  };
 
-  emit_instruction(code, insn, header, wide, has_imm);
-
-  if (info.simd_exceptions) code.bytes({0x41, 0x0f, 0xae, 0x18, 0x41, 0x0f, 0xae, 0x50, 0x04});
-  if (info.writes_flags) save_flags(code);
+  if (info.simd_exceptions) {
+    // LDMXCSR is slow. With the control bits that the host has anyway, the instruction is tried under the
+    // host's MXCSR: if that then shows no flag that the guest's does not have already, whatever was raised
+    // changes nothing. Otherwise it is done over with the guest's MXCSR.
+    code.bytes({0x45, 0x8b, 0x08});                          // MOV r9d, [r8]
+    code.bytes({0x45, 0x89, 0xca});                          // MOV r10d, r9d
+    code.bytes({0x41, 0x83, 0xe2, 0xc0});                    // AND r10d, ~0x3f
+    code.bytes({0x41, 0x81, 0xfa, 0x80, 0x1f, 0x00, 0x00});  // CMP r10d, 0x1f80
+    const size_t other_control = code.jump(0x85);            // JNE
+    load_operands();
+    execute();
+    code.bytes({0x41, 0x0f, 0xae, 0x58, kOffsetScratch});  // STMXCSR [r8+scratch]
+    code.bytes({0x45, 0x8b, 0x50, kOffsetScratch});        // MOV r10d, [r8+scratch]
+    code.bytes({0x41, 0xf7, 0xd1});                        // NOT r9d
+    code.bytes({0x41, 0x83, 0xe2, 0x3f});                  // AND r10d, 0x3f
+    code.bytes({0x45, 0x85, 0xca});                        // TEST r10d, r9d
+    const size_t done = code.jump(0x84);                   // JZ
+    code.land(other_control);
+    load_operands();
+    code.bytes({0x41, 0x0f, 0xae, 0x10});  // LDMXCSR [r8]
+    execute();
+    code.bytes({0x41, 0x0f, 0xae, 0x18, 0x41, 0x0f, 0xae, 0x50, 0x04});  // STMXCSR [r8]; LDMXCSR [r8+4]
+    code.land(done);
+  } else {
+    load_operands();
+    execute();
+  }
   if (has_gpr) code.bytes({0x49, 0x89, 0x40, kOffsetRax});
   if (info.writes_ecx) code.bytes({0x49, 0x89, 0x48, kOffsetRcx});
   if (string_mask) {

@@ -23,6 +23,7 @@ struct StubFrame {
   uint64_t rdx = 0;              // PCMPESTRx: second length
   uint64_t rcx = 0;              // PCMPxSTRI: result
   uint16_t flags_ax = 0;         // as CpuState::flags_ax
+  uint32_t scratch;              // the stub's own
 };
 
 // How a stub ended. Anything but kNone: no result was stored.

@@ -2,6 +2,7 @@
 #include "interp/system/control.h"
 #include "interp/system/descriptors.h"
 #include "interp/system/handlers.h"
+#include "interp/xsave.h"
 #include "x86/cpu_model.h"
 
 namespace ostler::interp {
@@ -211,11 +212,14 @@ const Op* read_xcr(Cpu& cpu, const Op* op) {
   CpuState& s = cpu.s;
   if ((s.cr4 & cr4::kOsxsave) == 0) x86::raise(Vector::kUd);
   const uint32_t index = cpu.reg<uint32_t>(x86::kRcx * 8);
-  // XCR1 is the set of components in use: we never claim that one is in its initial state.
+  // XCR1 is the set of components in use. MXCSR counts as SSE's here: claiming one in use is always allowed.
   const bool in_use = index == 1 && cpu.model.has(x86::Feature::kXgetbv1);
   if (index != 0 && !in_use) general_protection();
-  s.gpr[x86::kRax] = static_cast<uint32_t>(s.xcr0);
-  s.gpr[x86::kRdx] = s.xcr0 >> 32;
+  constexpr uint32_t kMxcsrInitial = 0x1f80;
+  uint64_t value = s.xcr0;
+  if (in_use) value &= xinuse(s) | (s.fx.mxcsr != kMxcsrInitial ? 2 : 0);
+  s.gpr[x86::kRax] = static_cast<uint32_t>(value);
+  s.gpr[x86::kRdx] = value >> 32;
   return next(cpu, op);
 }
 

@@ -10,6 +10,7 @@
 #include "differential/vector/cases.h"
 #include "differential/vector/guest.h"
 #include "interp/vector_emit.h"
+#include "interp/vector_stub.h"
 
 namespace ostler::test {
 namespace {
@@ -229,6 +230,44 @@ TEST_F(VectorTest, ThreadsAgreeOnStubs) {
       threads.emplace_back([&result, insn] { result = interp::vector_stub(insn); });
   }
   for (const uint32_t result : results) EXPECT_EQ(result, results[0]);
+}
+
+TEST_F(VectorTest, EncodingsTheHostDoesNotKnowAreUndefined) {
+  x86::Instruction insn;
+  const uint8_t code[] = {0x66, 0x0f, 0x38, 0x00, 0xc1};  // pshufb xmm0, xmm1
+  ASSERT_EQ(x86::decode(code, x86::CodeSize::k64, insn), x86::DecodeStatus::kOk);
+  insn.opcode_byte = 0xff;
+  const interp::StubHeader& stub = interp::StubArena::instance().at(interp::vector_stub(insn));
+  interp::StubFrame frame;
+  alignas(16) uint8_t registers[2][16] = {{1}, {2}};
+  EXPECT_EQ(stub.code(registers[0], nullptr, registers[1], nullptr, &frame), interp::StubFault::kUndefined);
+  EXPECT_EQ(registers[0][0], 1);
+}
+
+TEST_F(VectorTest, MisalignedAccessInAStubIsReported) {
+  x86::Instruction insn;
+  const uint8_t code[] = {0x66, 0x0f, 0xfc, 0x03};  // paddb xmm0, [rbx]
+  ASSERT_EQ(x86::decode(code, x86::CodeSize::k64, insn), x86::DecodeStatus::kOk);
+  const interp::StubHeader& stub = interp::StubArena::instance().at(interp::vector_stub(insn));
+  interp::StubFrame frame;
+  alignas(16) uint8_t memory[48] = {};
+  uint8_t destination[16] = {};
+  EXPECT_EQ(stub.code(destination, nullptr, memory + 1, nullptr, &frame), interp::StubFault::kMemory);
+}
+
+// The host's sticky flags, left over from other work, must not appear in the guest's MXCSR.
+TEST_F(VectorTest, FlagsOfTheHostStayOutOfTheGuest) {
+  s.fx.mxcsr = 0x1fa0;  // PE set
+  set_lane(0, 0, 0x3ff0000000000000);
+  set_lane(1, 0, 0x3cb0000000000001);
+  EXPECT_EQ(run({0xf2, 0x0f, 0x58, 0xc1}), kNone);  // addsd xmm0, xmm1: inexact
+  EXPECT_EQ(s.fx.mxcsr, 0x1fa0u);
+  s.fx.mxcsr = 0x1f80;
+  set_lane(0, 0, 0x3ff0000000000000);
+  set_lane(1, 0, 0x3ff0000000000000);
+  EXPECT_EQ(run({0xf2, 0x0f, 0x58, 0xc1}), kNone);  // exact
+  EXPECT_EQ(s.fx.mxcsr, 0x1f80u);
+  EXPECT_EQ(lane(0, 0), 0x4000000000000000u);
 }
 
 // ---- x87 environment ----
