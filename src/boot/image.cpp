@@ -73,6 +73,10 @@ void Image::apply(x86::CpuState& state) const {
   state.cr3 = long64 ? kPageTablesAddress.value : 0;
   state.cr4 = long64 ? x86::cr4::kPae : 0;
   state.msr.efer = long64 ? x86::efer::kLme | x86::efer::kLma : 0;
+  // As firmware leaves them: everything write-back. With MTRRs off, Linux does without PAT too.
+  constexpr uint64_t kEnabled = 3u << 10, kWriteBack = 6;
+  state.msr.mtrr_def_type = kEnabled | kWriteBack;
+  for (uint64_t& fixed : state.msr.mtrr_fixed) fixed = 0x0606060606060606;
 }
 
 Result<GuestPhys> place_initrd(const Request& request, uint64_t kernel_end, uint64_t limit) {

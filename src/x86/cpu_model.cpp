@@ -144,10 +144,18 @@ FeatureSet paravirtual() {
 
 // `host` keeps of everything() only what the host's own CPUID shows, besides what a virtual machine adds.
 FeatureSet host_mask(const HostCpu& host) {
-  return host.features | paravirtual() |
-         FeatureSet{
-             F::kHypervisor, F::kX2apic, F::kTscDeadline, F::kTscAdjust,       F::kArat, F::kUmip, F::kApic,
-             F::kMtrr,       F::kMce,    F::kMca,         F::kArchCapabilities};
+  return host.features | paravirtual() | FeatureSet{F::kHypervisor,
+                                                    F::kX2apic,
+                                                    F::kTscDeadline,
+                                                    F::kTscAdjust,
+                                                    F::kArat,
+                                                    F::kUmip,
+                                                    F::kApic,
+                                                    F::kMtrr,
+                                                    F::kMce,
+                                                    F::kMca,
+                                                    F::kArchCapabilities,
+                                                    F::kSpecCtrl};
 }
 
 constexpr ModelListing kHostModels[] = {

@@ -50,9 +50,13 @@ constexpr uint64_t kMtrrCap =
     8 /* variable ranges */ | 1u << 8 /* fixed ranges */ | 1u << 10 /* write combining */;
 // No guest instruction is speculated on behalf of the guest across its own privilege boundaries: RDCL_NO,
 // SKIP_L1DFL, SSB_NO, MDS_NO, PSCHANGE_MC_NO, TAA_NO, SBDR_SSDP_NO, FBSDP_NO, PSDP_NO, BHI_NO, PBRSB_NO,
-// GDS_NO, RFDS_NO (SDM Vol. 4 Table 2-2).
+// GDS_NO, RFDS_NO, ITS_NO (SDM Vol. 4 Table 2-2). Guests then leave out page-table isolation, retpolines and
+// return thunks, which would only cost.
 constexpr uint64_t kArchCapabilities = 1u << 0 | 1u << 3 | 1u << 4 | 1u << 5 | 1u << 6 | 1u << 8 | 1u << 13 |
-                                       1u << 14 | 1u << 15 | 1u << 20 | 1u << 24 | 1u << 26 | 1u << 27;
+                                       1u << 14 | 1u << 15 | 1u << 20 | 1u << 24 | 1u << 26 | 1u << 27 |
+                                       uint64_t{1} << 62;
+constexpr uint64_t kIbrsAll = 1u << 1;     // with SPEC_CTRL: IBRS once set holds at every privilege level
+constexpr uint64_t kSpecCtrlWritable = 1;  // IBRS
 constexpr uint64_t kMiscEnableFixed = 1u << 11 | 1u << 12;  // no BTS, no PEBS
 constexpr uint64_t kMiscEnableWritable =
     1u << 0 | 1u << 3 | 1u << 16 | 1u << 18 | 1u << 22 | uint64_t{1} << 34;
@@ -171,7 +175,10 @@ std::optional<uint64_t> read(Cpu& cpu, uint32_t index) {
       return m.smi_count;
     case msr_index::IA32_ARCH_CAPABILITIES:
       if (!cpu.model.has(Feature::kArchCapabilities)) return std::nullopt;
-      return kArchCapabilities;
+      return kArchCapabilities | (cpu.model.has(Feature::kSpecCtrl) ? kIbrsAll : 0);
+    case msr_index::IA32_SPEC_CTRL:
+      if (!cpu.model.has(Feature::kSpecCtrl)) return std::nullopt;
+      return m.spec_ctrl;
     case msr_index::IA32_XSS:
       if (!cpu.model.has(Feature::kXsaves)) return std::nullopt;
       return m.xss;
@@ -268,6 +275,12 @@ bool write(Cpu& cpu, uint32_t index, uint64_t value) {
       return true;
     case msr_index::IA32_XSS:
       return cpu.model.has(Feature::kXsaves) && value == 0;
+    case msr_index::IA32_SPEC_CTRL:
+      if (!cpu.model.has(Feature::kSpecCtrl) || (value & ~kSpecCtrlWritable) != 0) return false;
+      m.spec_ctrl = value;
+      return true;
+    case msr_index::IA32_PRED_CMD:  // IBPB: there are no predictions to drop
+      return cpu.model.has(Feature::kSpecCtrl) && (value & ~uint64_t{1}) == 0;
     case msr_index::IA32_BIOS_SIGN_ID:    // software clears it before reading the revision
     case msr_index::IA32_BIOS_UPDT_TRIG:  // there is no microcode to update
     case msr_index::IA32_PERF_CTL:

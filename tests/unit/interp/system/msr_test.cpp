@@ -133,5 +133,17 @@ TEST_F(Msr, arch_capabilities_follow_the_flag) {
   EXPECT_FALSE(rdmsr(without, index::IA32_ARCH_CAPABILITIES));
 }
 
+TEST_F(Msr, spec_ctrl_and_ibrs_all_go_together) {
+  EXPECT_TRUE(rdmsr(g, index::IA32_ARCH_CAPABILITIES).value() & 2);
+  EXPECT_FALSE(wrmsr(g, index::IA32_SPEC_CTRL, 1));
+  EXPECT_EQ(rdmsr(g, index::IA32_SPEC_CTRL), 1u);
+  expect_fault(wrmsr(g, index::IA32_SPEC_CTRL, 2), Vector::kGp, 0, "STIBP is not offered");
+  EXPECT_FALSE(wrmsr(g, index::IA32_PRED_CMD, 1));
+  Guest without("max,-spec-ctrl");
+  without.long_mode(0);
+  EXPECT_FALSE(rdmsr(without, index::IA32_ARCH_CAPABILITIES).value() & 2);
+  expect_fault(wrmsr(without, index::IA32_SPEC_CTRL, 1), Vector::kGp, 0);
+}
+
 }  // namespace
 }  // namespace ostler::interp
