@@ -33,15 +33,16 @@ static_assert(sizeof(WallClock) == 12);
 
 constexpr uint8_t kStable = 1;
 
-// The version is odd while the rest changes, and a reader that saw it change reads again. x86 keeps stores in
-// order; the fences keep the compiler from mixing them.
+// The version is odd while the rest changes, and a reader that saw it change reads again. x86 hosts keep
+// stores in order; the fences keep the compiler from mixing them. (Thread fences would say it for every host,
+// but GCC's thread sanitizer refuses them.)
 template <class Record>
 void publish(memory::Dma& dma, GuestPhys at, const Record& record) {
   const auto bytes = std::as_bytes(std::span(&record, 1)).subspan(sizeof record.version);
   if (!dma.write_le(at, record.version - 1)) return;  // no RAM there: nothing else is written either
-  std::atomic_thread_fence(std::memory_order_release);
+  std::atomic_signal_fence(std::memory_order_seq_cst);
   dma.write(at + sizeof record.version, bytes);
-  std::atomic_thread_fence(std::memory_order_release);
+  std::atomic_signal_fence(std::memory_order_seq_cst);
   dma.write_le(at, record.version);
 }
 
