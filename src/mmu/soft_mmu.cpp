@@ -80,15 +80,15 @@ class SoftMmu::PageTables {
 };
 
 SoftMmu::SoftMmu(x86::CpuState& state, memory::AddressSpace& space, CodePages& code, Limits limits)
-    : tlbs_(std::make_unique<Tlb[]>(kContexts)),
-      state_(state),
+    : state_(state),
       reader_(space),
       code_(code),
+      supervisors_(std::make_unique<Tlb[]>(2)),
       limits_(limits),
       code_filter_(std::make_unique<std::array<bool, kCodeFilter>>()),
       participant_(code.group(), *this) {
-  data_ = fetch_ = &tlbs_[kSupervisor];
   mode_changed();
+  flush_all();
 }
 
 SoftMmu::~SoftMmu() {
@@ -109,57 +109,95 @@ void SoftMmu::mode_changed() {
   user_ = state_.cpl() == 3;
   ac_ = state_.flag(x86::rflags::kAc);
   code64_ = state_.code64();
-  data_ = &tlbs_[context_of(Privilege::kCurrent, Access::kRead)];
-  fetch_ = &tlbs_[user_ ? kUser : kSupervisor];
+  select_contexts();
+}
+
+void SoftMmu::select_contexts() {
+  tlbs_ = {&users_.tlb(), &supervisors_[0], &supervisors_[1]};
+  data_ = tlbs_[context_of(Privilege::kCurrent, Access::kRead)];
+  fetch_ = tlbs_[user_ ? kUser : kSupervisor];
+  fetch_epoch_ = users_.epoch();
+}
+
+template <class F>
+void SoftMmu::for_each_tlb(F&& f) {
+  users_.for_each(f);
+  f(supervisors_[0]);
+  f(supervisors_[1]);
+}
+
+uint64_t SoftMmu::current_pcid() const {
+  return (state_.cr4 & cr4::kPcide) != 0 ? state_.cr3 & 0xfff : 0;
 }
 
 void SoftMmu::flush_all() {
-  for (unsigned i = 0; i < kContexts; ++i) tlbs_[i].clear();
+  users_.clear(current_pcid());
+  supervisors_[0].clear();
+  supervisors_[1].clear();
+  drop_code_filter();
   paging_ = PagingContext::of(state_, limits_.phys_bits, limits_.gib_pages);
-  ++fetch_epoch_;
-  ++global_fetch_epoch_;
+  select_contexts();
+}
+
+// For when no fetch tag is left. Every epoch ends.
+void SoftMmu::drop_code_filter() {
   code_filter_->fill(false);
   code_filter_used_ = 0;
-}
-
-// With bit 63 of the value set the processor may keep what it has of the new PCID. Nothing is kept here
-// across PCIDs, so both kinds of write drop the same.
-void SoftMmu::cr3_written(uint64_t) {
-  for (unsigned i = 0; i < kContexts; ++i) tlbs_[i].clear_non_global();
-  if (code_filter_used_ > kCodeFilterFull) {
-    for (unsigned i = 0; i < kContexts; ++i) tlbs_[i].clear_fetch_tags();
-    ++global_fetch_epoch_;
-    code_filter_->fill(false);
-    code_filter_used_ = 0;
-  }
-  paging_ = PagingContext::of(state_, limits_.phys_bits, limits_.gib_pages);
-  ++fetch_epoch_;
-}
-
-void SoftMmu::invlpg(uint64_t linear) {
-  for (unsigned i = 0; i < kContexts; ++i) tlbs_[i].clear_around(linear);
-  if (!may_hold_code(linear)) return;
-  ++fetch_epoch_;
+  users_.renew_epochs();
   ++global_fetch_epoch_;
 }
 
-bool SoftMmu::may_hold_code(uint64_t linear) const {
-  if ((*code_filter_)[code_hash(linear, kCodeFilter)]) return true;
-  return tlbs_[kUser].may_be_large(linear) || tlbs_[kSupervisor].may_be_large(linear);
+void SoftMmu::cr3_written(uint64_t value) {
+  drop_non_global(current_pcid(), (state_.cr4 & cr4::kPcide) != 0 && bit(value, 63));
 }
 
-// SDM Vol. 2, INVPCID. Only the current PCID's translations are ever cached.
+// Goes on, or over, to `pcid`. What the supervisor has of pages that are not global is not kept for any PCID.
+void SoftMmu::drop_non_global(uint64_t pcid, bool keep_user) {
+  users_.select(pcid, keep_user);
+  supervisors_[0].clear_non_global();
+  supervisors_[1].clear_non_global();
+  if (code_filter_used_ > kCodeFilterFull) {
+    for_each_tlb([](Tlb& tlb) { tlb.clear_fetch_tags(); });
+    drop_code_filter();
+  }
+  paging_ = PagingContext::of(state_, limits_.phys_bits, limits_.gib_pages);
+  select_contexts();
+}
+
+// Of the current PCID, and of global pages in all.
+void SoftMmu::invlpg(uint64_t linear) {
+  const bool code = may_hold_code(linear);
+  for_each_tlb([&](Tlb& tlb) { tlb.clear_around(linear); });
+  if (!code) return;
+  users_.renew_epochs();
+  ++global_fetch_epoch_;
+  select_contexts();
+}
+
+bool SoftMmu::may_hold_code(uint64_t linear) {
+  bool may = (*code_filter_)[code_hash(linear, kCodeFilter)];
+  for_each_tlb([&](const Tlb& tlb) { may = may || tlb.may_be_large(linear); });
+  return may;
+}
+
+// SDM Vol. 2, INVPCID. Of PCIDs that are not current the whole context goes.
 void SoftMmu::invpcid(uint64_t type, uint64_t pcid, uint64_t linear) {
-  const uint64_t current = (state_.cr4 & cr4::kPcide) != 0 ? state_.cr3 & 0xfff : 0;
   switch (type) {
     case 0:  // one address
-      if (pcid == current) invlpg(linear);
+      if (pcid == users_.pcid())
+        invlpg(linear);
+      else
+        users_.forget(pcid);
       break;
     case 1:  // one PCID, but global translations
-      if (pcid == current) cr3_written(0);
+      if (pcid == users_.pcid())
+        drop_non_global(pcid, false);
+      else
+        users_.forget(pcid);
       break;
     case 3:  // all PCIDs, but global translations
-      cr3_written(0);
+      users_.forget_others();
+      drop_non_global(users_.pcid(), false);
       break;
     default:  // 2: everything; the others raise #GP before they come here
       flush_all();
@@ -184,12 +222,12 @@ void SoftMmu::drop_translations() {
 }
 
 void SoftMmu::drop_write_access(const std::byte* host_page) {
-  for (unsigned i = 0; i < kContexts; ++i) {
+  for_each_tlb([&](Tlb& tlb) {
     if (host_page == nullptr)
-      tlbs_[i].clear_write_tags();
+      tlb.clear_write_tags();
     else
-      tlbs_[i].clear_write_tags_of(host_page);
-  }
+      tlb.clear_write_tags_of(host_page);
+  });
 }
 
 void SoftMmu::code_stale(GuestPhys page, unsigned first, unsigned last) {
@@ -214,26 +252,26 @@ bool SoftMmu::probe_other_contexts(unsigned context, uint64_t linear, Access acc
     const bool writable = from.write_tag[slot] == page;
     const bool readable = from.read_tag[slot] == page;
     if (access == Access::kWrite ? !writable : !readable) return false;
-    tlbs_[context].fill({.linear = page,
-                         .phys = from.phys_page(slot),
-                         .host = reinterpret_cast<std::byte*>(page + from.addend[slot]),
-                         .read = readable,
-                         .write = writable,
-                         .fetch = false,
-                         .global = from.is_global(slot),
-                         .user_page = from.is_user_page(slot),
-                         .page_size = from.page_size(slot)});
+    tlbs_[context]->fill({.linear = page,
+                          .phys = from.phys_page(slot),
+                          .host = reinterpret_cast<std::byte*>(page + from.addend[slot]),
+                          .read = readable,
+                          .write = writable,
+                          .fetch = false,
+                          .global = from.is_global(slot),
+                          .user_page = from.is_user_page(slot),
+                          .page_size = from.page_size(slot)});
     return true;
   };
-  const Tlb& sibling = tlbs_[context == kSupervisor ? kSupervisorAc : kSupervisor];
+  const Tlb& sibling = *tlbs_[context == kSupervisor ? kSupervisorAc : kSupervisor];
   if (!sibling.is_user_page(slot) && adopt(sibling)) return true;
-  return context == kSupervisorAc && tlbs_[kUser].is_user_page(slot) && adopt(tlbs_[kUser]);
+  return context == kSupervisorAc && tlbs_[kUser]->is_user_page(slot) && adopt(*tlbs_[kUser]);
 }
 
 SoftMmu::Page SoftMmu::translate(uint64_t linear, Access access, Privilege privilege) {
   ++statistics_.misses;
   const unsigned context = context_of(privilege, access);
-  const Tlb& tlb = tlbs_[context];
+  const Tlb& tlb = *tlbs_[context];
   const unsigned slot = Tlb::slot_of(linear);
   const uint64_t page = Tlb::page_of(linear);
   // A page-crossing access comes here though one or both of its pages are known.
@@ -285,15 +323,15 @@ SoftMmu::Page SoftMmu::locate(GuestPhys phys, uint64_t linear, Access access, un
                      range->last - page >= kPageMask && range->offset_of(page) % kPageSize == 0;
   if (!whole) {
     if (access == Access::kFetch)
-      tlbs_[context].fill({.linear = linear,
-                           .phys = page,
-                           .host = nullptr,
-                           .read = false,
-                           .write = false,
-                           .fetch = true,
-                           .global = walk.global,
-                           .user_page = walk.user_page,
-                           .page_size = walk.page_size});
+      tlbs_[context]->fill({.linear = linear,
+                            .phys = page,
+                            .host = nullptr,
+                            .read = false,
+                            .write = false,
+                            .fetch = true,
+                            .global = walk.global,
+                            .user_page = walk.user_page,
+                            .page_size = walk.page_size});
     return {phys};
   }
   memory::RamBlock& ram = *range->ram;
@@ -310,15 +348,15 @@ SoftMmu::Page SoftMmu::locate(GuestPhys phys, uint64_t linear, Access access, un
       direct = (before & flag::kCode) == 0;
     }
   }
-  tlbs_[context].fill({.linear = linear,
-                       .phys = page,
-                       .host = ram.host() + (offset & ~kPageMask),
-                       .read = access != Access::kFetch,  // what may be written may be read
-                       .write = direct,
-                       .fetch = access == Access::kFetch,
-                       .global = walk.global,
-                       .user_page = walk.user_page,
-                       .page_size = walk.page_size});
+  tlbs_[context]->fill({.linear = linear,
+                        .phys = page,
+                        .host = ram.host() + (offset & ~kPageMask),
+                        .read = access != Access::kFetch,  // what may be written may be read
+                        .write = direct,
+                        .fetch = access == Access::kFetch,
+                        .global = walk.global,
+                        .user_page = walk.user_page,
+                        .page_size = walk.page_size});
   return {phys, &ram, offset, direct};
 }
 
@@ -344,7 +382,7 @@ void SoftMmu::translate_pages(uint64_t linear, uint64_t size, Access access, Pri
 }
 
 void SoftMmu::probe(uint64_t linear, unsigned size, Access access, Privilege privilege) {
-  const Tlb& tlb = tlbs_[context_of(privilege, access)];
+  const Tlb& tlb = *tlbs_[context_of(privilege, access)];
   const auto& tags = access == Access::kRead    ? tlb.read_tag
                      : access == Access::kWrite ? tlb.write_tag
                                                 : tlb.fetch_tag;

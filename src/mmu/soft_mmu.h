@@ -21,6 +21,7 @@
 #include "mmu/code_pages.h"
 #include "mmu/page_walk.h"
 #include "mmu/tlb.h"
+#include "mmu/user_contexts.h"
 #include "mmu/vcpu_group.h"
 #include "x86/exception.h"
 #include "x86/state.h"
@@ -99,7 +100,7 @@ class SoftMmu final : private Coherent {
   // before every page of the access has been checked. Raise #PF with CR2 and the exact error code.
   template <class T>
   T read(uint64_t linear, Privilege privilege = Privilege::kCurrent) {
-    const Tlb& tlb = privilege == Privilege::kCurrent ? *data_ : tlbs_[kSupervisor];
+    const Tlb& tlb = privilege == Privilege::kCurrent ? *data_ : *tlbs_[kSupervisor];
     if (const void* host = tlb.find(tlb.read_tag, linear, sizeof(T))) [[likely]]
       return memory::guest_load<T>(host);
     T value;
@@ -108,7 +109,7 @@ class SoftMmu final : private Coherent {
   }
   template <class T>
   void write(uint64_t linear, T value, Privilege privilege = Privilege::kCurrent) {
-    const Tlb& tlb = privilege == Privilege::kCurrent ? *data_ : tlbs_[kSupervisor];
+    const Tlb& tlb = privilege == Privilege::kCurrent ? *data_ : *tlbs_[kSupervisor];
     void* host = tlb.find(tlb.write_tag, linear, sizeof(T));
     if (host == nullptr) [[unlikely]]
       host = write_miss(linear, &value, sizeof value, privilege);
@@ -182,7 +183,13 @@ class SoftMmu final : private Coherent {
   Page locate(GuestPhys phys, uint64_t linear, Access access, unsigned context, const Walk& walk);
   bool probe_other_contexts(unsigned context, uint64_t linear, Access access);
   GuestPhys fetch_miss(uint64_t linear);
-  bool may_hold_code(uint64_t linear) const;
+  bool may_hold_code(uint64_t linear);
+  uint64_t current_pcid() const;
+  void select_contexts();
+  void drop_non_global(uint64_t pcid, bool keep_user);
+  void drop_code_filter();
+  template <class F>
+  void for_each_tlb(F&& f);
   const void* read_miss(uint64_t linear, void* out, unsigned size, Privilege privilege);
   void* write_miss(uint64_t linear, const void* in, unsigned size, Privilege privilege);
   // Checks all pages of an access; returns the physical address of each page's first byte.
@@ -198,11 +205,13 @@ class SoftMmu final : private Coherent {
   Tlb* fetch_;
   uint64_t fetch_epoch_ = 1;
   uint64_t global_fetch_epoch_ = 1;
-  std::unique_ptr<Tlb[]> tlbs_;
+  std::array<Tlb*, 3> tlbs_;  // by Context
 
   x86::CpuState& state_;
   memory::AddressSpace::Reader reader_;
   CodePages& code_;
+  UserContexts users_;
+  std::unique_ptr<Tlb[]> supervisors_;
   Limits limits_;
   PagingContext paging_;
   uint64_t cr0_ = 0, cr4_ = 0, efer_ = 0;  // the bits that paging_ was made of

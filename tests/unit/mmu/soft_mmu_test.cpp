@@ -1,5 +1,10 @@
 #include "mmu/soft_mmu.h"
 
+#include <array>
+#include <memory>
+#include <random>
+#include <vector>
+
 #include "fixtures.h"
 
 namespace ostler::mmu {
@@ -365,6 +370,137 @@ TEST_F(PcidTest, InvpcidOfEverythingButGlobalPages) {
   mmu.invpcid(3, 0, 0);
   EXPECT_TRUE(read_fault(kAt));
   EXPECT_FALSE(read_fault(kAt + kPageSize));
+}
+
+struct PcidUserTest : SoftMmuTest {
+  PcidUserTest() {
+    cpu.set_cr4(cr4::kPcide);
+    for (uint64_t pcid = 0; pcid < kSpaces; ++pcid) {
+      spaces.push_back(std::make_unique<Tables>(machine, 0x200000 + pcid * 0x10000));
+      machine.poke<uint64_t>(0x800000 + pcid * kPageSize, pcid);
+      spaces.back()->map(kAt, (0x800000 + pcid * kPageSize) | 7);
+    }
+    cpu.set_cpl(3);
+  }
+  void enter(uint64_t pcid, bool keep) {
+    cpu.state.cr3 = spaces[pcid]->cr3() | pcid;
+    mmu.cr3_written(cpu.state.cr3 | uint64_t{keep} << 63);
+  }
+  static constexpr uint64_t kSpaces = 10;  // more than are kept
+  std::vector<std::unique_ptr<Tables>> spaces;
+};
+
+TEST_F(PcidUserTest, EachSpaceSeesItsOwnPage) {
+  for (unsigned round = 0; round < 3; ++round) {
+    for (uint64_t pcid = 0; pcid < kSpaces; ++pcid) {
+      enter(pcid, true);
+      EXPECT_EQ(mmu.read<uint64_t>(kAt), pcid);
+      EXPECT_EQ(mmu.translate_fetch(kAt).value, 0x800000 + pcid * kPageSize);
+    }
+  }
+}
+
+TEST_F(PcidUserTest, TranslationsAndEpochsAreKeptOnRequest) {
+  enter(1, false);
+  mmu.read<uint64_t>(kAt);
+  mmu.translate_fetch(kAt);
+  const uint64_t epoch = mmu.fetch_epoch();
+  enter(2, true);
+  EXPECT_NE(mmu.fetch_epoch(), epoch);
+  EXPECT_EQ(mmu.hit_read<uint64_t>(kAt), nullptr);
+  enter(1, true);
+  EXPECT_EQ(mmu.fetch_epoch(), epoch);
+  EXPECT_NE(mmu.hit_read<uint64_t>(kAt), nullptr);
+  enter(2, true);
+  enter(1, false);
+  EXPECT_NE(mmu.fetch_epoch(), epoch);
+  EXPECT_EQ(mmu.hit_read<uint64_t>(kAt), nullptr);
+}
+
+TEST_F(PcidUserTest, InvpcidReachesSpacesThatAreNotCurrent) {
+  for (uint64_t type = 0; type < 4; ++type) {
+    enter(1, false);
+    mmu.read<uint64_t>(kAt);
+    mmu.translate_fetch(kAt);
+    const uint64_t epoch = mmu.fetch_epoch();
+    enter(2, true);
+    mmu.invpcid(type, 1, kAt);
+    enter(1, true);
+    EXPECT_EQ(mmu.hit_read<uint64_t>(kAt), nullptr) << type;
+    EXPECT_NE(mmu.fetch_epoch(), epoch) << type;
+  }
+}
+
+TEST_F(PcidUserTest, InvlpgOfAGlobalPageReachesAllSpaces) {
+  spaces[1]->map(kAt, 0x800107);
+  enter(1, false);
+  mmu.read<uint64_t>(kAt);
+  enter(2, true);
+  mmu.invlpg(kAt);
+  enter(1, true);
+  EXPECT_EQ(mmu.hit_read<uint64_t>(kAt), nullptr);
+}
+
+TEST_F(PcidUserTest, CodeProtectionReachesSpacesThatAreNotCurrent) {
+  enter(1, false);
+  mmu.write<uint64_t>(kAt, 1);
+  ASSERT_NE(mmu.hit_write<uint64_t>(kAt), nullptr);
+  enter(2, true);
+  uint8_t bytes[8];
+  mmu.read_code({0x801000}, bytes);
+  enter(1, true);
+  EXPECT_EQ(mmu.hit_write<uint64_t>(kAt), nullptr);
+}
+
+// A guest that invalidates as the manual asks must never see an old page, whatever we keep.
+TEST_F(PcidUserTest, ACorrectGuestNeverSeesAStalePage) {
+  const uint64_t seed = std::random_device{}();
+  std::mt19937_64 random(seed);
+  printf("seed %lu\n", seed);
+  constexpr uint64_t kPages = 4;
+  constexpr uint64_t kFrames = 64;
+  for (uint64_t i = 0; i < kFrames; ++i) machine.poke<uint64_t>(0x800000 + i * kPageSize, i);
+  std::vector<std::array<uint64_t, kPages>> frame(kSpaces);
+  const auto remap = [&](uint64_t space, uint64_t page) {
+    frame[space][page] = random() % kFrames;
+    // The third page is the supervisor's.
+    spaces[space]->map(kAt + page * kPageSize,
+                       (0x800000 + frame[space][page] * kPageSize) | (page == 2 ? 3 : 7));
+  };
+  for (uint64_t space = 0; space < kSpaces; ++space) {
+    for (uint64_t page = 0; page < kPages; ++page) remap(space, page);
+    enter(space, false);
+  }
+  uint64_t now = kSpaces - 1;
+  std::vector<bool> needs_flush(kSpaces);
+  for (unsigned step = 0; step < 50000; ++step) {
+    const uint64_t space = random() % kSpaces, page = random() % kPages;
+    switch (random() % 8) {
+      case 0:
+        enter(now = space, !needs_flush[space]);
+        needs_flush[space] = false;
+        break;
+      case 1:
+        remap(now, page);
+        mmu.invlpg(kAt + page * kPageSize);
+        break;
+      case 2:
+        remap(space, page);
+        mmu.invpcid(random() % 4 < 2 ? 0 : 1 + random() % 3, space, kAt + page * kPageSize);
+        break;
+      case 3:
+        if (space == now) break;
+        remap(space, page);
+        needs_flush[space] = true;
+        break;
+      default: {
+        cpu.set_cpl(page == 2 || random() % 2 != 0 ? 0 : 3);
+        const uint64_t at = kAt + page * kPageSize;
+        ASSERT_EQ(mmu.read<uint64_t>(at), frame[now][page]) << "seed " << seed << " step " << step;
+        ASSERT_EQ(mmu.translate_fetch(at).value, 0x800000 + frame[now][page] * kPageSize) << "seed " << seed;
+      }
+    }
+  }
 }
 
 // ---- permissions that change without the tables ----
