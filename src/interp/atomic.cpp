@@ -53,8 +53,7 @@ T compare_exchange(Cpu& cpu, T found, T replacement) {
   cpu.set_reg<T>(0, found);
   return found;
 }
-// A register destination is written, and so zero-extended by 32-bit forms, in either case; the accumulator
-// only when it differs.
+// A register destination that differs is not written at all: 32-bit forms leave its upper half.
 template <class T>
 const Op* cmpxchg_reg(Cpu& cpu, const Op* op) {
   const uint8_t to = op->insn.operand[0].index;
@@ -66,7 +65,6 @@ const Op* cmpxchg_reg(Cpu& cpu, const Op* op) {
     cpu.set_reg<T>(to, replacement);
   } else {
     cpu.set_reg<T>(0, found);
-    if (to != 0) cpu.set_reg<T>(to, found);
   }
   return next(cpu, op);
 }

@@ -43,6 +43,17 @@ uint64_t checked_target(const Cpu& cpu, const Op* op) {
   return block;
 }
 
+// The same for a CALL, whose stack is checked before its target.
+template <class T>
+[[gnu::always_inline]] inline Block* checked_callee(Cpu& cpu, uint64_t target) {
+  Block* block = cpu.cache->probe(target);
+  if (block == nullptr) [[unlikely]] {
+    probe_push<T>(cpu);
+    cpu.check_near(target);
+  }
+  return block;
+}
+
 const Op* jmp(Cpu& cpu, const Op* op) {
   return take(cpu, op);
 }
@@ -95,14 +106,14 @@ const Op* call(Cpu& cpu, const Op* op) {
 template <bool flat, class T>
 const Op* call_reg(Cpu& cpu, const Op* op) {
   const uint64_t target = cpu.reg<T>(op->insn.operand[0].index);
-  Block* block = checked_block(cpu, target);
+  Block* block = checked_callee<T>(cpu, target);
   push<flat, T>(cpu, static_cast<T>(cpu.next_rip(*op)));
   return go(cpu, block, target);
 }
 template <bool flat, class T>
 const Op* call_mem(Cpu& cpu, const Op* op) {
   const uint64_t target = load_general<T>(cpu, op);
-  Block* block = checked_block(cpu, target);
+  Block* block = checked_callee<T>(cpu, target);
   push<flat, T>(cpu, static_cast<T>(cpu.next_rip(*op)));
   return go(cpu, block, target);
 }

@@ -27,8 +27,8 @@ class Environment {
   virtual uint64_t hypercall(uint64_t number, const uint64_t (&arguments)[4]) = 0;
   // An external interrupt's vector (INTA cycle), none if it went away.
   virtual std::optional<uint8_t> acknowledge_interrupt() = 0;
-  // FERR#: an unmasked x87 exception is pending at a waiting instruction and CR0.NE is clear. The machine raises
-  // IRQ 13; the instruction goes on, as with IGNNE# asserted.
+  // FERR#: an unmasked x87 exception is pending at a waiting instruction and CR0.NE is clear. The machine
+  // raises IRQ 13; the instruction goes on, as with IGNNE# asserted.
   virtual void fpu_error() {}
 };
 

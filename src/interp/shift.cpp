@@ -9,25 +9,36 @@ namespace {
 using x86::Opcode;
 
 template <bool immediate>
-[[gnu::always_inline]] inline uint8_t count_of(const Cpu& cpu, const Op* op, unsigned operand) {
-  (void)operand;
+[[gnu::always_inline]] inline uint8_t count_of(const Cpu& cpu, const Op* op) {
   if constexpr (immediate)
     return static_cast<uint8_t>(op->insn.imm);
   else
     return cpu.reg<uint8_t>(x86::kRcx * 8);
 }
 
+// OF is undefined for rotations by more than 1. By CL the processor computes it; by an immediate it keeps it.
+template <Shift kind, class T, bool immediate>
+[[gnu::always_inline]] inline T shifted(Cpu& cpu, const Op* op, T value) {
+  const uint8_t count = count_of<immediate>(cpu, op);
+  const uint16_t before = cpu.s.flags_ax;
+  const T result = shift<kind, T>(value, count, cpu.s.flags_ax);
+  if constexpr (immediate && (kind == Shift::kRol || kind == Shift::kRor)) {
+    if ((count & (sizeof(T) == 8 ? 63 : 31)) != 1)
+      cpu.s.flags_ax = static_cast<uint16_t>((cpu.s.flags_ax & ~flags_ax::kOf) | (before & flags_ax::kOf));
+  }
+  return result;
+}
+
 template <Shift kind, class T, bool immediate>
 const Op* shift_reg(Cpu& cpu, const Op* op) {
   const uint8_t to = op->insn.operand[0].index;
-  cpu.set_reg<T>(to, shift<kind, T>(cpu.reg<T>(to), count_of<immediate>(cpu, op, 1), cpu.s.flags_ax));
+  cpu.set_reg<T>(to, shifted<kind, T, immediate>(cpu, op, cpu.reg<T>(to)));
   return next(cpu, op);
 }
 template <Shift kind, class T, bool immediate, Ea ea>
 const Op* shift_mem(Cpu& cpu, const Op* op) {
-  return with_update<ea, T>(cpu, op, shift_mem<kind, T, immediate, Ea::kGeneral>, [&](T value) {
-    return shift<kind, T>(value, count_of<immediate>(cpu, op, 1), cpu.s.flags_ax);
-  });
+  return with_update<ea, T>(cpu, op, shift_mem<kind, T, immediate, Ea::kGeneral>,
+                            [&](T value) { return shifted<kind, T, immediate>(cpu, op, value); });
 }
 
 template <Shift kind>
@@ -70,20 +81,20 @@ T double_shift(T a, T b, uint8_t count, uint16_t& flags) {
 }
 
 template <bool left, class T, bool immediate>
-T shifted(Cpu& cpu, const Op* op, T value) {
-  return double_shift<left, T>(value, cpu.reg<T>(op->insn.operand[1].index), count_of<immediate>(cpu, op, 2),
+T double_shifted(Cpu& cpu, const Op* op, T value) {
+  return double_shift<left, T>(value, cpu.reg<T>(op->insn.operand[1].index), count_of<immediate>(cpu, op),
                                cpu.s.flags_ax);
 }
 template <bool left, class T, bool immediate>
 const Op* double_shift_reg(Cpu& cpu, const Op* op) {
   const uint8_t to = op->insn.operand[0].index;
-  cpu.set_reg<T>(to, shifted<left, T, immediate>(cpu, op, cpu.reg<T>(to)));
+  cpu.set_reg<T>(to, double_shifted<left, T, immediate>(cpu, op, cpu.reg<T>(to)));
   return next(cpu, op);
 }
 template <bool left, class T, bool immediate>
 const Op* double_shift_mem(Cpu& cpu, const Op* op) {
-  return with_update<Ea::kGeneral, T>(cpu, op, nullptr,
-                                      [&](T value) { return shifted<left, T, immediate>(cpu, op, value); });
+  return with_update<Ea::kGeneral, T>(
+      cpu, op, nullptr, [&](T value) { return double_shifted<left, T, immediate>(cpu, op, value); });
 }
 template <bool left>
 Handler bind_double_shift(const x86::Instruction& insn) {

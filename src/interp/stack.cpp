@@ -116,33 +116,33 @@ const Op* popf(Cpu& cpu, const Op* op) {
 }
 
 // ---- ENTER, LEAVE ----
+// Everything is checked in the order in which the manual's pseudocode pushes and reads it.
 template <class T>
 const Op* enter_frame(Cpu& cpu, const Op* op) {
   x86::CpuState& s = cpu.s;
   const unsigned level = op->insn.imm2 & 31;
   const uint64_t mask = cpu.stack_mask();
   const uint64_t bytes = op->insn.imm & 0xffff;
-  T frames[32];
-  unsigned count = 0;
-  frames[count++] = cpu.reg<T>(x86::kRbp * 8);
   const uint64_t frame = (s.gpr[x86::kRsp] - sizeof(T)) & mask;
-  if (level > 0) {
-    for (unsigned i = 1; i < level; ++i) {
-      const uint64_t from = (s.gpr[x86::kRbp] - i * sizeof(T)) & mask;
-      frames[count++] = cpu.mmu.read<T>(cpu.linear(x86::kSs, from, sizeof(T), Access::kRead));
-    }
-    frames[count++] = static_cast<T>(frame);
-  }
+  T values[33];
   uint64_t addresses[33];
-  for (unsigned i = 0; i < count; ++i) {
-    addresses[i] =
-        cpu.linear(x86::kSs, (s.gpr[x86::kRsp] - (i + 1) * sizeof(T)) & mask, sizeof(T), Access::kWrite);
-    cpu.mmu.probe(addresses[i], sizeof(T), Access::kWrite);
+  unsigned count = 0;
+  const auto check_push = [&](T value) {
+    const uint64_t to = (s.gpr[x86::kRsp] - (count + 1) * sizeof(T)) & mask;
+    addresses[count] = cpu.linear(x86::kSs, to, sizeof(T), Access::kWrite);
+    cpu.mmu.probe(addresses[count], sizeof(T), Access::kWrite);
+    values[count++] = value;
+  };
+  check_push(cpu.reg<T>(x86::kRbp * 8));
+  for (unsigned i = 1; i < level; ++i) {
+    const uint64_t from = (s.gpr[x86::kRbp] - i * sizeof(T)) & mask;
+    check_push(cpu.mmu.read<T>(cpu.linear(x86::kSs, from, sizeof(T), Access::kRead)));
   }
+  if (level > 0) check_push(static_cast<T>(frame));
   // The new top of the stack is touched for writing, so that a missing page faults here.
   const uint64_t sp = (s.gpr[x86::kRsp] - count * sizeof(T) - bytes) & mask;
-  cpu.mmu.probe(cpu.linear(x86::kSs, sp, 1, Access::kWrite), 1, Access::kWrite);
-  for (unsigned i = 0; i < count; ++i) cpu.mmu.write<T>(addresses[i], frames[i]);
+  cpu.mmu.probe(cpu.linear(x86::kSs, sp, sizeof(T), Access::kWrite), sizeof(T), Access::kWrite);
+  for (unsigned i = 0; i < count; ++i) cpu.mmu.write<T>(addresses[i], values[i]);
   cpu.set_reg<T>(x86::kRbp * 8, static_cast<T>(frame));
   cpu.set_sp(sp);
   return next(cpu, op);

@@ -13,6 +13,13 @@ template <class T>
   cpu.set_sp(sp);
 }
 
+// Raises what pushing a T would raise.
+template <class T>
+[[gnu::noinline]] void probe_push(Cpu& cpu) {
+  const uint64_t sp = (cpu.s.gpr[x86::kRsp] - sizeof(T)) & cpu.stack_mask();
+  cpu.mmu.probe(cpu.linear(x86::kSs, sp, sizeof(T), mmu::Access::kWrite), sizeof(T), mmu::Access::kWrite);
+}
+
 // The T at RSP + offset.
 template <class T>
 [[gnu::noinline]] T stack_general(Cpu& cpu, uint64_t offset) {

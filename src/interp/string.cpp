@@ -26,6 +26,11 @@ class Pointers {
   uint64_t mask() const { return mask_; }
   void advance_si(int64_t by) { set(x86::kRsi, cpu_.s.gpr[x86::kRsi] + static_cast<uint64_t>(by)); }
   void advance_di(int64_t by) { set(x86::kRdi, cpu_.s.gpr[x86::kRdi] + static_cast<uint64_t>(by)); }
+  // With 32-bit addresses Intel's processors clear the upper halves of what they loaded even when there is
+  // nothing to do.
+  void touch_count() { reduce_count(0); }
+  void touch_si() { advance_si(0); }
+  void touch_di() { advance_di(0); }
   void reduce_count(uint64_t by) { set(x86::kRcx, cpu_.s.gpr[x86::kRcx] - by); }
 
  private:
@@ -135,6 +140,11 @@ const Op* movs(Cpu& cpu, const Op* op) {
     movs_once<T>(cpu, op, at);
     return next(cpu, op);
   }
+  if (at.count() == 0) {
+    at.touch_count();
+    at.touch_si();
+    at.touch_di();
+  }
   while (at.count() != 0) {
     uint64_t done = movs_run<T>(cpu, op, at);
     if (done == 0) {
@@ -171,6 +181,10 @@ const Op* stos(Cpu& cpu, const Op* op) {
     stos_once<T>(cpu, at);
     return next(cpu, op);
   }
+  if (at.count() == 0) {
+    at.touch_count();
+    at.touch_di();
+  }
   while (at.count() != 0) {
     uint64_t done = stos_run<T>(cpu, at);
     if (done == 0) {
@@ -186,55 +200,67 @@ const Op* stos(Cpu& cpu, const Op* op) {
 // How many iterations of the slower instructions go between two looks at pending work.
 constexpr unsigned kBatch = 256;
 
-// Runs once() for a possibly repeated instruction; it returns whether a REPE/REPNE form goes on.
-template <class Once>
-const Op* repeat(Cpu& cpu, const Op* op, Once&& once) {
+template <class T>
+const Op* lods(Cpu& cpu, const Op* op) {
   Pointers at(cpu, op);
+  const auto once = [&] {
+    cpu.set_reg<T>(0, read_at<T>(cpu, op->insn.segment, at.si()));
+    at.advance_si(step_of<T>(cpu));
+  };
   if (!repeated(op)) {
-    once(at);
+    once();
     return next(cpu, op);
   }
+  if (at.count() == 0) at.touch_count();
   for (unsigned i = 1; at.count() != 0; ++i) {
-    const bool go_on = once(at);
+    once();
     at.reduce_count(1);
-    if (!go_on) break;
     if (at.count() != 0 && (i % kBatch == 0 || cpu.single_step) && interrupted(cpu))
       return resume_later(cpu, op);
   }
   return next(cpu, op);
 }
 
-template <class T>
-const Op* lods(Cpu& cpu, const Op* op) {
-  return repeat(cpu, op, [&](Pointers& at) {
-    cpu.set_reg<T>(0, read_at<T>(cpu, op->insn.segment, at.si()));
-    at.advance_si(step_of<T>(cpu));
-    return true;
-  });
-}
-
-bool equality_goes_on(const Cpu& cpu, const Op* op) {
-  const bool equal = (cpu.s.flags_ax & flags_ax::kZf) != 0;
-  return op->insn.repne ? !equal : equal;
+// CMPS and SCAS set the flags only when they end or are interrupted: a fault in a later iteration leaves
+// those from before the instruction (SDM Vol. 2, REP). The operand at rDI is read first.
+template <class T, class Compare>
+const Op* compare_string(Cpu& cpu, const Op* op, Compare&& compare) {
+  uint16_t flags = cpu.s.flags_ax;
+  Pointers at(cpu, op);
+  if (!repeated(op)) {
+    compare(at, flags);
+  } else {
+    if (at.count() == 0) at.touch_count();
+    for (unsigned i = 1; at.count() != 0; ++i) {
+      compare(at, flags);
+      at.reduce_count(1);
+      const bool equal = (flags & flags_ax::kZf) != 0;
+      if (equal == op->insn.repne) break;
+      if (at.count() != 0 && (i % kBatch == 0 || cpu.single_step) && interrupted(cpu)) {
+        cpu.s.flags_ax = flags;
+        return resume_later(cpu, op);
+      }
+    }
+  }
+  cpu.s.flags_ax = flags;
+  return next(cpu, op);
 }
 template <class T>
 const Op* cmps(Cpu& cpu, const Op* op) {
-  return repeat(cpu, op, [&](Pointers& at) {
-    const T left = read_at<T>(cpu, op->insn.segment, at.si());
+  return compare_string<T>(cpu, op, [&](Pointers& at, uint16_t& flags) {
     const T right = read_at<T>(cpu, x86::kEs, at.di());
-    alu<Alu::kCmp, T>(left, right, cpu.s.flags_ax);
+    const T left = read_at<T>(cpu, op->insn.segment, at.si());
+    alu<Alu::kCmp, T>(left, right, flags);
     at.advance_si(step_of<T>(cpu));
     at.advance_di(step_of<T>(cpu));
-    return equality_goes_on(cpu, op);
   });
 }
 template <class T>
 const Op* scas(Cpu& cpu, const Op* op) {
-  return repeat(cpu, op, [&](Pointers& at) {
+  return compare_string<T>(cpu, op, [&](Pointers& at, uint16_t& flags) {
     const T right = read_at<T>(cpu, x86::kEs, at.di());
-    alu<Alu::kCmp, T>(cpu.reg<T>(0), right, cpu.s.flags_ax);
+    alu<Alu::kCmp, T>(cpu.reg<T>(0), right, flags);
     at.advance_di(step_of<T>(cpu));
-    return equality_goes_on(cpu, op);
   });
 }
 
@@ -242,9 +268,9 @@ const Op* scas(Cpu& cpu, const Op* op) {
 template <class T, class Once>
 const Op* port_string(Cpu& cpu, const Op* op, Once&& once) {
   Pointers at(cpu, op);
-  if (repeated(op) && at.count() == 0) return next(cpu, op);
   const auto port = cpu.reg<uint16_t>(x86::kRdx * 8);
-  check_io_permission(cpu, port, sizeof(T));
+  check_io_permission(cpu, port, sizeof(T));  // also when nothing is to be done
+  if (repeated(op) && at.count() == 0) return next(cpu, op);
   for (;;) {
     once(at, port);
     cpu.check_io_breakpoints(port, sizeof(T));

@@ -6,7 +6,6 @@
 #include <cstdint>
 #include <functional>
 #include <optional>
-#include <random>
 #include <string>
 
 #include "machine_state.h"
@@ -14,7 +13,20 @@
 
 namespace ostler::differential {
 
-using Random = std::mt19937_64;
+// SplitMix64: cheap to seed for every case, good enough for choosing bytes.
+class Random {
+ public:
+  explicit Random(uint64_t seed) : state_(seed) {}
+  uint64_t operator()() {
+    uint64_t z = state_ += 0x9e3779b97f4a7c15;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
+    return z ^ (z >> 31);
+  }
+
+ private:
+  uint64_t state_;
+};
 
 // What a family of instructions brings to a campaign.
 struct Family {

@@ -140,8 +140,13 @@ Outcome GuestRunner::run(const TestCase& test) {
   const interp::Exit exit = m.interpreter->run(100'000);
   Outcome out;
   out.vector =
-      exit == interp::Exit::kException ? static_cast<uint8_t>(m.interpreter->exception().vector) : 0xff;
+      exit == interp::Exit::kException ? static_cast<uint8_t>(m.interpreter->exception().vector) : kTimeout;
   out.error = exit == interp::Exit::kException ? m.interpreter->exception().error : 0;
+  // There is no IDT: what INT3 raises instead names its gate.
+  if (out.vector == 13 && out.error == (3 << 3 | 2)) {
+    out.vector = 3;
+    out.error = 0;
+  }
   out.cr2 = out.vector == 14 ? m.interpreter->exception().cr2 : 0;
   std::copy_n(s.gpr.begin(), 16, out.state.gpr.begin());
   out.state.rip = s.rip;

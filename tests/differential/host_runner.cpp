@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <ucontext.h>
 #include <unistd.h>
 
@@ -70,14 +71,26 @@ namespace ostler::differential {
 namespace {
 
 Outcome* running_outcome = nullptr;
+uint8_t* writable_code = nullptr;
 
 // Register order of x86::GprIndex in a signal context.
 constexpr int kContextRegister[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
                                       REG_R8,  REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15};
 
+// Code that jumps to itself never faults: a timer that finds the same case twice ends it.
+uint64_t case_number = 0;
+uint64_t case_at_last_tick = 0;
+constexpr int kTickMicroseconds = 50'000;
+
 void on_signal(int number, siginfo_t*, void* raw) {
   auto* context = static_cast<ucontext_t*>(raw);
   auto& registers = context->uc_mcontext.gregs;
+  if (number == SIGALRM) {
+    const bool seen_before = case_at_last_tick == case_number;
+    case_at_last_tick = case_number;
+    const auto rip = static_cast<uint64_t>(registers[REG_RIP]);
+    if (running_outcome == nullptr || !seen_before || rip - kCode >= kCodePages * kPageBytes) return;
+  }
   if (running_outcome == nullptr) {
     // A bug of the test program itself.
     signal(number, SIG_DFL);
@@ -88,9 +101,10 @@ void on_signal(int number, siginfo_t*, void* raw) {
   for (unsigned i = 0; i < 16; ++i) out.state.gpr[i] = static_cast<uint64_t>(registers[kContextRegister[i]]);
   out.state.rip = static_cast<uint64_t>(registers[REG_RIP]);
   out.state.rflags = static_cast<uint64_t>(registers[REG_EFL]);
-  out.vector = static_cast<uint8_t>(registers[REG_TRAPNO]);
+  out.vector = number == SIGALRM ? kTimeout : static_cast<uint8_t>(registers[REG_TRAPNO]);
   const bool has_error = out.vector == 8 || (out.vector >= 10 && out.vector <= 14) || out.vector == 17;
   out.error = has_error ? static_cast<uint32_t>(registers[REG_ERR]) : 0;
+  if (out.vector == 3) --out.state.rip;  // reported as a fault
   out.cr2 = out.vector == 14 ? static_cast<uint64_t>(registers[REG_CR2]) : 0;
   // The frame's FP state is an XSAVE area in standard form; parts in their initial state are left out of it.
   const auto* image = reinterpret_cast<const uint8_t*>(context->uc_mcontext.fpregs);
@@ -112,9 +126,10 @@ void on_signal(int number, siginfo_t*, void* raw) {
   std::memcpy(legacy, fresh.legacy, 32);
 }
 
-void map(uint64_t address, size_t bytes, int protection) {
+void map(uint64_t address, size_t bytes, int protection, int file = -1) {
   void* at = mmap(reinterpret_cast<void*>(address), bytes, protection,
-                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE | MAP_POPULATE, -1, 0);
+                  (file < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED) | MAP_FIXED_NOREPLACE | MAP_POPULATE,
+                  file, 0);
   if (at != reinterpret_cast<void*>(address)) {
     std::perror("differential tests need their fixed addresses");
     std::abort();
@@ -124,10 +139,18 @@ void map(uint64_t address, size_t bytes, int protection) {
 }  // namespace
 
 HostRunner::HostRunner() {
-  map(kCode, kCodePages * kPageBytes, PROT_READ | PROT_WRITE | PROT_EXEC);
+  // Code is not writable where it runs; it is written through a second mapping.
+  const size_t code_bytes = kCodePages * kPageBytes;
+  const int code = memfd_create("differential code", MFD_CLOEXEC);
+  if (code < 0 || ftruncate(code, static_cast<off_t>(code_bytes)) != 0) std::abort();
+  map(kCode, code_bytes, PROT_READ | PROT_EXEC, code);
+  void* alias = mmap(nullptr, code_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, code, 0);
+  if (alias == MAP_FAILED) std::abort();
+  close(code);
+  writable_code = static_cast<uint8_t*>(alias);
   map(kData, kDataBytes, PROT_READ | PROT_WRITE);
   map(kReadOnly, kPageBytes, PROT_READ);
-  std::memset(reinterpret_cast<void*>(kCode), kFiller, kCodePages * kPageBytes);
+  std::memset(writable_code, kFiller, code_bytes);
   static uint8_t signal_stack[256 * 1024];
   stack_t stack{};
   stack.ss_sp = signal_stack;
@@ -137,14 +160,21 @@ HostRunner::HostRunner() {
   action.sa_sigaction = on_signal;
   action.sa_flags = SA_SIGINFO | SA_ONSTACK;
   sigfillset(&action.sa_mask);
-  for (const int number : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP}) sigaction(number, &action, nullptr);
+  for (const int number : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGALRM})
+    sigaction(number, &action, nullptr);
+  const itimerval every{.it_interval = {.tv_sec = 0, .tv_usec = kTickMicroseconds},
+                        .it_value = {.tv_sec = 0, .tv_usec = kTickMicroseconds}};
+  setitimer(ITIMER_REAL, &every, nullptr);
 }
 
 HostRunner::~HostRunner() {
   munmap(reinterpret_cast<void*>(kCode), kCodePages * kPageBytes);
+  munmap(writable_code, kCodePages * kPageBytes);
   munmap(reinterpret_cast<void*>(kData), kDataBytes);
   munmap(reinterpret_cast<void*>(kReadOnly), kPageBytes);
-  for (const int number : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP}) signal(number, SIG_DFL);
+  const itimerval never{};
+  setitimer(ITIMER_REAL, &never, nullptr);
+  for (const int number : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGALRM}) signal(number, SIG_DFL);
 }
 
 Outcome HostRunner::run(const TestCase& test) {
@@ -161,7 +191,7 @@ Outcome HostRunner::run(const TestCase& test) {
     (void)touched;
   }
   std::memcpy(reinterpret_cast<void*>(kData), test.data.data(), kDataBytes);
-  auto* code = reinterpret_cast<uint8_t*>(test.address);
+  uint8_t* code = writable_code + (test.address - kCode);
   std::memcpy(code, test.code.data(), test.code.size());
 
   Outcome out;
@@ -170,6 +200,7 @@ Outcome HostRunner::run(const TestCase& test) {
   host_enter_flags = test.state.rflags;
   host_enter_target = test.address;
   syscall(SYS_arch_prctl, ARCH_SET_GS, test.state.gs_base);
+  ++case_number;
   running_outcome = &out;
   host_enter();
   std::memcpy(out.data.data(), reinterpret_cast<void*>(kData), kDataBytes);

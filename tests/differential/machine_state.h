@@ -20,7 +20,7 @@ namespace ostler::differential {
 inline constexpr uint64_t kCode = 0x1000'0000, kData = 0x2000'0000, kReadOnly = 0x3000'0000;
 inline constexpr size_t kCodePages = 64, kDataPages = 2, kPageBytes = 4096;
 inline constexpr size_t kDataBytes = kDataPages * kPageBytes;
-inline constexpr uint8_t kFiller = 0x06;
+inline constexpr uint8_t kFiller = 0xcc;
 
 // The standard form of an XSAVE area with x87, SSE and AVX (SDM Vol. 1 §13.4).
 struct alignas(64) XsaveImage {
@@ -48,6 +48,8 @@ struct alignas(64) XsaveImage {
 };
 static_assert(sizeof(XsaveImage) == 832);
 
+inline constexpr uint8_t kTimeout = 0xff;  // Outcome::vector of code that does not end
+
 struct MachineState {
   std::array<uint64_t, 16> gpr{};  // by x86::GprIndex
   uint64_t rip = 0;
@@ -56,7 +58,8 @@ struct MachineState {
   XsaveImage vector;
 };
 
-// How the instruction ended. Without a fault of its own the next one is the filler's #UD, at another RIP.
+// How the instruction ended. Without a fault of its own the next one is the filler's #BP, reported at its own
+// RIP.
 struct Outcome {
   MachineState state;  // rip: of the faulting instruction, which is the filler when all went well
   uint8_t vector = 0;  // of the exception
