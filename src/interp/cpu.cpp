@@ -49,13 +49,14 @@ uint64_t Cpu::linear(SegIndex segment, uint64_t offset, unsigned size, Access ac
   const Segment& seg = s.seg[segment];
   if (code_size == CodeSize::k64) {
     if (segment >= x86::kFs) address += seg.base;
-    if (!canonical(address) || !canonical(address + size - 1)) segment_fault(segment);
+    if (!canonical(address)) segment_fault(segment);
   } else {
     if (!segment_allows(seg, offset, size, access, s.protected_mode() && !s.v8086())) segment_fault(segment);
     address = static_cast<uint32_t>(address + seg.base);
   }
   if (alignment_check && (address & (size - 1)) != 0 && (size == 2 || size == 4 || size == 8))
     x86::raise(Vector::kAc, 0);
+  if (code_size == CodeSize::k64 && !canonical(address + size - 1)) segment_fault(segment);
   if (data_breakpoints) check_data_breakpoints(address, size, access);
   return address;
 }

@@ -116,7 +116,8 @@ const Op* popf(Cpu& cpu, const Op* op) {
 }
 
 // ---- ENTER, LEAVE ----
-// Everything is checked in the order in which the manual's pseudocode pushes and reads it.
+// Pushes and reads in the order of the manual's pseudocode, as processors do: frame pointers may be read from
+// what was just pushed, and a fault half-way leaves memory below RSP written. RSP and RBP change last.
 template <class T>
 const Op* enter_frame(Cpu& cpu, const Op* op) {
   x86::CpuState& s = cpu.s;
@@ -124,25 +125,20 @@ const Op* enter_frame(Cpu& cpu, const Op* op) {
   const uint64_t mask = cpu.stack_mask();
   const uint64_t bytes = op->insn.imm & 0xffff;
   const uint64_t frame = (s.gpr[x86::kRsp] - sizeof(T)) & mask;
-  T values[33];
-  uint64_t addresses[33];
-  unsigned count = 0;
-  const auto check_push = [&](T value) {
-    const uint64_t to = (s.gpr[x86::kRsp] - (count + 1) * sizeof(T)) & mask;
-    addresses[count] = cpu.linear(x86::kSs, to, sizeof(T), Access::kWrite);
-    cpu.mmu.probe(addresses[count], sizeof(T), Access::kWrite);
-    values[count++] = value;
+  uint64_t sp = s.gpr[x86::kRsp];
+  const auto push_below = [&](T value) {
+    sp = (sp - sizeof(T)) & mask;
+    cpu.mmu.write<T>(cpu.linear(x86::kSs, sp, sizeof(T), Access::kWrite), value);
   };
-  check_push(cpu.reg<T>(x86::kRbp * 8));
+  push_below(cpu.reg<T>(x86::kRbp * 8));
   for (unsigned i = 1; i < level; ++i) {
     const uint64_t from = (s.gpr[x86::kRbp] - i * sizeof(T)) & mask;
-    check_push(cpu.mmu.read<T>(cpu.linear(x86::kSs, from, sizeof(T), Access::kRead)));
+    push_below(cpu.mmu.read<T>(cpu.linear(x86::kSs, from, sizeof(T), Access::kRead)));
   }
-  if (level > 0) check_push(static_cast<T>(frame));
+  if (level > 0) push_below(static_cast<T>(frame));
   // The new top of the stack is touched for writing, so that a missing page faults here.
-  const uint64_t sp = (s.gpr[x86::kRsp] - count * sizeof(T) - bytes) & mask;
+  sp = (sp - bytes) & mask;
   cpu.mmu.probe(cpu.linear(x86::kSs, sp, sizeof(T), Access::kWrite), sizeof(T), Access::kWrite);
-  for (unsigned i = 0; i < count; ++i) cpu.mmu.write<T>(addresses[i], values[i]);
   cpu.set_reg<T>(x86::kRbp * 8, static_cast<T>(frame));
   cpu.set_sp(sp);
   return next(cpu, op);

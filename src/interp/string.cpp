@@ -26,8 +26,8 @@ class Pointers {
   uint64_t mask() const { return mask_; }
   void advance_si(int64_t by) { set(x86::kRsi, cpu_.s.gpr[x86::kRsi] + static_cast<uint64_t>(by)); }
   void advance_di(int64_t by) { set(x86::kRdi, cpu_.s.gpr[x86::kRdi] + static_cast<uint64_t>(by)); }
-  // With 32-bit addresses Intel's processors clear the upper halves of what they loaded even when there is
-  // nothing to do.
+  // With 32-bit addresses in 64-bit code, Intel's processors clear the upper halves of what a repeated
+  // instruction loads before they look at the count or the memory.
   void touch_count() { reduce_count(0); }
   void touch_si() { advance_si(0); }
   void touch_di() { advance_di(0); }
@@ -140,11 +140,9 @@ const Op* movs(Cpu& cpu, const Op* op) {
     movs_once<T>(cpu, op, at);
     return next(cpu, op);
   }
-  if (at.count() == 0) {
-    at.touch_count();
-    at.touch_si();
-    at.touch_di();
-  }
+  at.touch_count();
+  at.touch_si();
+  at.touch_di();
   while (at.count() != 0) {
     uint64_t done = movs_run<T>(cpu, op, at);
     if (done == 0) {
@@ -181,10 +179,8 @@ const Op* stos(Cpu& cpu, const Op* op) {
     stos_once<T>(cpu, at);
     return next(cpu, op);
   }
-  if (at.count() == 0) {
-    at.touch_count();
-    at.touch_di();
-  }
+  at.touch_count();
+  at.touch_di();
   while (at.count() != 0) {
     uint64_t done = stos_run<T>(cpu, at);
     if (done == 0) {
@@ -211,7 +207,7 @@ const Op* lods(Cpu& cpu, const Op* op) {
     once();
     return next(cpu, op);
   }
-  if (at.count() == 0) at.touch_count();
+  at.touch_count();
   for (unsigned i = 1; at.count() != 0; ++i) {
     once();
     at.reduce_count(1);
@@ -230,7 +226,7 @@ const Op* compare_string(Cpu& cpu, const Op* op, Compare&& compare) {
   if (!repeated(op)) {
     compare(at, flags);
   } else {
-    if (at.count() == 0) at.touch_count();
+    at.touch_count();
     for (unsigned i = 1; at.count() != 0; ++i) {
       compare(at, flags);
       at.reduce_count(1);
