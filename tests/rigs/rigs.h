@@ -51,6 +51,7 @@ struct Kind {
 };
 
 std::vector<Kind> chipset_kinds();
+std::vector<Kind> virtio_kinds();
 
 // Every device there is.
 std::vector<Kind> all_kinds();

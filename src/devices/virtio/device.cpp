@@ -120,7 +120,7 @@ void Device::state(state::Archive& archive, bool is_running, uint64_t features,
     config_generation_.store(generation, std::memory_order_release);
     if (is_running) {
       for (unsigned i = 0; i < queue_count(); ++i)
-        archive.check(!setups[i].enabled || Queue::fault(memory_, setups[i], queue_max_size(i)).empty(),
+        archive.check(!setups[i].enabled || Queue::misshapen(setups[i], queue_max_size(i)).empty(),
                       "queue setup");
       if (archive.failed()) return;
       driver_features_ = features;

@@ -39,10 +39,15 @@ struct Queue::Parsed {
   uint64_t bytes = 0;
 };
 
-std::string_view Queue::fault(memory::AddressSpace& memory, const QueueSetup& setup, uint16_t most) {
-  using memory::Direction;
+std::string_view Queue::misshapen(const QueueSetup& setup, uint16_t most) {
   if (!std::has_single_bit(setup.size) || setup.size > most) return "size";
   if (setup.descriptors % 16 != 0 || setup.driver % 2 != 0 || setup.device % 4 != 0) return "alignment";
+  return {};
+}
+
+std::string_view Queue::fault(memory::AddressSpace& memory, const QueueSetup& setup, uint16_t most) {
+  using memory::Direction;
+  if (const auto why = misshapen(setup, most); !why.empty()) return why;
   memory::Dma dma(memory);
   if (!dma.accessible(GuestPhys{setup.descriptors}, descriptors_bytes(setup), Direction::kFromGuest))
     return "descriptor table outside RAM";

@@ -33,8 +33,10 @@ class Queue {
  public:
   Queue(memory::AddressSpace& memory, unsigned index, const QueueSetup& setup, uint64_t features);
 
-  // Why `setup` cannot be used, or empty: the size is not a power of two in 1..most, parts are misaligned
-  // (§2.7: 16, 2, 4) or not in RAM.
+  // Why `setup` can never be used, or empty: the size is not a power of two in 1..most, or parts are
+  // misaligned (§2.7: 16, 2, 4).
+  static std::string_view misshapen(const QueueSetup& setup, uint16_t most);
+  // The same, or that parts are not in RAM now.
   static std::string_view fault(memory::AddressSpace& memory, const QueueSetup& setup, uint16_t most);
 
   unsigned index() const { return index_; }

@@ -10,6 +10,7 @@ Control::Control(Device& device) : device_(device) {
 
 void Control::reset() {
   device_.reset();
+  activated_ = false;
   status_.store(0, std::memory_order_release);
   device_feature_select = driver_feature_select = 0;
   queue_select = 0;
@@ -45,7 +46,8 @@ bool Control::write_status(uint8_t value) {
   }
   status_.fetch_or(added);
   if ((added & status::kDriverOk) != 0) {
-    if (!device_.activate(driver_features_, queues_)) status_.fetch_or(status::kNeedsReset);
+    activated_ = device_.activate(driver_features_, queues_);
+    if (!activated_) status_.fetch_or(status::kNeedsReset);
   }
   return false;
 }
@@ -128,17 +130,10 @@ void Control::state(state::Archive& archive) {
     archive.field("driver", setup.driver);
     archive.field("device", setup.device);
   }
-  const bool driver_ok = (status_byte & status::kDriverOk) != 0;
-  archive.check(!driver_ok || features_accepted(), "features");
+  archive.field("activated", activated_);
+  archive.check(!activated_ || ((status_byte & status::kDriverOk) != 0 && features_accepted()), "activated");
   if (archive.loading()) status_.store(status_byte, std::memory_order_release);
-  // A device whose queues could not be used is marked broken and does not run.
-  bool running = driver_ok;
-  if (running && (status_byte & status::kNeedsReset) != 0)
-    for (unsigned i = 0; i < queues_.size(); ++i)
-      if (queues_[i].enabled &&
-          !Queue::fault(device_.memory(), queues_[i], device_.queue_max_size(i)).empty())
-        running = false;
-  device_.state(archive, running, driver_features_, queues_);
+  device_.state(archive, activated_, driver_features_, queues_);
 }
 
 }  // namespace ostler::virtio

@@ -53,6 +53,7 @@ class Control {
   std::atomic<uint8_t> status_{0};
   uint64_t driver_features_ = 0;
   std::vector<QueueSetup> queues_;
+  bool activated_ = false;  // DRIVER_OK came and the queues could be used
 };
 
 }  // namespace ostler::virtio
