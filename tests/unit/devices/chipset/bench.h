@@ -1,6 +1,7 @@
 // A workbench for chips: time moved by hand, wires that remember, a fake vCPU, TSC and back end.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -43,7 +44,8 @@ struct FakeIrqs final : bus::IrqSink {
 };
 
 struct FakeCpu final : bus::CpuEvents {
-  int interrupts = 0, nmis = 0, smis = 0, inits = 0;
+  std::atomic<int> interrupts = 0;  // counted by several threads in some tests
+  int nmis = 0, smis = 0, inits = 0;
   std::vector<uint8_t> sipis;
   void interrupt_changed() override { ++interrupts; }
   void nmi() override { ++nmis; }
