@@ -22,8 +22,8 @@ namespace {
 constexpr size_t kArenaSize = 32u << 20;
 
 // Where a stub's code continues after a signal: kept at the start of the arena. frame is in R8.
-//   stmxcsr [r8]; ldmxcsr [r8+4]; emms; (vzeroupper); ret          EAX = StubFault
-constexpr uint8_t kLanding[] = {0x41, 0x0f, 0xae, 0x18, 0x41, 0x0f, 0xae, 0x50, 0x04, 0x0f, 0x77};
+//   stmxcsr [r8]; ldmxcsr [r8+4]; fninit; (vzeroupper); ret          EAX = StubFault
+constexpr uint8_t kLanding[] = {0x41, 0x0f, 0xae, 0x18, 0x41, 0x0f, 0xae, 0x50, 0x04, 0xdb, 0xe3};
 constexpr uint8_t kVzeroupper[] = {0xc5, 0xf8, 0x77};
 
 const uint8_t* g_begin = nullptr;  // the executable mapping, for the signal handler

@@ -40,6 +40,10 @@ void check_x87(const Cpu& cpu) {
   } image;
   image.fx = cpu.s.fx;
   image.fx.mxcsr = 0x1f80;
+  // Still pending: CR0.NE is clear and the outside world was told. The instruction goes on as with IGNNE#
+  // asserted, under masks for what is pending, since the host would stop here.
+  const auto ignored = static_cast<uint16_t>(image.fx.fsw & ~image.fx.fcw & fpu::kExceptions);
+  image.fx.fcw |= ignored;
 
   VectorBuffer buffer;
   void* memory = nullptr;
@@ -55,10 +59,12 @@ void check_x87(const Cpu& cpu) {
   frame.flags_ax = cpu.s.flags_ax;
   if (stub.code(&image, nullptr, memory, nullptr, &frame) != StubFault::kNone) x86::raise(x86::Vector::kUd);
 
+  image.fx.fcw &= static_cast<uint16_t>(~ignored);
+  update_fpu_summary(image.fx);
   const unsigned unmasked = image.fx.fsw & ~image.fx.fcw & fpu::kExceptions;
   constexpr unsigned kPrecision = 1u << 5;
   // A store with an unmasked exception other than precision does not take place, so it cannot fault either.
-  if (store && (unmasked & ~kPrecision) == 0)
+  if (store && (unmasked & ~ignored & ~kPrecision) == 0)
     cpu.mmu.write_bytes(cpu.linear(*op, info.memory_size, Access::kWrite), {buffer.bytes, info.memory_size});
 
   const FxState before = cpu.s.fx;

@@ -160,6 +160,9 @@ TEST_F(VectorTest, PendingX87ErrorIsReportedOutsideWithoutNumericError) {
   s.fx.fsw = 0x8081;
   EXPECT_EQ(run(kWait), kNone);
   EXPECT_EQ(guest.fpu_errors(), 1u);
+  EXPECT_EQ(run(kFld1), kNone);  // goes on
+  EXPECT_EQ(s.fx.fcw, 0x37e);
+  EXPECT_EQ(s.fx.fsw, 0xb881);
 }
 
 TEST_F(VectorTest, X87StoreThatFaultsKeepsTheStack) {
