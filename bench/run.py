@@ -15,6 +15,7 @@ import re
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -33,7 +34,7 @@ class Freestanding:
     def __init__(self):
         self.kernel = ROOT / "build/bench/mips.elf"
         self.kernel.parent.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["gcc", "-m32", "-nostdlib", "-static", "-Wl,-Ttext=0x100000", "-Wl,--build-id=none",
+        subprocess.run(["gcc", "-m32", "-nostdlib", "-static", "-Wl,-N,-Ttext=0x100000,--build-id=none,--no-warn-rwx-segments",
                         ROOT / "bench/guest/mips.S", "-o", self.kernel], check=True)
 
     def run(self, program, rounds):
@@ -44,12 +45,19 @@ class Freestanding:
         begin = time.monotonic()
         with subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                               bufsize=0) as process:
+            guard = threading.Timer(READY_SECONDS, process.kill)
+            guard.start()
             first = process.stdout.read(1)
             started = time.monotonic()
             text = process.stdout.read(1)
             ended = time.monotonic()
-            while chunk := process.stdout.read(4096):
+            while not text.endswith(b"\n") and (chunk := process.stdout.read(4096)):
                 text += chunk
+            guard.cancel()
+            try:
+                process.wait(5)
+            except subprocess.TimeoutExpired:
+                process.kill()
             errors = process.stderr.read()
         if first != b"S" or not re.fullmatch(rb"E[0-9a-f]{16}\n", text):
             raise Failed(f"{program} wrote {first + text!r} and said: {errors.decode(errors='replace').strip()}")

@@ -6,7 +6,7 @@
 // 0 rounds that is what measures process start), `E`, a checksum in hexadecimal that is the same on every
 // correct engine, a newline; then ends the machine through isa-debug-exit at port 0xf4.
 //
-// Built by bench/run.py: gcc -m32 -nostdlib -static -Wl,-Ttext=0x100000 -Wl,--build-id=none
+// Built by bench/run.py: gcc -m32 -nostdlib -static -Wl,-N,-Ttext=0x100000,--build-id=none,--no-warn-rwx-segments
 
 #define COM1 0x3f8
 #define MIPS_PER_ROUND 41 /* bench/run.py has the same number */
