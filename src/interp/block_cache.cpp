@@ -113,22 +113,24 @@ void BlockCache::check_fetch(uint64_t rip, const BlockContext& context) const {
 Block* BlockCache::find(uint64_t rip, uint32_t context) {
   Block*& recent = recent_[recent_index(rip)];
   if (recent != nullptr && recent->rip == rip && recent->context == context &&
-      recent->epoch == cpu_.mmu.fetch_epoch())
+      recent->epoch == cpu_.mmu.fetch_epoch(recent->global))
     return recent;
 
   // Reading code may serve other vCPUs' requests and so change the epoch: what is found now holds for this
   // one.
-  const uint64_t epoch = cpu_.mmu.fetch_epoch();
+  const uint64_t epochs[2] = {cpu_.mmu.fetch_epoch(false), cpu_.mmu.fetch_epoch(true)};
   const BlockContext& where = contexts_[context];
   check_fetch(rip, where);
   const uint64_t linear = linear_of(rip, where);
   const uint64_t phys = cpu_.mmu.translate_fetch(linear).value;
+  const bool global = cpu_.mmu.fetched_global(linear);
   Block* block = find_by_phys(phys, rip, context, linear);
   if (block == nullptr) {
     block = build(phys, rip, context);
     if (block->dead) return block;  // not to be found again
   }
-  block->epoch = epoch;
+  block->global = global && !block->straddles;
+  block->epoch = epochs[block->global];
   recent_[recent_index(rip)] = block;
   return block;
 }

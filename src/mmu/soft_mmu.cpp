@@ -116,7 +116,7 @@ void SoftMmu::select_contexts() {
   tlbs_ = {&users_.tlb(), &supervisors_[0], &supervisors_[1]};
   data_ = tlbs_[context_of(Privilege::kCurrent, Access::kRead)];
   fetch_ = tlbs_[user_ ? kUser : kSupervisor];
-  fetch_epoch_ = users_.epoch();
+  fetch_epochs_[0] = users_.epoch();
 }
 
 template <class F>
@@ -144,7 +144,7 @@ void SoftMmu::drop_code_filter() {
   code_filter_->fill(false);
   code_filter_used_ = 0;
   users_.renew_epochs();
-  ++global_fetch_epoch_;
+  ++fetch_epochs_[1];
 }
 
 void SoftMmu::cr3_written(uint64_t value) {
@@ -170,7 +170,7 @@ void SoftMmu::invlpg(uint64_t linear) {
   for_each_tlb([&](Tlb& tlb) { tlb.clear_around(linear); });
   if (!code) return;
   users_.renew_epochs();
-  ++global_fetch_epoch_;
+  ++fetch_epochs_[1];
   select_contexts();
 }
 

@@ -75,9 +75,8 @@ class SoftMmu final : private Coherent {
   // Grows whenever a linear address may fetch from elsewhere, or no longer at all, than it did before (CR3
   // writes, INVLPG, flushes, CR0/CR4/EFER paging bits; not CPL). What was fetched under an equal epoch and
   // CPL is still mapped. Inline.
-  uint64_t fetch_epoch() const { return fetch_epoch_; }
-  // The same for code on global pages, which CR3 writes do not change.
-  uint64_t global_fetch_epoch() const { return global_fetch_epoch_; }
+  // With `global`, the same for code on global pages, which CR3 writes do not change.
+  uint64_t fetch_epoch(bool global = false) const { return fetch_epochs_[global]; }
   // Whether the code that translate_fetch(linear) has just found lies on a global page.
   bool fetched_global(uint64_t linear) const { return fetch_->is_global(Tlb::slot_of(linear)); }
   // Where code at `linear` lies. Raises #PF (fetch).
@@ -203,9 +202,8 @@ class SoftMmu final : private Coherent {
 
   Tlb* data_;  // of the current privilege
   Tlb* fetch_;
-  uint64_t fetch_epoch_ = 1;
-  uint64_t global_fetch_epoch_ = 1;
-  std::array<Tlb*, 3> tlbs_;  // by Context
+  std::array<uint64_t, 2> fetch_epochs_{1, 1};  // [1]: of global pages
+  std::array<Tlb*, 3> tlbs_;                    // by Context
 
   x86::CpuState& state_;
   memory::AddressSpace::Reader reader_;

@@ -224,10 +224,10 @@ TEST_F(SoftMmuTest, TheFetchEpochGrowsForCodeAndNotForData) {
   EXPECT_FALSE((mmu.translate_fetch(kAt), mmu.fetched_global(kAt)));
   EXPECT_TRUE((mmu.translate_fetch(kAt + 2 * kPageSize), mmu.fetched_global(kAt + 2 * kPageSize)));
   mmu.read<uint8_t>(kAt + kPageSize);
-  uint64_t epoch = mmu.fetch_epoch(), global = mmu.global_fetch_epoch();
+  uint64_t epoch = mmu.fetch_epoch(), global = mmu.fetch_epoch(true);
   const auto grew = [&] {
-    const bool any = mmu.fetch_epoch() > epoch, globals = mmu.global_fetch_epoch() > global;
-    epoch = mmu.fetch_epoch(), global = mmu.global_fetch_epoch();
+    const bool any = mmu.fetch_epoch() > epoch, globals = mmu.fetch_epoch(true) > global;
+    epoch = mmu.fetch_epoch(), global = mmu.fetch_epoch(true);
     return std::pair(any, globals);
   };
   using Grew = std::pair<bool, bool>;
