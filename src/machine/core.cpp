@@ -143,7 +143,10 @@ void Core::resume() {
   clock_.resume();
   // The host's TSC went on while the virtual clock stood still.
   kvm_clock_.resync();
-  for (auto& processor : processors_) processor->paravirt().clock().update();
+  for (auto& processor : processors_) {
+    processor->paravirt().clock().update();
+    processor->apic().tsc_changed();
+  }
   loop_.clock_changed();
   for (auto& processor : processors_) processor->vcpu().resume();
 }
