@@ -79,6 +79,16 @@ void Image::apply(x86::CpuState& state) const {
   for (uint64_t& fixed : state.msr.mtrr_fixed) fixed = 0x0606060606060606;
 }
 
+Result<void> check_segments(const std::vector<Chunk>& segments) {
+  for (const Chunk& segment : segments) {
+    const uint64_t start = segment.start.value, end = start + segment.bytes.size();
+    if (start < kLoaderDataEnd || (start < kFirmwareDataEnd && end > kFirmwareDataStart))
+      return Error(ErrorKind::kUnsupported,
+                   fmt::format("its segment at {:#x} lies where boot data goes; link it to 1 MiB or above", start));
+  }
+  return {};
+}
+
 Result<GuestPhys> place_initrd(const Request& request, uint64_t kernel_end, uint64_t limit) {
   // The top of low RAM below any reserved or ACPI area.
   uint64_t top = 0;

@@ -60,6 +60,11 @@ inline constexpr GuestPhys kPageTablesAddress{0x9000};  // 6 pages
 inline constexpr GuestPhys kCommandLineAddress{0x20000};
 inline constexpr uint64_t kCommandLineSpace = 0x10000;
 inline constexpr uint64_t kBelowInitrd = 0x100000;
+// Where boot data goes: loader structures in low memory, firmware tables below 1 MiB. Kernels stay out of it.
+inline constexpr uint64_t kLoaderDataEnd = 0x30000, kFirmwareDataStart = 0x9fc00, kFirmwareDataEnd = 0xf4000;
+
+// Error when one of `segments` would overwrite boot data.
+Result<void> check_segments(const std::vector<Chunk>& segments);
 
 // Chooses by the file's format: bzImage, ELF with a PVH note, multiboot 1.
 Result<Image> load_kernel(const Request& request);

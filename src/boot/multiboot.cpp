@@ -78,11 +78,7 @@ Result<Image> load_multiboot(const Request& request, size_t header_offset) {
     image.rip = entry;
   } else {
     TRY_ASSIGN(Elf elf, parse_elf(request.kernel, request.low_ram_end));
-    for (const Chunk& segment : elf.segments)
-      if (segment.start.value < kBelowInitrd)
-        return Error(
-            ErrorKind::kUnsupported,
-            fmt::format("a segment at {:#x} lies below 1 MiB, where boot data goes", segment.start.value));
+    TRY(check_segments(elf.segments));
     image.chunks = std::move(elf.segments);
     image.rip = static_cast<uint32_t>(elf.entry);
     kernel_end = elf.end;

@@ -17,11 +17,7 @@ Result<Image> load_pvh(const Request& request, Elf elf) {
     return Error(ErrorKind::kInvalidArgument,
                  fmt::format("the command line has {} bytes, at most {} fit", request.command_line.size(),
                              kCommandLineSpace - 1));
-  for (const Chunk& segment : elf.segments)
-    if (segment.start.value < kBelowInitrd)
-      return Error(
-          ErrorKind::kUnsupported,
-          fmt::format("a segment at {:#x} lies below 1 MiB, where boot data goes", segment.start.value));
+  TRY(check_segments(elf.segments));
 
   Image image;
   image.protocol = "PVH";
