@@ -1,6 +1,7 @@
 // One program under several names: ostler (for people) and ostler-system-x86_64 (QEMU's command line).
 
 #include <fmt/format.h>
+#include <malloc.h>
 #include <sys/epoll.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
@@ -93,9 +94,19 @@ Result<int> act(const CommandLine& command, bool qemu_names) {
   return 0;
 }
 
+// Large buffers (a kernel on its way into guest memory) go back to the host when they are freed, and threads share
+// two heaps: a guest costs little more than its own memory.
+void keep_heap_small() {
+  constexpr int kMapAbove = 256 * 1024, kArenas = 2;
+  mallopt(M_MMAP_THRESHOLD, kMapAbove);
+  mallopt(M_TRIM_THRESHOLD, kMapAbove);
+  mallopt(M_ARENA_MAX, kArenas);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
+  keep_heap_small();
   const std::vector<std::string> arguments(argv + 1, argv + argc);
   std::string program = argc > 0 ? argv[0] : "ostler";
   program = program.substr(program.rfind('/') + 1);
