@@ -87,25 +87,30 @@ bool is_interrupt_gate(const Gate& gate) {
   return (gate.raw.type() & 1) == 0;
 }
 
-void deliver_through_task_gate(Cpu& cpu, const Event& event, const Gate& gate) {
+// Returns what went wrong in the new task.
+std::optional<Exception> deliver_through_task_gate(Cpu& cpu, const Event& event, const Gate& gate) {
   const Selector selector = gate.selector();
   if (selector.null() || selector.local()) x86::raise(Vector::kTs, selector.error());
   const Found found = find_descriptor(cpu, selector, Vector::kTs);
   check_available_tss(selector, found.descriptor, Vector::kTs);
   const unsigned width = (found.descriptor.type() & 8) != 0 ? 4 : 2;
-  if (const auto fault = switch_task(cpu, TaskSwitch::kCall, selector, found, event.return_rip,
-                                     event.resume_flag ? rflags::kRf : 0))
-    throw *fault;
-  if (!event.has_error) return;
-  const Stack stack = current_stack(cpu);
-  Pushes frame(cpu, stack, width);
-  frame.push(event.error);
-  frame.check();
-  frame.write();
-  cpu.s.gpr[x86::kRsp] = merged_sp(stack, cpu.s.gpr[x86::kRsp], frame.sp());
+  const auto fault = switch_task(cpu, TaskSwitch::kCall, selector, found, event.return_rip,
+                                 event.resume_flag ? rflags::kRf : 0);
+  if (fault || !event.has_error) return fault;
+  try {
+    const Stack stack = current_stack(cpu);
+    Pushes frame(cpu, stack, width);
+    frame.push(event.error);
+    frame.check();
+    frame.write();
+    cpu.s.gpr[x86::kRsp] = merged_sp(stack, cpu.s.gpr[x86::kRsp], frame.sp());
+  } catch (const Exception& exception) {
+    return exception;
+  }
+  return std::nullopt;
 }
 
-void deliver_protected(Cpu& cpu, const Event& event) {
+std::optional<Exception> deliver_protected(Cpu& cpu, const Event& event) {
   CpuState& s = cpu.s;
   const Gate gate = find_gate(cpu, event, false);
   if (gate.raw.system_type() == SystemType::kTaskGate) return deliver_through_task_gate(cpu, event, gate);
@@ -149,6 +154,7 @@ void deliver_protected(Cpu& cpu, const Event& event) {
   s.seg[x86::kCs] = code.descriptor.segment({static_cast<uint16_t>((selector.value & ~3u) | level)});
   s.rip = target;
   s.flags_rest &= ~(kHandlerClears | (is_interrupt_gate(gate) ? rflags::kIf : 0));
+  return std::nullopt;
 }
 
 void deliver_long(Cpu& cpu, const Event& event) {
@@ -245,52 +251,63 @@ Event event_of(Cpu& cpu, const Exception& exception) {
   return event;
 }
 
+// One attempt: nothing when the handler is next.
+std::optional<Exception> attempt(Cpu& cpu, const Event& event) {
+  try {
+    return deliver_event(cpu, event);
+  } catch (const Exception& exception) {
+    return exception;
+  }
+}
+
 Delivered deliver(Cpu& cpu, Event event, Class first) {
-  for (;;) {
-    try {
-      deliver_event(cpu, event);
-      return Delivered::kOk;
-    } catch (const Exception& second) {
-      if (first == Class::kDoubleFault) {
-        log::trace(log::Subject::kInterrupts, "triple fault at {:#x}: shutdown", cpu.s.rip);
-        cpu.s.activity = x86::Activity::kShutdown;
-        return Delivered::kShutdown;
-      }
-      const Class next = class_of(second.vector);
-      if (makes_double_fault(first, next)) {
-        if (second.vector == Vector::kPf) cpu.s.cr2 = second.cr2;
-        event = event_of(cpu, Exception{Vector::kDf, true, 0});
-        first = Class::kDoubleFault;
-      } else {
-        event = event_of(cpu, second);
-        first = next;
-      }
+  while (const std::optional<Exception> second = attempt(cpu, event)) {
+    if (first == Class::kDoubleFault) {
+      log::trace(log::Subject::kInterrupts, "triple fault at {:#x}: shutdown", cpu.s.rip);
+      cpu.s.activity = x86::Activity::kShutdown;
+      return Delivered::kShutdown;
+    }
+    const Class next = class_of(second->vector);
+    if (makes_double_fault(first, next)) {
+      if (second->vector == Vector::kPf) cpu.s.cr2 = second->cr2;
+      event = event_of(cpu, Exception{Vector::kDf, true, 0});
+      first = Class::kDoubleFault;
+    } else {
+      event = event_of(cpu, *second);
+      first = next;
     }
   }
+  return Delivered::kOk;
 }
 
 }  // namespace
 
-void deliver_event(Cpu& cpu, const Event& event) {
+std::optional<Exception> deliver_event(Cpu& cpu, const Event& event) {
   CpuState& s = cpu.s;
   log::trace(log::Subject::kInterrupts, "vector {:#x} error {:#x} at {:#x}:{:#x} cpl {} cr2 {:#x}",
              event.vector, event.error, s.seg[x86::kCs].selector, event.return_rip, s.cpl(), s.cr2);
+  // EXT, SDM 3A §6.13; #PF has its own format and #DF none.
+  const auto mark_external = [&](Exception& exception) {
+    const bool selector_format = class_of(exception.vector) == Class::kContributory && exception.has_error;
+    if (event.source != Source::kSoftware && selector_format) exception.error |= 1;
+  };
+  std::optional<Exception> in_new_task;
   try {
     if (!s.protected_mode())
       deliver_real(cpu, event);
     else if (s.long_mode())
       deliver_long(cpu, event);
     else
-      deliver_protected(cpu, event);
+      in_new_task = deliver_protected(cpu, event);
   } catch (Exception& exception) {
-    // EXT, SDM 3A §6.13; #PF has its own format and #DF none.
-    const bool selector_format = class_of(exception.vector) == Class::kContributory && exception.has_error;
-    if (event.source != Source::kSoftware && selector_format) exception.error |= 1;
+    mark_external(exception);
     throw;
   }
+  if (in_new_task) mark_external(*in_new_task);
   s.interrupt_shadow = false;
   s.activity = x86::Activity::kRunning;
   cpu.mode_changed();
+  return in_new_task;
 }
 
 Delivered deliver_exception(Cpu& cpu, const Exception& exception) {

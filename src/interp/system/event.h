@@ -2,6 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
+
+#include "x86/exception.h"
 
 namespace ostler::interp {
 
@@ -22,8 +25,9 @@ struct Event {
   bool resume_flag = false;  // RF in the pushed flags: faults
 };
 
-// Makes the handler's first instruction the next one. Throws with the state unchanged, except after a switch
-// through a task gate: then the exception is the new task's.
-void deliver_event(Cpu& cpu, const Event& event);
+// Makes the handler's first instruction the next one. Throws with the state unchanged. Behind a task gate the
+// switch cannot be undone: what the new task's first steps raise is returned, and belongs to it (s.rip is its
+// EIP).
+[[nodiscard]] std::optional<x86::Exception> deliver_event(Cpu& cpu, const Event& event);
 
 }  // namespace ostler::interp

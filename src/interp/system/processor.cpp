@@ -84,7 +84,7 @@ const Op* set_interrupts(Cpu& cpu, const Op* op) {
   // Interrupts stay off for one more instruction, but only if they were off.
   if (!cpu.s.flag(rflags::kIf)) cpu.s.interrupt_shadow = true;
   cpu.s.flags_rest |= rflags::kIf;
-  return leave_mode_changed(cpu, op);
+  return leave(cpu, op);
 }
 
 const Op* clear_ac(Cpu& cpu, const Op* op) {

@@ -11,14 +11,7 @@ const Op* deliver_software(Cpu& cpu, const Op* op, unsigned vector, Source sourc
   event.vector = static_cast<uint8_t>(vector);
   event.source = source;
   event.return_rip = cpu.next_rip(*op);
-  const uint64_t task = cpu.s.tr.base;
-  try {
-    deliver_event(cpu, event);
-  } catch (const x86::Exception& exception) {
-    // Behind a task gate the fault is the new task's: the instruction itself is done.
-    if (cpu.s.tr.base == task) throw;
-    deliver_exception(cpu, exception);
-  }
+  if (const auto fault = deliver_event(cpu, event)) deliver_exception(cpu, *fault);
   return nullptr;
 }
 

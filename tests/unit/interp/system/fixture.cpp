@@ -130,10 +130,15 @@ void Guest::long_mode(unsigned cpl) {
   mmu.flush_all();
 }
 
-std::optional<x86::Exception> Guest::execute(std::initializer_list<uint8_t> bytes) {
-  const std::vector<uint8_t> code_bytes(bytes);
+bool Guest::decodes(const std::vector<uint8_t>& bytes) const {
+  x86::Instruction insn;
+  return x86::decode(bytes, cpu.code_size, insn) == x86::DecodeStatus::kOk && insn.length == bytes.size() &&
+         bind_system(insn, {cpu.code_size, cpu.code_size == x86::CodeSize::k64, false}) != nullptr;
+}
+
+std::optional<x86::Exception> Guest::execute(const std::vector<uint8_t>& bytes) {
   alignas(64) Op ops[2];
-  EXPECT_EQ(x86::decode(code_bytes, cpu.code_size, ops[0].insn), x86::DecodeStatus::kOk);
+  EXPECT_EQ(x86::decode(bytes, cpu.code_size, ops[0].insn), x86::DecodeStatus::kOk);
   ops[0].next_offset = ops[0].insn.length;
   ops[0].run =
       bind_system(ops[0].insn, {cpu.code_size, cpu.code_size == x86::CodeSize::k64, cpu.alignment_check});

@@ -97,7 +97,11 @@ class Guest {
   void long_mode(unsigned cpl);       // 64-bit code, identity-mapped 2 MiB pages
 
   // Executes one instruction at CS:RIP. Its exception, if it raised one, is not delivered.
-  std::optional<x86::Exception> execute(std::initializer_list<uint8_t> bytes);
+  std::optional<x86::Exception> execute(const std::vector<uint8_t>& bytes);
+  bool decodes(const std::vector<uint8_t>& bytes) const;
+
+  // The tables as the constructor leaves them.
+  void fill_tables();
 
   template <class T>
   T peek(uint64_t phys) const {
@@ -132,9 +136,6 @@ class Guest {
   x86::CpuState s;
   mmu::SoftMmu mmu;
   Cpu cpu;
-
- private:
-  void fill_tables();
 };
 
 // Expectations on an exception: vector and error code.
