@@ -11,6 +11,7 @@
 #include "interp/vector_emit.h"
 #include "interp/vector_families.h"
 #include "interp/vector_stub.h"
+#include "interp/x87.h"
 #include "interp/x87_environment.h"
 
 namespace ostler::interp {
@@ -26,61 +27,6 @@ namespace {
 
 void check_x87(const Cpu& cpu) {
   check_mmx_or_x87(cpu, VectorClass::kX87);
-}
-
-[[gnu::noinline]] void execute_on_host(Cpu& cpu, const Op* op) {
-  const StubHeader& stub = StubArena::instance().at(op->data);
-  const VectorInfo& info = stub.info;
-  check_x87(cpu);
-  if (info.waits) check_fpu_error(cpu);
-
-  struct alignas(64) Image {
-    FxState fx;
-    uint8_t rest[512 - sizeof(FxState)];
-  } image;
-  image.fx = cpu.s.fx;
-  image.fx.mxcsr = 0x1f80;
-  // Still pending: CR0.NE is clear and the outside world was told. The instruction goes on as with IGNNE#
-  // asserted, under masks for what is pending, since the host would stop here.
-  const auto ignored = static_cast<uint16_t>(image.fx.fsw & ~image.fx.fcw & fpu::kExceptions);
-  image.fx.fcw |= ignored;
-
-  VectorBuffer buffer;
-  void* memory = nullptr;
-  const bool store = info.access == MemoryAccess::kWrite;
-  if (store) {
-    memory = buffer.bytes;
-  } else if (stub.rm == Slot::kMemory) {
-    const uint64_t linear = cpu.linear(*op, info.memory_size, Access::kRead);
-    memory = const_cast<void*>(read_memory(cpu, linear, info.memory_size, buffer));  // the stub only reads
-  }
-
-  StubFrame frame;
-  frame.flags_ax = cpu.s.flags_ax;
-  if (stub.code(&image, nullptr, memory, nullptr, &frame) != StubFault::kNone) x86::raise(x86::Vector::kUd);
-
-  image.fx.fcw &= static_cast<uint16_t>(~ignored);
-  update_fpu_summary(image.fx);
-  const unsigned unmasked = image.fx.fsw & ~image.fx.fcw & fpu::kExceptions;
-  constexpr unsigned kPrecision = 1u << 5;
-  // A store with an unmasked exception other than precision does not take place, so it cannot fault either.
-  if (store && (unmasked & ~ignored & ~kPrecision) == 0)
-    cpu.mmu.write_bytes(cpu.linear(*op, info.memory_size, Access::kWrite), {buffer.bytes, info.memory_size});
-
-  const FxState before = cpu.s.fx;
-  cpu.s.fx = image.fx;
-  cpu.s.fx.mxcsr = before.mxcsr;
-  cpu.s.fx.mxcsr_mask = before.mxcsr_mask;
-  cpu.s.fx.fop = before.fop;
-  cpu.s.fx.fip = before.fip;
-  cpu.s.fx.fdp = before.fdp;
-  if (!info.x87_control) {
-    cpu.s.fx.fip = x87_instruction_pointer(cpu, cpu.current_rip(*op));
-    if (stub.rm == Slot::kMemory)
-      cpu.s.fx.fdp = x87_data_pointer(cpu, op->insn.segment, cpu.effective_offset(*op));
-    if (unmasked != 0) cpu.s.fx.fop = static_cast<uint16_t>((op->insn.opcode_byte & 7) << 8 | op->insn.modrm);
-  }
-  if (info.writes_flags) cpu.s.flags_ax = frame.flags_ax;
 }
 
 void execute_wait(Cpu& cpu, const Op*) {
@@ -213,11 +159,70 @@ Handler control_handler(const Instruction& insn) {
 
 }  // namespace
 
+void x87_set_pointers(Cpu& cpu, const Op* op, bool memory) {
+  cpu.s.fx.fip = x87_instruction_pointer(cpu, cpu.current_rip(*op));
+  if (memory) cpu.s.fx.fdp = x87_data_pointer(cpu, op->insn.segment, cpu.effective_offset(*op));
+}
+
+void x87_execute_on_host(Cpu& cpu, const Op* op) {
+  const StubHeader& stub = StubArena::instance().at(op->data);
+  const VectorInfo& info = stub.info;
+  check_x87(cpu);
+  if (info.waits) check_fpu_error(cpu);
+
+  struct alignas(64) Image {
+    FxState fx;
+    uint8_t rest[512 - sizeof(FxState)];
+  } image;
+  image.fx = cpu.s.fx;
+  image.fx.mxcsr = 0x1f80;
+  // Still pending: CR0.NE is clear and the outside world was told. The instruction goes on as with IGNNE#
+  // asserted, under masks for what is pending, since the host would stop here.
+  const auto ignored = static_cast<uint16_t>(image.fx.fsw & ~image.fx.fcw & fpu::kExceptions);
+  image.fx.fcw |= ignored;
+
+  VectorBuffer buffer;
+  void* memory = nullptr;
+  const bool store = info.access == MemoryAccess::kWrite;
+  if (store) {
+    memory = buffer.bytes;
+  } else if (stub.rm == Slot::kMemory) {
+    const uint64_t linear = cpu.linear(*op, info.memory_size, Access::kRead);
+    memory = const_cast<void*>(read_memory(cpu, linear, info.memory_size, buffer));  // the stub only reads
+  }
+
+  StubFrame frame;
+  frame.flags_ax = cpu.s.flags_ax;
+  if (stub.code(&image, nullptr, memory, nullptr, &frame) != StubFault::kNone) x86::raise(x86::Vector::kUd);
+
+  image.fx.fcw &= static_cast<uint16_t>(~ignored);
+  update_fpu_summary(image.fx);
+  const unsigned unmasked = image.fx.fsw & ~image.fx.fcw & fpu::kExceptions;
+  constexpr unsigned kPrecision = 1u << 5;
+  // A store with an unmasked exception other than precision does not take place, so it cannot fault either.
+  if (store && (unmasked & ~ignored & ~kPrecision) == 0)
+    cpu.mmu.write_bytes(cpu.linear(*op, info.memory_size, Access::kWrite), {buffer.bytes, info.memory_size});
+
+  const FxState before = cpu.s.fx;
+  cpu.s.fx = image.fx;
+  cpu.s.fx.mxcsr = before.mxcsr;
+  cpu.s.fx.mxcsr_mask = before.mxcsr_mask;
+  cpu.s.fx.fop = before.fop;
+  cpu.s.fx.fip = before.fip;
+  cpu.s.fx.fdp = before.fdp;
+  if (!info.x87_control) {
+    x87_set_pointers(cpu, op, stub.rm == Slot::kMemory);
+    if (unmasked != 0) cpu.s.fx.fop = static_cast<uint16_t>((op->insn.opcode_byte & 7) << 8 | op->insn.modrm);
+  }
+  if (info.writes_flags) cpu.s.flags_ax = frame.flags_ax;
+}
+
 Handler bind_x87(const Instruction& insn, uint32_t& data) {
   if (insn.opcode == x86::Opcode::kWait) return run<execute_wait>;
   if (const Handler handler = control_handler(insn)) return handler;
   data = x87_stub(insn);
-  return run<execute_on_host>;
+  if (const Handler handler = bind_x87_move(insn)) return handler;
+  return run<x87_execute_on_host>;
 }
 
 }  // namespace ostler::interp
