@@ -205,7 +205,7 @@ Block* BlockCache::build(uint64_t phys, uint64_t rip, uint32_t context_index) {
 
   const unsigned limit = context.slow ? 1 : kMaxInstructions;
   const uint64_t page_end = (phys | kPageMask) + 1;
-  uint8_t window[128];
+  uint8_t window[64];  // few blocks are longer
   uint64_t window_start = phys;
   uint64_t window_end = phys;
   uint64_t position = phys;

@@ -1,6 +1,7 @@
 #include "interp/interpreter.h"
 
 #include "base/assert.h"
+#include "base/log.h"
 #include "interp/block.h"
 #include "interp/delivery.h"
 #include "interp/outside.h"
@@ -56,7 +57,7 @@ uint32_t Interpreter::take_events() {
 }
 
 Exit Interpreter::run(int64_t max_instructions) {
-  retired_ = retired();
+  retired_before_ = retired();
   cpu_.budget = budget_given_ = max_instructions;
   cpu_.mmu.participant().enter_running();
   std::optional<Exit> exit;
@@ -71,6 +72,7 @@ Exit Interpreter::run(int64_t max_instructions) {
       exit = Exit::kException;
     }
   }
+  publish();
   cpu_.mmu.participant().leave_running();
   return *exit;
 }
@@ -104,6 +106,7 @@ std::optional<Exit> Interpreter::run_blocks() {
       op = op->run(cpu_, op);
     } while (op != nullptr);
     count_unfinished(false);
+    publish();
   }
 }
 

@@ -2,6 +2,7 @@
 // the vCPU's thread; request_exit() and post() from any thread.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -55,7 +56,8 @@ class Interpreter {
   void stop_on_exceptions(bool stop) { stop_on_exceptions_ = stop; }
   const x86::Exception& exception() const { return exception_; }
 
-  uint64_t retired() const { return retired_ + static_cast<uint64_t>(budget_given_ - cpu_.budget); }
+  // Instructions executed so far. Any thread; while running, as of the last time the dispatcher was passed.
+  uint64_t retired() const { return published_.load(std::memory_order_relaxed); }
   Cpu& cpu() { return cpu_; }
   const BlockCache& cache() const { return cache_; }
 
@@ -70,7 +72,13 @@ class Interpreter {
 
   Cpu cpu_;
   BlockCache cache_;
-  uint64_t retired_ = 0;
+  void publish() {
+    published_.store(retired_before_ + static_cast<uint64_t>(budget_given_ - cpu_.budget),
+                     std::memory_order_relaxed);
+  }
+
+  std::atomic<uint64_t> published_{0};
+  uint64_t retired_before_ = 0;  // when run() was called
   int64_t budget_given_ = 0;
   // Seen in pending_ but masked: looked at again whenever the dispatcher runs.
   bool interrupt_waiting_ = false;
