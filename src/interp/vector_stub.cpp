@@ -16,10 +16,9 @@
 namespace ostler::interp {
 namespace {
 
-// Room for every form there is: at most about 100 k (map 0F3A has some 80 opcodes with 256 immediates, each
-// with or without memory, VEX.L and VEX.W). Pages are allocated as they are used; a normal guest needs some
-// tens of KiB.
-constexpr size_t kArenaSize = 32u << 20;
+// Room for every form there is (14 MB, see the test ArenaHoldsEveryForm). Pages are allocated as they are
+// used; a normal guest needs some tens of KiB.
+constexpr size_t kArenaSize = StubArena::kSize;
 
 // Where a stub's code continues after a signal: kept at the start of the arena. frame is in R8.
 //   stmxcsr [r8]; ldmxcsr [r8+4]; fninit; (vzeroupper); ret          EAX = StubFault

@@ -62,6 +62,13 @@ class StubArena {
   uint32_t find(uint64_t key) const;  // 0: none
   uint32_t add(uint64_t key, const StubHeader& header, std::span<const uint8_t> code);
 
+  // Bytes taken, of kSize.
+  size_t used() const {
+    std::lock_guard lock(mutex_);
+    return used_;
+  }
+  static constexpr size_t kSize = 32u << 20;
+
   const StubHeader& at(uint32_t offset) const {
     return *reinterpret_cast<const StubHeader*>(executable_ + offset);
   }

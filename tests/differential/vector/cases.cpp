@@ -216,19 +216,27 @@ bool testable(std::span<const uint8_t> code, Instruction& insn) {
   return feature == x86::kNoFeature || x86::HostCpu::current().features.has(feature);
 }
 
+std::vector<uint8_t> plain_code(const Form& form, uint8_t immediate, Instruction& insn) {
+  // With one of the register choices that instructions insist on.
+  for (const uint8_t vvvv : std::initializer_list<uint8_t>{3, 0})
+    for (const uint8_t index : std::initializer_list<uint8_t>{4, 5}) {
+      const Numbers n = {.reg = 1,
+                         .rm = 2,
+                         .vvvv = vvvv,
+                         .base = 0,
+                         .index = index,
+                         .scale = 0,
+                         .imm = immediate,
+                         .disp = 0};
+      std::vector<uint8_t> code = encode(form, n).code;
+      if (complete(code, immediate, insn) && testable(code, insn)) return code;
+    }
+  return {};
+}
+
 std::vector<Form> enumerate_forms() {
   std::vector<Form> forms;
-  // Decodes the form with one of the register choices that instructions insist on.
-  auto valid = [&](const Form& form, Instruction& insn) {
-    for (const uint8_t vvvv : std::initializer_list<uint8_t>{3, 0})
-      for (const uint8_t index : std::initializer_list<uint8_t>{4, 5}) {
-        const Numbers n = {
-            .reg = 1, .rm = 2, .vvvv = vvvv, .base = 0, .index = index, .scale = 0, .imm = 0, .disp = 0};
-        std::vector<uint8_t> code = encode(form, n).code;
-        if (complete(code, 0, insn) && testable(code, insn)) return true;
-      }
-    return false;
-  };
+  auto valid = [](const Form& form, Instruction& insn) { return !plain_code(form, 0, insn).empty(); };
   // ModRM.reg is a register when all its values give the same row of the opcode table.
   auto consider = [&](Form form) {
     Instruction insn;

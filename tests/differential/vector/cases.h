@@ -40,6 +40,8 @@ using Random = std::mt19937_64;
 // All forms the decoder knows whose features the host has, by trying every byte combination. 64-bit code.
 std::vector<Form> enumerate_forms();
 Case random_case(const Form& form, Random& random);
+// The form with fixed registers and the given immediate, if it takes one; as encoded and as decoded.
+std::vector<uint8_t> plain_code(const Form& form, uint8_t immediate, x86::Instruction& insn);
 // XSAVE, XSAVEOPT, XSAVEC, XRSTOR on areas that are mostly valid. No component is in its initial state: what
 // processors report as in use then is not theirs to choose.
 Case random_extended_state_case(Random& random);

@@ -9,6 +9,7 @@
 
 #include "differential/vector/cases.h"
 #include "differential/vector/guest.h"
+#include "interp/op.h"
 #include "interp/vector_emit.h"
 #include "interp/vector_stub.h"
 
@@ -233,6 +234,27 @@ TEST_F(VectorTest, ThreadsAgreeOnStubs) {
       threads.emplace_back([&result, insn] { result = interp::vector_stub(insn); });
   }
   for (const uint32_t result : results) EXPECT_EQ(result, results[0]);
+}
+
+// However a guest tries, it cannot fill the arena: every instruction with every immediate, in 64-bit and
+// 32-bit code.
+TEST_F(VectorTest, ArenaHoldsEveryForm) {
+  const interp::StubArena& arena = interp::StubArena::instance();
+  for (const Form& form : enumerate_forms())
+    for (unsigned immediate = 0; immediate < 256; ++immediate) {
+      x86::Instruction insn;
+      const std::vector<uint8_t> code = plain_code(form, static_cast<uint8_t>(immediate), insn);
+      ASSERT_FALSE(code.empty());
+      const bool takes_immediate =
+          insn.operand_count > 0 && insn.operand[insn.operand_count - 1].kind == x86::OperandKind::kImm;
+      const interp::BindContext context{};
+      uint32_t offset = 0;
+      interp::bind_vector(insn, context, offset);
+      if (x86::decode(code, x86::CodeSize::k32, insn) == x86::DecodeStatus::kOk)
+        interp::bind_vector(insn, context, offset);
+      if (!takes_immediate) break;
+    }
+  EXPECT_LT(arena.used(), interp::StubArena::kSize * 3 / 4);
 }
 
 TEST_F(VectorTest, EncodingsTheHostDoesNotKnowAreUndefined) {
