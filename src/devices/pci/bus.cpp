@@ -53,6 +53,7 @@ bool Bus::remove(Function& function) {
     slot.reset();
   }
   removed->detach();
+  removed->reset_device();  // no DMA from now on
   const std::unique_lock lock(mutex_);
   retired_.push_back(std::move(removed));
   return true;

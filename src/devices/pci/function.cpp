@@ -175,6 +175,7 @@ void Function::detach() {
   const std::lock_guard lock(mutex_);
   config_.reset();
   update_mappings_locked();
+  config_changed_locked(0, ConfigSpace::kConventional);  // MSI-X is off now
   const std::lock_guard interrupt_lock(interrupt_mutex_);
   if (interrupt_driven_) bus_->set_pin(address_, interrupt_pin_, false);
   interrupt_driven_ = false;

@@ -7,16 +7,18 @@
 
 namespace ostler::virtio {
 
-Device::Device(memory::AddressSpace& memory, std::string name, std::vector<uint16_t> queue_sizes)
-    : memory_(memory), name_(std::move(name)), queue_sizes_(std::move(queue_sizes)) {
+Device::Device(memory::AddressSpace& memory, std::string name, std::vector<uint16_t> queue_sizes,
+               uint64_t withheld)
+    : memory_(memory), name_(std::move(name)), queue_sizes_(std::move(queue_sizes)), withheld_(withheld) {
   ASSERT(queue_sizes_.size() <= kMaxQueues, "device classes declare few queues");
 }
 
 Device::~Device() = default;
 
 uint64_t Device::features() const {
-  return device_features() | feature(VIRTIO_F_VERSION_1) | feature(VIRTIO_F_INDIRECT_DESC) |
-         feature(VIRTIO_F_EVENT_IDX);
+  return (device_features() | feature(VIRTIO_F_VERSION_1) | feature(VIRTIO_F_INDIRECT_DESC) |
+          feature(VIRTIO_F_EVENT_IDX)) &
+         ~withheld_;
 }
 
 void Device::read_config(uint64_t offset, std::span<std::byte> to) {

@@ -43,7 +43,9 @@ class Device {
   static constexpr unsigned kMaxQueues = 64;
 
   // `queue_sizes`: the largest size of each queue, powers of two.
-  Device(memory::AddressSpace& memory, std::string name, std::vector<uint16_t> queue_sizes);
+  // `withheld`: transport-independent features that are not offered.
+  Device(memory::AddressSpace& memory, std::string name, std::vector<uint16_t> queue_sizes,
+         uint64_t withheld = 0);
   virtual ~Device();
   Device(const Device&) = delete;
   Device& operator=(const Device&) = delete;
@@ -119,6 +121,7 @@ class Device {
   memory::AddressSpace& memory_;
   const std::string name_;
   const std::vector<uint16_t> queue_sizes_;
+  const uint64_t withheld_;
   Transport* transport_ = nullptr;
   std::atomic<uint32_t> config_generation_{0};
   // Guarded by mutex_.

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "config/property.h"
+#include "devices/virtio/features.h"
 
 namespace ostler::virtio {
 
@@ -17,6 +18,15 @@ struct DeviceOptions {
   bool multifunction = false;
   uint16_t vectors = kVectorsAuto;  // MSI-X
   static constexpr uint16_t kVectorsAuto = 0xffff;
+  bool event_idx = true;
+  bool indirect_desc = true;
+  config::OnOffAuto disable_legacy = config::OnOffAuto::kOn;  // there is no legacy interface to disable
+
+  // Transport-independent features that the user does not want offered.
+  uint64_t withheld_features() const {
+    return (event_idx ? 0 : feature(VIRTIO_F_EVENT_IDX)) |
+           (indirect_desc ? 0 : feature(VIRTIO_F_INDIRECT_DESC));
+  }
 
   std::optional<uint16_t> vectors_wanted() const {
     return vectors == kVectorsAuto ? std::nullopt : std::optional<uint16_t>(vectors);
@@ -29,7 +39,14 @@ std::vector<config::Property<Options>> with_bus_properties(std::vector<config::P
                                                            bool pci) {
   own.push_back(config::text<Options>("id", &Options::id, "the device's name"));
   own.push_back(config::text<Options>("bus", &Options::bus, "the bus to plug into"));
+  own.push_back(
+      config::boolean<Options>("event_idx", &Options::event_idx, "offer suppression by event index"));
+  own.push_back(
+      config::boolean<Options>("indirect_desc", &Options::indirect_desc, "offer indirect descriptors"));
   if (!pci) return own;
+  own.push_back(
+      config::on_off_auto<Options>("disable-legacy", &Options::disable_legacy,
+                                   "accepted for QEMU's sake: the interface is always the modern one"));
   own.push_back(config::pci_address<Options>("addr", &Options::addr, "PCI slot and function"));
   own.push_back(
       config::boolean<Options>("multifunction", &Options::multifunction, "more functions share this slot"));

@@ -54,7 +54,8 @@ struct BlockDevice::InFlight : Request {
 
 BlockDevice::BlockDevice(memory::AddressSpace& memory, std::shared_ptr<ostler::block::Node> node,
                          const Options& options)
-    : Device(memory, options.id.empty() ? "virtio-blk" : options.id, queue_sizes(options)),
+    : Device(memory, options.id.empty() ? "virtio-blk" : options.id, queue_sizes(options),
+             options.withheld_features()),
       node_(std::move(node)),
       options_(options),
       per_queue_in_flight_(options.num_queues, 0),
@@ -106,15 +107,15 @@ void BlockDevice::config_written_locked(uint64_t offset, std::span<const std::by
 
 // §5.2.5.2: without FLUSH, or with the cache off, a completed write is stable.
 bool BlockDevice::write_through_locked() const {
-  return !has_feature(VIRTIO_BLK_F_FLUSH) || (has_feature(VIRTIO_BLK_F_CONFIG_WCE) && !writeback_);
+  return !has_feature(VIRTIO_BLK_F_FLUSH) || !writeback_;
 }
 
 void BlockDevice::started_locked() {
-  writeback_ = true;
+  writeback_ = initial_writeback();
 }
 
 void BlockDevice::stopped_locked() {
-  writeback_ = true;
+  writeback_ = initial_writeback();
   std::ranges::fill(per_queue_in_flight_, uint16_t{0});
   std::fill(stalled_.begin(), stalled_.end(), false);
 }

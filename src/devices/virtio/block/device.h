@@ -30,6 +30,7 @@ struct Options : DeviceOptions {
   bool discard = true;
   bool write_zeroes = true;
   bool config_wce = true;
+  config::OnOffAuto write_cache = config::OnOffAuto::kAuto;  // off: writes are stable when done
   uint32_t bootindex = 0;
 };
 
@@ -68,6 +69,7 @@ class BlockDevice final : public Device {
 
   const std::shared_ptr<ostler::block::Node> node_;
   const Options options_;
+  bool initial_writeback() const { return options_.write_cache != config::OnOffAuto::kOff; }
   // Guarded by mutex_.
   bool writeback_ = true;
   std::vector<uint16_t> per_queue_in_flight_;

@@ -22,6 +22,8 @@ std::vector<config::Property<Options>> own() {
       boolean<Options>("write-zeroes", &Options::write_zeroes,
                        "let the guest zero ranges without sending zeros"),
       boolean<Options>("config-wce", &Options::config_wce, "let the guest turn the write cache on and off"),
+      on_off_auto<Options>("write-cache", &Options::write_cache,
+                           "off: completed writes are on stable storage"),
       number<Options, uint32_t>("bootindex", &Options::bootindex, 0, 0xffffffff, "place in the boot order"),
   };
 }

@@ -47,7 +47,8 @@ std::vector<uint16_t> queue_sizes(const Options& options) {
 }  // namespace
 
 ConsoleDevice::ConsoleDevice(memory::AddressSpace& memory, const Options& options)
-    : Device(memory, options.id.empty() ? "virtio-serial" : options.id, queue_sizes(options)),
+    : Device(memory, options.id.empty() ? "virtio-serial" : options.id, queue_sizes(options),
+             options.withheld_features()),
       options_(options),
       ports_(options.max_ports) {}
 

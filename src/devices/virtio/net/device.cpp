@@ -56,7 +56,8 @@ std::vector<uint16_t> queue_sizes(const Options& options) {
 }  // namespace
 
 NetDevice::NetDevice(memory::AddressSpace& memory, ostler::net::Backend& backend, const Options& options)
-    : Device(memory, options.id.empty() ? "virtio-net" : options.id, queue_sizes(options)),
+    : Device(memory, options.id.empty() ? "virtio-net" : options.id, queue_sizes(options),
+             options.withheld_features()),
       backend_(backend),
       options_(options),
       preset_mac_(options.mac.value_or(default_mac(0))),

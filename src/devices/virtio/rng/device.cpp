@@ -38,7 +38,8 @@ const config::PropertyTable<Options>& mmio_properties() {
 }
 
 RngDevice::RngDevice(memory::AddressSpace& memory, const Options& options)
-    : Device(memory, options.id.empty() ? "virtio-rng" : options.id, {kQueueSize}) {}
+    : Device(memory, options.id.empty() ? "virtio-rng" : options.id, {kQueueSize},
+             options.withheld_features()) {}
 
 RngDevice::~RngDevice() {
   reset();
