@@ -74,7 +74,8 @@ class CpuModel {
   uint32_t feature_bits(uint32_t leaf, uint32_t subleaf, CpuidRegister reg) const;
   CpuidResult basic_leaf(uint32_t leaf, uint32_t subleaf, const CpuState& state, const VcpuInfo& vcpu) const;
   CpuidResult kvm_leaf(uint32_t leaf, const VcpuInfo& vcpu) const;
-  CpuidResult extended_leaf(uint32_t leaf, uint32_t subleaf, const VcpuInfo& vcpu) const;
+  CpuidResult extended_leaf(uint32_t leaf, uint32_t subleaf, const CpuState& state,
+                            const VcpuInfo& vcpu) const;
   Result<void> apply_option(std::string_view option, const HostCpu& host);
   void request(Feature feature, bool on);
   void settle(const HostCpu& host, const FeatureSet& quiet);

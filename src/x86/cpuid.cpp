@@ -112,7 +112,7 @@ uint32_t CpuModel::signature() const {
 
 CpuidResult CpuModel::cpuid(uint32_t leaf, uint32_t subleaf, const CpuState& state,
                             const VcpuInfo& vcpu) const {
-  if (leaf >= 0x80000000 && leaf < 0x80000100) return extended_leaf(leaf, subleaf, vcpu);
+  if (leaf >= 0x80000000 && leaf < 0x80000100) return extended_leaf(leaf, subleaf, state, vcpu);
   if (leaf >= kKvmBase && leaf < kKvmBase + 0x10000000 && has(F::kHypervisor)) {
     // Software looks for hypervisors at every 0x100; ours is only at the first.
     return leaf < kKvmBase + 0x100 ? kvm_leaf(leaf, vcpu) : CpuidResult{};
@@ -203,7 +203,8 @@ CpuidResult CpuModel::kvm_leaf(uint32_t leaf, const VcpuInfo& vcpu) const {
   }
 }
 
-CpuidResult CpuModel::extended_leaf(uint32_t leaf, uint32_t subleaf, const VcpuInfo& vcpu) const {
+CpuidResult CpuModel::extended_leaf(uint32_t leaf, uint32_t subleaf, const CpuState& state,
+                                    const VcpuInfo& vcpu) const {
   const bool topology = amd() && has(F::kTopoext);
   const uint32_t logical = vcpu.logical_per_socket();
   switch (leaf) {
@@ -211,7 +212,7 @@ CpuidResult CpuModel::extended_leaf(uint32_t leaf, uint32_t subleaf, const VcpuI
       CpuidResult r;
       r.eax = topology ? 0x8000001e : 0x80000008;
       if (amd()) {
-        const CpuidResult zero = basic_leaf(0, 0, {}, vcpu);
+        const CpuidResult zero = basic_leaf(0, 0, state, vcpu);
         r.ebx = zero.ebx, r.ecx = zero.ecx, r.edx = zero.edx;
       }
       return r;
@@ -221,6 +222,8 @@ CpuidResult CpuModel::extended_leaf(uint32_t leaf, uint32_t subleaf, const VcpuI
       r.eax = amd() ? signature() : 0;
       r.ecx = feature_bits(leaf, 0, R::kEcx);
       r.edx = feature_bits(leaf, 0, R::kEdx);
+      // Intel has SYSCALL in 64-bit mode only and says so (SDM 2A Table 3-8).
+      if (!amd() && !state.code64()) r.edx &= ~(1u << 11);
       // AMD repeats the classic flags of leaf 1 (APM 3, Fn8000_0001_EDX).
       if (amd()) r.edx |= feature_bits(1, 0, R::kEdx) & 0x0183f3ff;
       if (amd() && logical > 1) r.ecx |= 1u << 1;  // CmpLegacy

@@ -1,4 +1,11 @@
 // The handlers of the system family, one group for each source file; bind_system() chooses among them.
+//
+// Known deviations from the manuals:
+// - Accessed bits of descriptors and busy bits of task state segments are set without LOCK.
+// - DEBUGCTL.BTF and LBR are remembered and have no effect; last-branch registers read 0.
+// - SYSRET gives SS flat attributes with either vendor; AMD's leaves them as they were.
+// - VME, PVI, MONITOR, performance counters and SMM are not offered in CPUID, so what belongs to them is #UD
+// or #GP.
 #pragma once
 
 #include "interp/cpu.h"

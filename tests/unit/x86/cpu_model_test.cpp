@@ -231,6 +231,15 @@ TEST_F(Cpuid, amd_repeats_the_classic_flags) {
   EXPECT_EQ(of(model("Haswell"), 0x80000001).edx & 0x0183f3ff, 0u);
 }
 
+TEST_F(Cpuid, intel_shows_syscall_to_64_bit_code_only) {
+  constexpr uint32_t kSyscall = 1u << 11;
+  EXPECT_EQ(of(model("Haswell"), 0x80000001).edx & kSyscall, 0u);
+  EXPECT_EQ(of(model("EPYC"), 0x80000001).edx & kSyscall, kSyscall);
+  state_.msr.efer = efer::kLma;
+  state_.seg[kCs].attributes = Segment::kLong;
+  EXPECT_EQ(of(model("Haswell"), 0x80000001).edx & kSyscall, kSyscall);
+}
+
 TEST_F(Cpuid, no_leaf_of_any_model_crashes) {
   for (const ModelListing& listing : CpuModel::list()) {
     const CpuModel m = model(listing.name);
