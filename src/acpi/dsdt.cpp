@@ -72,9 +72,9 @@ Term pci_host(const Description& machine) {
                                     static_cast<uint32_t>(pci.memory32.last), false));
   if (!pci.memory64.empty()) append(windows, memory_window64(pci.memory64.first, pci.memory64.last, true));
 
-  Term body = block({hid(pci.ecam ? "PNP0A08" : "PNP0A03"), name("_UID", integer(0)),
-                     name("_BBN", integer(0)), name("_CRS", resources(windows)),
-                     name("PRTA", routing_table(false, pci.first_gsi))});
+  Term body =
+      block({hid(pci.ecam ? "PNP0A08" : "PNP0A03"), name("_UID", integer(0)), name("_BBN", integer(0)),
+             name("_CRS", resources(windows)), name("PRTA", routing_table(false, pci.first_gsi))});
   if (pci.ecam) append(body, name("_CID", eisa_id("PNP0A03")));
   if (pci.piix_links) {
     append(body, name("PRTP", routing_table(true, 0)));

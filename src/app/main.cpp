@@ -94,8 +94,8 @@ Result<int> act(const CommandLine& command, bool qemu_names) {
   return 0;
 }
 
-// Large buffers (a kernel on its way into guest memory) go back to the host when they are freed, and threads share
-// two heaps: a guest costs little more than its own memory.
+// Large buffers (a kernel on its way into guest memory) go back to the host when they are freed, and threads
+// share two heaps: a guest costs little more than its own memory.
 void keep_heap_small() {
   constexpr int kMapAbove = 256 * 1024, kArenas = 2;
   mallopt(M_MMAP_THRESHOLD, kMapAbove);

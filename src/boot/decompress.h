@@ -13,8 +13,8 @@ namespace ostler::boot {
 // The compression of `data` by its magic bytes: "gzip", "xz", "zstd", "lz4", or "" when it is none of these.
 std::string_view compression_of(std::span<const uint8_t> data);
 
-// Unpacks one gzip, xz, zstd or legacy lz4 stream; bytes after its end are ignored (bzImage appends the unpacked size).
-// Errors: kCorrupt for broken data, kNoResource when the result would exceed `most` bytes.
+// Unpacks one gzip, xz, zstd or legacy lz4 stream; bytes after its end are ignored (bzImage appends the
+// unpacked size). Errors: kCorrupt for broken data, kNoResource when the result would exceed `most` bytes.
 Result<std::vector<uint8_t>> decompress(std::span<const uint8_t> data, size_t most);
 
 }  // namespace ostler::boot

@@ -83,8 +83,9 @@ Result<void> check_segments(const std::vector<Chunk>& segments) {
   for (const Chunk& segment : segments) {
     const uint64_t start = segment.start.value, end = start + segment.bytes.size();
     if (start < kLoaderDataEnd || (start < kFirmwareDataEnd && end > kFirmwareDataStart))
-      return Error(ErrorKind::kUnsupported,
-                   fmt::format("its segment at {:#x} lies where boot data goes; link it to 1 MiB or above", start));
+      return Error(
+          ErrorKind::kUnsupported,
+          fmt::format("its segment at {:#x} lies where boot data goes; link it to 1 MiB or above", start));
   }
   return {};
 }

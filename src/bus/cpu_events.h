@@ -6,8 +6,8 @@
 
 namespace ostler::bus {
 
-// One vCPU as its local APIC sees it. Any thread; each call is remembered until the vCPU takes it and wakes or
-// kicks the vCPU, so nothing is lost however it is timed.
+// One vCPU as its local APIC sees it. Any thread; each call is remembered until the vCPU takes it and wakes
+// or kicks the vCPU, so nothing is lost however it is timed.
 class CpuEvents {
  public:
   virtual ~CpuEvents() = default;
@@ -18,11 +18,13 @@ class CpuEvents {
   virtual void sipi(uint8_t vector) = 0;
 };
 
-// The local APIC (with the 8259 behind it) as its vCPU sees it. Called on the vCPU's own thread, except pending().
+// The local APIC (with the 8259 behind it) as its vCPU sees it. Called on the vCPU's own thread, except
+// pending().
 class CpuInterrupts {
  public:
   virtual ~CpuInterrupts() = default;
-  // True when an interrupt could be delivered now if RFLAGS.IF allowed. One relaxed atomic load or little more.
+  // True when an interrupt could be delivered now if RFLAGS.IF allowed. One relaxed atomic load or little
+  // more.
   virtual bool pending() const = 0;
   // Takes the highest-priority deliverable interrupt (INTA cycle); none if it went away meanwhile.
   virtual std::optional<uint8_t> acknowledge() = 0;

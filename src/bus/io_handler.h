@@ -6,8 +6,8 @@
 
 namespace ostler::bus {
 
-// Called from any vCPU thread, several at once: the implementation takes its own lock. Offsets are relative to
-// the range, so a device never learns its address. An access never leaves the range.
+// Called from any vCPU thread, several at once: the implementation takes its own lock. Offsets are relative
+// to the range, so a device never learns its address. An access never leaves the range.
 class IoHandler {
  public:
   virtual ~IoHandler() = default;

@@ -7,8 +7,8 @@
 
 namespace ostler::bus {
 
-// An interrupt controller's, or a router's, input pins. set_irq may be called from any thread, with the caller's
-// device lock held; it never calls back into a device other than on the way to the CPU.
+// An interrupt controller's, or a router's, input pins. set_irq may be called from any thread, with the
+// caller's device lock held; it never calls back into a device other than on the way to the CPU.
 class IrqSink {
  public:
   virtual ~IrqSink() = default;

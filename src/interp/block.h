@@ -36,7 +36,7 @@ struct alignas(64) Block {
   uint8_t count = 0;
   uint8_t op_count = 0;  // with the one that goes on
   bool dead = false;
-  bool global = false;   // on a global page: CR3 writes do not change where it lies
+  bool global = false;  // on a global page: CR3 writes do not change where it lies
   bool straddles =
       false;  // the only instruction crosses into another page, whose frame is in ops()[1].insn.imm
 
@@ -49,8 +49,8 @@ static_assert(sizeof(Block) == 64);
 // Starts `block`, which is right for the present RIP and context, unless something has to be looked at first
 // or its addresses have to be validated again: then leaves to the dispatcher with RIP at the block.
 [[gnu::always_inline]] inline const Op* enter(Cpu& cpu, Block* block) {
-  if (cpu.pending_.load(std::memory_order_relaxed) != 0 || block->epoch != cpu.mmu.fetch_epoch(block->global) ||
-      cpu.budget <= 0) [[unlikely]] {
+  if (cpu.pending_.load(std::memory_order_relaxed) != 0 ||
+      block->epoch != cpu.mmu.fetch_epoch(block->global) || cpu.budget <= 0) [[unlikely]] {
     cpu.s.rip = block->rip;
     return nullptr;
   }

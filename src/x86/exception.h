@@ -7,8 +7,24 @@
 namespace ostler::x86 {
 
 enum class Vector : uint8_t {
-  kDe = 0, kDb = 1, kNmi = 2, kBp = 3, kOf = 4, kBr = 5, kUd = 6, kNm = 7, kDf = 8, kTs = 10, kNp = 11, kSs = 12,
-  kGp = 13, kPf = 14, kMf = 16, kAc = 17, kMc = 18, kXm = 19,
+  kDe = 0,
+  kDb = 1,
+  kNmi = 2,
+  kBp = 3,
+  kOf = 4,
+  kBr = 5,
+  kUd = 6,
+  kNm = 7,
+  kDf = 8,
+  kTs = 10,
+  kNp = 11,
+  kSs = 12,
+  kGp = 13,
+  kPf = 14,
+  kMf = 16,
+  kAc = 17,
+  kMc = 18,
+  kXm = 19,
 };
 
 namespace pf_error {
@@ -23,7 +39,11 @@ struct Exception {
   uint64_t dr6_bits = 0;  // #DB: causes to set in DR6
 };
 
-[[noreturn]] inline void raise(Vector vector) { throw Exception{vector}; }
-[[noreturn]] inline void raise(Vector vector, uint32_t error) { throw Exception{vector, true, error}; }
+[[noreturn]] inline void raise(Vector vector) {
+  throw Exception{vector};
+}
+[[noreturn]] inline void raise(Vector vector, uint32_t error) {
+  throw Exception{vector, true, error};
+}
 
 }  // namespace ostler::x86

@@ -13,43 +13,61 @@ class Archive;
 namespace ostler::x86 {
 
 enum GprIndex : uint8_t {
-  kRax, kRcx, kRdx, kRbx, kRsp, kRbp, kRsi, kRdi, kR8, kR9, kR10, kR11, kR12, kR13, kR14, kR15,
+  kRax,
+  kRcx,
+  kRdx,
+  kRbx,
+  kRsp,
+  kRbp,
+  kRsi,
+  kRdi,
+  kR8,
+  kR9,
+  kR10,
+  kR11,
+  kR12,
+  kR13,
+  kR14,
+  kR15,
   kZeroGpr,  // always 0: the base or index of an address that has none
 };
 
 enum SegIndex : uint8_t { kEs, kCs, kSs, kDs, kFs, kGs };
 
 namespace rflags {
-inline constexpr uint64_t kCf = 1u << 0, kFixed1 = 1u << 1, kPf = 1u << 2, kAf = 1u << 4, kZf = 1u << 6, kSf = 1u << 7,
-                          kTf = 1u << 8, kIf = 1u << 9, kDf = 1u << 10, kOf = 1u << 11, kIopl = 3u << 12, kNt = 1u << 14,
-                          kRf = 1u << 16, kVm = 1u << 17, kAc = 1u << 18, kVif = 1u << 19, kVip = 1u << 20, kId = 1u << 21;
+inline constexpr uint64_t kCf = 1u << 0, kFixed1 = 1u << 1, kPf = 1u << 2, kAf = 1u << 4, kZf = 1u << 6,
+                          kSf = 1u << 7, kTf = 1u << 8, kIf = 1u << 9, kDf = 1u << 10, kOf = 1u << 11,
+                          kIopl = 3u << 12, kNt = 1u << 14, kRf = 1u << 16, kVm = 1u << 17, kAc = 1u << 18,
+                          kVif = 1u << 19, kVip = 1u << 20, kId = 1u << 21;
 inline constexpr uint64_t kArithmetic = kCf | kPf | kAf | kZf | kSf | kOf;
 }  // namespace rflags
 
 namespace cr0 {
-inline constexpr uint64_t kPe = 1u << 0, kMp = 1u << 1, kEm = 1u << 2, kTs = 1u << 3, kEt = 1u << 4, kNe = 1u << 5,
-                          kWp = 1u << 16, kAm = 1u << 18, kNw = 1u << 29, kCd = 1u << 30, kPg = 1u << 31;
+inline constexpr uint64_t kPe = 1u << 0, kMp = 1u << 1, kEm = 1u << 2, kTs = 1u << 3, kEt = 1u << 4,
+                          kNe = 1u << 5, kWp = 1u << 16, kAm = 1u << 18, kNw = 1u << 29, kCd = 1u << 30,
+                          kPg = 1u << 31;
 }
 namespace cr4 {
-inline constexpr uint64_t kVme = 1u << 0, kPvi = 1u << 1, kTsd = 1u << 2, kDe = 1u << 3, kPse = 1u << 4, kPae = 1u << 5,
-                          kMce = 1u << 6, kPge = 1u << 7, kPce = 1u << 8, kOsfxsr = 1u << 9, kOsxmmexcpt = 1u << 10,
-                          kUmip = 1u << 11, kLa57 = 1u << 12, kFsgsbase = 1u << 16, kPcide = 1u << 17, kOsxsave = 1u << 18,
-                          kSmep = 1u << 20, kSmap = 1u << 21;
+inline constexpr uint64_t kVme = 1u << 0, kPvi = 1u << 1, kTsd = 1u << 2, kDe = 1u << 3, kPse = 1u << 4,
+                          kPae = 1u << 5, kMce = 1u << 6, kPge = 1u << 7, kPce = 1u << 8, kOsfxsr = 1u << 9,
+                          kOsxmmexcpt = 1u << 10, kUmip = 1u << 11, kLa57 = 1u << 12, kFsgsbase = 1u << 16,
+                          kPcide = 1u << 17, kOsxsave = 1u << 18, kSmep = 1u << 20, kSmap = 1u << 21;
 }
 namespace efer {
 inline constexpr uint64_t kSce = 1u << 0, kLme = 1u << 8, kLma = 1u << 10, kNxe = 1u << 11;
 }
 
 // A segment register with its hidden part. `attributes` has the layout of VMX access rights (SDM 3C §25.4.1):
-// type 3:0, S 4, DPL 6:5, P 7, AVL 12, L 13, D/B 14, G 15, unusable 16. `limit` is in bytes, already scaled by G.
+// type 3:0, S 4, DPL 6:5, P 7, AVL 12, L 13, D/B 14, G 15, unusable 16. `limit` is in bytes, already scaled
+// by G.
 struct Segment {
   uint64_t base = 0;
   uint32_t limit = 0;
   uint32_t attributes = 0;
   uint16_t selector = 0;
 
-  static constexpr uint32_t kSystemBit = 1u << 4, kPresent = 1u << 7, kLong = 1u << 13, kDefaultBig = 1u << 14,
-                            kGranularity = 1u << 15, kUnusable = 1u << 16;
+  static constexpr uint32_t kSystemBit = 1u << 4, kPresent = 1u << 7, kLong = 1u << 13,
+                            kDefaultBig = 1u << 14, kGranularity = 1u << 15, kUnusable = 1u << 16;
   unsigned type() const { return attributes & 15; }
   unsigned dpl() const { return (attributes >> 5) & 3; }
   bool is_long() const { return (attributes & kLong) != 0; }
@@ -96,8 +114,8 @@ struct Msrs {
 struct alignas(64) CpuState {
   std::array<uint64_t, 17> gpr{};  // [kZeroGpr] stays 0
   uint64_t rip = 0;
-  // CF PF AF ZF SF in the high byte and OF in bit 0 of the low byte: what LAHF and SETO AL leave in AX, so that
-  // engines can produce and consume it with the host's own flags.
+  // CF PF AF ZF SF in the high byte and OF in bit 0 of the low byte: what LAHF and SETO AL leave in AX, so
+  // that engines can produce and consume it with the host's own flags.
   uint16_t flags_ax = 0x0200;
   bool interrupt_shadow = false;  // the instruction after STI, MOV SS, POP SS
   bool nmi_blocked = false;       // from NMI delivery to IRET

@@ -1,6 +1,5 @@
 #include <array>
 
-#include "rigs/rigs.h"
 #include "devices/chipset/acpi_pm.h"
 #include "devices/chipset/acpi_reduced.h"
 #include "devices/chipset/apic_bus.h"
@@ -17,6 +16,7 @@
 #include "devices/chipset/uart.h"
 #include "memory/address_space.h"
 #include "memory/ram_block.h"
+#include "rigs/rigs.h"
 
 namespace ostler::rigs {
 namespace {
