@@ -7,6 +7,7 @@
 #include <string>
 
 #include "base/assert.h"
+#include "base/bytes.h"
 #include "base/log.h"
 #include "interp/control.h"
 #include "interp/families.h"
@@ -56,7 +57,8 @@ uint64_t truncate(uint64_t rip, CodeSize code_size) {
 
 }  // namespace
 
-BlockCache::BlockCache(Cpu& cpu, size_t bytes) : cpu_(cpu), size_(bytes) {
+BlockCache::BlockCache(Cpu& cpu, size_t bytes)
+    : cpu_(cpu), size_(align_down(bytes, 2 * kUnit)), end_of_half_(half()) {
   ASSERT(bytes >= 64 * 1024 && bytes < kUnit << 32, "the accelerator chooses a sensible size");
   void* memory =
       mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -91,6 +93,8 @@ uint32_t BlockCache::intern_slow() {
 
 void BlockCache::flush() {
   used_ = kUnit;
+  end_of_half_ = half();
+  turns_ = 0;
   recent_.fill(nullptr);
   by_phys_.fill(0);
   by_page_.fill(0);
@@ -99,6 +103,45 @@ void BlockCache::flush() {
   cpu_.current_op = nullptr;
   ++statistics_.flushes;
   cpu_.mmu.forget_code();
+}
+
+// Goes on in the half of the arena that was filled first, without what is there. Between blocks.
+void BlockCache::turn() {
+  // Pages whose code was evicted stay registered until they are written to or everything is forgotten.
+  if (++turns_ == kTurnsUntilFlush) return flush();
+  const bool to_first = end_of_half_ == size_;
+  const size_t kept_start = to_first ? half() : kUnit;
+  const size_t kept_end = used_;
+  used_ = to_first ? kUnit : half();
+  end_of_half_ = to_first ? half() : size_;
+  cpu_.link = nullptr;
+  cpu_.block = nullptr;
+  cpu_.current_op = nullptr;
+  ++statistics_.turns;
+
+  const auto kept = [&](const Block* block) {
+    const auto offset = static_cast<size_t>(reinterpret_cast<const uint8_t*>(block) - arena_);
+    return offset >= kept_start && offset < kept_end;
+  };
+  for (Block*& recent : recent_)
+    if (recent != nullptr && !kept(recent)) recent = nullptr;
+  by_phys_.fill(0);
+  by_page_.fill(0);
+  for (size_t at_byte = kept_start; at_byte < kept_end;) {
+    auto* block = reinterpret_cast<Block*>(arena_ + at_byte);
+    at_byte += sizeof(Block) + block->op_count * sizeof(Op);
+    for (Block*& link : block->link)
+      if (link != nullptr && !kept(link)) link = nullptr;
+    if (!block->dead) enter_tables(block);
+  }
+}
+
+void BlockCache::enter_tables(Block* block) {
+  uint32_t& by_phys = by_phys_[phys_index(block->phys, block->rip)];
+  block->next_by_phys = by_phys;
+  by_phys = unit_of(block);
+  add_to_page(block, block->phys, 0);
+  if (block->straddles) add_to_page(block, block->second_page(), 1);
 }
 
 uint64_t BlockCache::linear_of(uint64_t rip, const BlockContext& context) const {
@@ -195,7 +238,7 @@ bool BlockCache::decode_straddling(uint64_t phys, uint64_t rip, const BlockConte
 
 Block* BlockCache::build(uint64_t phys, uint64_t rip, uint32_t context_index) {
   constexpr size_t kLargest = sizeof(Block) + (kMaxInstructions + 1) * sizeof(Op);
-  if (used_ + kLargest > size_) flush();
+  if (used_ + kLargest > end_of_half_) turn();
   const BlockContext& context = contexts_[context_index];
   auto* block = new (arena_ + used_) Block;
   Op* ops = block->ops();
@@ -269,12 +312,7 @@ Block* BlockCache::build(uint64_t phys, uint64_t rip, uint32_t context_index) {
     block->dead = true;
     return block;
   }
-  const uint32_t unit = unit_of(block);
-  uint32_t& by_phys = by_phys_[phys_index(phys, rip)];
-  block->next_by_phys = by_phys;
-  by_phys = unit;
-  add_to_page(block, phys, 0);
-  if (block->straddles) add_to_page(block, second_page, 1);
+  enter_tables(block);
   return block;
 }
 

@@ -1,6 +1,7 @@
-// The decoded blocks of one vCPU: an arena of fixed size that is emptied when full, a direct-mapped table by
-// RIP for the dispatcher and indirect branches, a table by guest-physical address behind it (which survives
-// address-space switches), and the lists by page that invalidation walks. All on the vCPU's thread.
+// The decoded blocks of one vCPU: an arena of fixed size whose older half is evicted when it is full, a
+// direct-mapped table by RIP for the dispatcher and indirect branches, a table by guest-physical address
+// behind it (which survives address-space switches), and the lists by page that invalidation walks. All on
+// the vCPU's thread.
 #pragma once
 
 #include <array>
@@ -40,13 +41,13 @@ class BlockCache final : public mmu::CodeObserver {
   bool code_written(GuestPhys page, unsigned first, unsigned last) override;
 
   struct Statistics {
-    uint64_t blocks = 0, instructions = 0, flushes = 0, killed = 0;
+    uint64_t blocks = 0, instructions = 0, turns = 0, flushes = 0, killed = 0;
   };
   const Statistics& statistics() const { return statistics_; }
 
  private:
   static constexpr unsigned kRecentBits = 13, kPhysBits = 13, kPageBits = 11;
-  static constexpr unsigned kMaxInstructions = 64;
+  static constexpr unsigned kMaxInstructions = 64, kTurnsUntilFlush = 16;
   static constexpr size_t kUnit = 64;  // arena offsets are counted in these; 0 is none
 
   static unsigned recent_index(uint64_t rip) {
@@ -73,13 +74,19 @@ class BlockCache final : public mmu::CodeObserver {
                          uint64_t& second_page);
   void bind_op(Op& op, uint64_t rip, const BlockContext& context);
   void add_to_page(Block* block, uint64_t phys, unsigned which);
+  void enter_tables(Block* block);
+  void turn();
+  size_t half() const { return size_ / 2; }
   void kill(Block* block);
   void log_block(const Block* block) const;
 
   Cpu& cpu_;
   uint8_t* arena_ = nullptr;
   size_t size_;
+  // Blocks go to one half of the arena, from `used_` up; the other half keeps the generation before.
+  size_t end_of_half_;
   size_t used_ = kUnit;
+  unsigned turns_ = 0;
   std::vector<BlockContext> contexts_;
   std::array<Block*, size_t{1} << kRecentBits> recent_{};
   std::array<uint32_t, size_t{1} << kPhysBits> by_phys_{};

@@ -28,6 +28,10 @@ Interpreter::Interpreter(x86::CpuState& state, mmu::SoftMmu& mmu, Environment& e
 }
 
 Interpreter::~Interpreter() {
+  const BlockCache::Statistics& stats = cache_.statistics();
+  log::trace(log::Subject::kStats,
+             "decoded {} instructions in {} blocks; {} half evictions, {} flushes, {} blocks overwritten",
+             stats.instructions, stats.blocks, stats.turns, stats.flushes, stats.killed);
   cpu_.mmu.set_code_observer(nullptr);
 }
 
