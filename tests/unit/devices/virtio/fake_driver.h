@@ -34,13 +34,11 @@ class GuestMemory {
   }
   template <class T>
   T get(uint64_t at) const {
-    T value;
-    std::memcpy(&value, ram_->host() + at, sizeof value);
-    return value;
+    return memory::guest_load<T>(ram_->host() + at);  // a guest's accesses race with the device's by right
   }
   template <class T>
   void put(uint64_t at, T value) {
-    std::memcpy(ram_->host() + at, &value, sizeof value);
+    memory::guest_store<T>(ram_->host() + at, value);
   }
   void put_bytes(uint64_t at, std::string_view bytes) {
     std::memcpy(ram_->host() + at, bytes.data(), bytes.size());
