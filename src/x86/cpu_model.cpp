@@ -49,6 +49,7 @@ constexpr Dependency kDependencies[] = {
     {F::kNx, F::kPae},
     {F::kLm, F::kPae},
     {F::kKvmClockStable, F::kKvmClock2},
+    {F::kBhiCtrl, F::kSpecCtrl},
 };
 
 size_t distance(std::string_view a, std::string_view b) {
@@ -155,7 +156,8 @@ FeatureSet host_mask(const HostCpu& host) {
                                                     F::kMce,
                                                     F::kMca,
                                                     F::kArchCapabilities,
-                                                    F::kSpecCtrl};
+                                                    F::kSpecCtrl,
+                                                    F::kBhiCtrl};
 }
 
 constexpr ModelListing kHostModels[] = {

@@ -161,8 +161,9 @@ CpuidResult CpuModel::basic_leaf(uint32_t leaf, uint32_t subleaf, const CpuState
       return {feature_bits(6, 0, R::kEax), 0, 0, 0};
     case 7:
       if (subleaf == 0)
-        return {1, feature_bits(7, 0, R::kEbx), feature_bits(7, 0, R::kEcx), feature_bits(7, 0, R::kEdx)};
-      return subleaf == 1 ? CpuidResult{feature_bits(7, 1, R::kEax), 0, 0, 0} : CpuidResult{};
+        return {2, feature_bits(7, 0, R::kEbx), feature_bits(7, 0, R::kEcx), feature_bits(7, 0, R::kEdx)};
+      if (subleaf == 1) return {feature_bits(7, 1, R::kEax), 0, 0, 0};
+      return subleaf == 2 ? CpuidResult{0, 0, 0, feature_bits(7, 2, R::kEdx)} : CpuidResult{};
     case 0xb:
       return topology_leaf(subleaf, vcpu);
     case 0xd: {

@@ -55,8 +55,8 @@ constexpr uint64_t kMtrrCap =
 constexpr uint64_t kArchCapabilities = 1u << 0 | 1u << 3 | 1u << 4 | 1u << 5 | 1u << 6 | 1u << 8 | 1u << 13 |
                                        1u << 14 | 1u << 15 | 1u << 20 | 1u << 24 | 1u << 26 | 1u << 27 |
                                        uint64_t{1} << 62;
-constexpr uint64_t kIbrsAll = 1u << 1;     // with SPEC_CTRL: IBRS once set holds at every privilege level
-constexpr uint64_t kSpecCtrlWritable = 1;  // IBRS
+constexpr uint64_t kIbrsAll = 1u << 1;  // with SPEC_CTRL: IBRS once set holds at every privilege level
+constexpr uint64_t kIbrs = 1, kBhiDisS = 1u << 10;          // of SPEC_CTRL
 constexpr uint64_t kMiscEnableFixed = 1u << 11 | 1u << 12;  // no BTS, no PEBS
 constexpr uint64_t kMiscEnableWritable =
     1u << 0 | 1u << 3 | 1u << 16 | 1u << 18 | 1u << 22 | uint64_t{1} << 34;
@@ -275,10 +275,12 @@ bool write(Cpu& cpu, uint32_t index, uint64_t value) {
       return true;
     case msr_index::IA32_XSS:
       return cpu.model.has(Feature::kXsaves) && value == 0;
-    case msr_index::IA32_SPEC_CTRL:
-      if (!cpu.model.has(Feature::kSpecCtrl) || (value & ~kSpecCtrlWritable) != 0) return false;
+    case msr_index::IA32_SPEC_CTRL: {
+      const uint64_t writable = kIbrs | (cpu.model.has(Feature::kBhiCtrl) ? kBhiDisS : 0);
+      if (!cpu.model.has(Feature::kSpecCtrl) || (value & ~writable) != 0) return false;
       m.spec_ctrl = value;
       return true;
+    }
     case msr_index::IA32_PRED_CMD:  // IBPB: there are no predictions to drop
       return cpu.model.has(Feature::kSpecCtrl) && (value & ~uint64_t{1}) == 0;
     case msr_index::IA32_BIOS_SIGN_ID:    // software clears it before reading the revision

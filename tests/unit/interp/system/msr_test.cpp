@@ -138,6 +138,7 @@ TEST_F(Msr, spec_ctrl_and_ibrs_all_go_together) {
   EXPECT_FALSE(wrmsr(g, index::IA32_SPEC_CTRL, 1));
   EXPECT_EQ(rdmsr(g, index::IA32_SPEC_CTRL), 1u);
   expect_fault(wrmsr(g, index::IA32_SPEC_CTRL, 2), Vector::kGp, 0, "STIBP is not offered");
+  EXPECT_FALSE(wrmsr(g, index::IA32_SPEC_CTRL, 1 | 1u << 10));  // BHI_DIS_S
   EXPECT_FALSE(wrmsr(g, index::IA32_PRED_CMD, 1));
   Guest without("max,-spec-ctrl");
   without.long_mode(0);
