@@ -18,35 +18,23 @@ bool wanted(const x86::Instruction& insn) {
   if (insn.segment == x86::kFs) return false;  // the host program's thread pointer
   switch (insn.opcode) {
 #define CASE(name) case Opcode::k##name:
-    CASE(Mov)
-    CASE(Movzx)
-    CASE(Movsx)
-    CASE(Lea)
-    CASE(Xchg)
-    CASE(Push)
-    CASE(Pop)
-    CASE(Pushf)
-    CASE(Popf)
-    CASE(Lahf)
-    CASE(Sahf) CASE(Cbw) CASE(Cwd) CASE(Bswap) CASE(Movbe) CASE(Cmov) CASE(Setcc) CASE(Xlat) CASE(Add)
-        CASE(Or) CASE(Adc) CASE(Sbb) CASE(And) CASE(Sub) CASE(Xor) CASE(Cmp) CASE(Test) CASE(Inc) CASE(Dec)
-            CASE(Neg) CASE(Not) CASE(Mul) CASE(Imul) CASE(Imul2) CASE(Imul3) CASE(Div) CASE(Idiv) CASE(Rol)
-                CASE(Ror) CASE(Rcl) CASE(Rcr) CASE(Shl) CASE(Shr) CASE(Sar) CASE(Shld) CASE(Shrd) CASE(Bt)
-                    CASE(Bts) CASE(Btr) CASE(Btc) CASE(Bsf) CASE(Bsr) CASE(Tzcnt) CASE(Lzcnt) CASE(Popcnt)
-                        CASE(Andn) CASE(Bextr) CASE(Blsi) CASE(Blsmsk) CASE(Blsr) CASE(Bzhi) CASE(Pdep)
-                            CASE(Pext) CASE(Rorx) CASE(Sarx) CASE(Shlx) CASE(Shrx) CASE(Mulx) CASE(Adcx)
-                                CASE(Adox) CASE(Crc32) CASE(Xadd) CASE(Cmpxchg) CASE(Cmpxchg8b)
-                                    CASE(Cmpxchg16b) CASE(Jmp) CASE(JmpInd) CASE(Jcc) CASE(Jcxz) CASE(Loop)
-                                        CASE(Loope) CASE(Loopne) CASE(Call) CASE(CallInd) CASE(Ret)
-                                            CASE(Enter) CASE(Leave) CASE(Movs) CASE(Cmps) CASE(Stos)
-                                                CASE(Lods) CASE(Scas) CASE(Ins) CASE(Outs) CASE(In) CASE(Out)
-                                                    CASE(Clc) CASE(Stc) CASE(Cmc) CASE(Cld) CASE(Std)
-                                                        CASE(Cli) CASE(Sti) CASE(Hlt) CASE(Nop) CASE(Pause)
-                                                            CASE(Movnti) CASE(Lfence) CASE(Mfence)
-                                                                CASE(Sfence) CASE(Prefetch) CASE(Prefetchw)
-                                                                    CASE(Ud2)
+    // clang-format off
+    CASE(Mov) CASE(Movzx) CASE(Movsx) CASE(Lea) CASE(Xchg) CASE(Push) CASE(Pop) CASE(Pushf) CASE(Popf)
+    CASE(Lahf) CASE(Sahf) CASE(Cbw) CASE(Cwd) CASE(Bswap) CASE(Movbe) CASE(Cmov) CASE(Setcc) CASE(Xlat)
+    CASE(Add) CASE(Or) CASE(Adc) CASE(Sbb) CASE(And) CASE(Sub) CASE(Xor) CASE(Cmp) CASE(Test) CASE(Inc)
+    CASE(Dec) CASE(Neg) CASE(Not) CASE(Mul) CASE(Imul) CASE(Imul2) CASE(Imul3) CASE(Div) CASE(Idiv)
+    CASE(Rol) CASE(Ror) CASE(Rcl) CASE(Rcr) CASE(Shl) CASE(Shr) CASE(Sar) CASE(Shld) CASE(Shrd) CASE(Bt)
+    CASE(Bts) CASE(Btr) CASE(Btc) CASE(Bsf) CASE(Bsr) CASE(Tzcnt) CASE(Lzcnt) CASE(Popcnt) CASE(Andn)
+    CASE(Bextr) CASE(Blsi) CASE(Blsmsk) CASE(Blsr) CASE(Bzhi) CASE(Pdep) CASE(Pext) CASE(Rorx) CASE(Sarx)
+    CASE(Shlx) CASE(Shrx) CASE(Mulx) CASE(Adcx) CASE(Adox) CASE(Crc32) CASE(Xadd) CASE(Cmpxchg)
+    CASE(Cmpxchg8b) CASE(Cmpxchg16b) CASE(Jmp) CASE(JmpInd) CASE(Jcc) CASE(Jcxz) CASE(Loop) CASE(Loope)
+    CASE(Loopne) CASE(Call) CASE(CallInd) CASE(Ret) CASE(Enter) CASE(Leave) CASE(Movs) CASE(Cmps)
+    CASE(Stos) CASE(Lods) CASE(Scas) CASE(Ins) CASE(Outs) CASE(In) CASE(Out) CASE(Clc) CASE(Stc) CASE(Cmc)
+    CASE(Cld) CASE(Std) CASE(Cli) CASE(Sti) CASE(Hlt) CASE(Nop) CASE(Pause) CASE(Movnti) CASE(Lfence)
+    CASE(Mfence) CASE(Sfence) CASE(Prefetch) CASE(Prefetchw) CASE(Ud2)
+    // clang-format on
 #undef CASE
-                                                                        return true;
+                                                                                    return true;
     default:
       return false;
   }

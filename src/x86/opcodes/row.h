@@ -193,36 +193,36 @@ constexpr Operands ops(Specs... specs) {
 
 #define SPEC(name, place, size) inline constexpr Spec name{Place::place, Size::size};
 // General registers and memory
-SPEC(Eb, kRm, kB)
-SPEC(Ew, kRm, kW)
-SPEC(Ed, kRm, kD)
-SPEC(Ev, kRm, kV) SPEC(Ey, kRm, kY) SPEC(En, kRm, kN) SPEC(Rn, kRmRegister, kN) SPEC(Ez, kRm, kZ)
-    SPEC(RvMw, kRm, kRegVMemW) SPEC(RdMb, kRm, kRegDMemB) SPEC(RdMw, kRm, kRegDMemW) SPEC(M, kMemory, k0)
-        SPEC(Mb, kMemory, kB) SPEC(Mw, kMemory, kW) SPEC(Md, kMemory, kD) SPEC(Mq, kMemory, kQ)
-            SPEC(Mt, kMemory, kT) SPEC(Mdq, kMemory, kDq) SPEC(Mx, kMemory, kX) SPEC(Mv, kMemory, kV)
-                SPEC(My, kMemory, kY) SPEC(Menv, kMemory, kEnv) SPEC(Mstate, kMemory, kState)
-                    SPEC(VMd, kGather, kD) SPEC(VMq, kGather, kQ) SPEC(Gb, kReg, kB) SPEC(Gw, kReg, kW)
-                        SPEC(Gd, kReg, kD) SPEC(Gv, kReg, kV) SPEC(Gz, kReg, kZ) SPEC(Gy, kReg, kY)
-                            SPEC(Gn, kReg, kN) SPEC(By, kVvvv, kY) SPEC(Zb, kOpcodeReg, kB)
-                                SPEC(Zv, kOpcodeReg, kV) SPEC(AL, kRax, kB) SPEC(AX, kRax, kW)
-                                    SPEC(rAX, kRax, kV) SPEC(eAX, kRax, kZ) SPEC(CL, kRcx, kB)
-                                        SPEC(DX, kRdx, kW) SPEC(Sw, kSegment, kW) SPEC(Os, kOpcodeSegment, kW)
-                                            SPEC(Cn, kControl, kN) SPEC(Dn, kDebug, kN) SPEC(Ob, kMoffs, kB)
-                                                SPEC(Ov, kMoffs, kV)
+// clang-format off
+SPEC(Eb, kRm, kB) SPEC(Ew, kRm, kW) SPEC(Ed, kRm, kD) SPEC(Ev, kRm, kV) SPEC(Ey, kRm, kY) SPEC(En, kRm, kN)
+SPEC(Rn, kRmRegister, kN) SPEC(Ez, kRm, kZ) SPEC(RvMw, kRm, kRegVMemW) SPEC(RdMb, kRm, kRegDMemB)
+SPEC(RdMw, kRm, kRegDMemW) SPEC(M, kMemory, k0) SPEC(Mb, kMemory, kB) SPEC(Mw, kMemory, kW)
+SPEC(Md, kMemory, kD) SPEC(Mq, kMemory, kQ) SPEC(Mt, kMemory, kT) SPEC(Mdq, kMemory, kDq)
+SPEC(Mx, kMemory, kX) SPEC(Mv, kMemory, kV) SPEC(My, kMemory, kY) SPEC(Menv, kMemory, kEnv)
+SPEC(Mstate, kMemory, kState) SPEC(VMd, kGather, kD) SPEC(VMq, kGather, kQ) SPEC(Gb, kReg, kB)
+SPEC(Gw, kReg, kW) SPEC(Gd, kReg, kD) SPEC(Gv, kReg, kV) SPEC(Gz, kReg, kZ) SPEC(Gy, kReg, kY)
+SPEC(Gn, kReg, kN) SPEC(By, kVvvv, kY) SPEC(Zb, kOpcodeReg, kB) SPEC(Zv, kOpcodeReg, kV) SPEC(AL, kRax, kB)
+SPEC(AX, kRax, kW) SPEC(rAX, kRax, kV) SPEC(eAX, kRax, kZ) SPEC(CL, kRcx, kB) SPEC(DX, kRdx, kW)
+SPEC(Sw, kSegment, kW) SPEC(Os, kOpcodeSegment, kW) SPEC(Cn, kControl, kN) SPEC(Dn, kDebug, kN)
+SPEC(Ob, kMoffs, kB) SPEC(Ov, kMoffs, kV)
+    // clang-format on
     // Immediates
-    SPEC(Ib, kImm8, kB) SPEC(Ibs, kImm8s, kV) SPEC(Ibb, kImm8s, kB) SPEC(Iw, kImm16, kW) SPEC(Iz, kImmZ, kV)
-        SPEC(Iv, kImmV, kV) SPEC(One, kOne, kB) SPEC(Ienter, kEnter, kW) SPEC(Jb, kRel8, k0)
-            SPEC(Jz, kRelZ, k0) SPEC(Ap, kFar, k0)
+    // clang-format off
+SPEC(Ib, kImm8, kB) SPEC(Ibs, kImm8s, kV) SPEC(Ibb, kImm8s, kB) SPEC(Iw, kImm16, kW) SPEC(Iz, kImmZ, kV)
+SPEC(Iv, kImmV, kV) SPEC(One, kOne, kB) SPEC(Ienter, kEnter, kW) SPEC(Jb, kRel8, k0) SPEC(Jz, kRelZ, k0)
+SPEC(Ap, kFar, k0)
+    // clang-format on
     // Vector registers: V by ModRM.reg, W by ModRM.rm, H by VEX.vvvv, L by imm8[7:4]; MMX: P and Q
-    SPEC(Vd, kXmmReg, kD) SPEC(Vq, kXmmReg, kQ) SPEC(Vdq, kXmmReg, kDq) SPEC(Vqq, kXmmReg, kQq)
-        SPEC(Vx, kXmmReg, kX) SPEC(Vhx, kXmmReg, kHx) SPEC(Wb, kXmmRm, kB) SPEC(Ww, kXmmRm, kW)
-            SPEC(Wd, kXmmRm, kD) SPEC(Wq, kXmmRm, kQ) SPEC(Wdq, kXmmRm, kDq) SPEC(Wqq, kXmmRm, kQq)
-                SPEC(Wx, kXmmRm, kX) SPEC(Whx, kXmmRm, kHx) SPEC(Wqx, kXmmRm, kQx) SPEC(Wex, kXmmRm, kEx)
-                    SPEC(Wddup, kXmmRm, kDdup) SPEC(UdqMd, kXmmRm, kRegDqMemD) SPEC(Hd, kXmmVvvv, kD)
-                        SPEC(Hq, kXmmVvvv, kQ) SPEC(Hdq, kXmmVvvv, kDq) SPEC(Hqq, kXmmVvvv, kQq)
-                            SPEC(Hx, kXmmVvvv, kX) SPEC(Hhx, kXmmVvvv, kHx) SPEC(Lx, kXmmIs4, kX)
-                                SPEC(Pq, kMmxReg, kQ) SPEC(Qd, kMmxRm, kD) SPEC(Qq, kMmxRm, kQ)
-                                    SPEC(St0, kSt0, kT) SPEC(Sti, kStRm, kT)
+    // clang-format off
+SPEC(Vd, kXmmReg, kD) SPEC(Vq, kXmmReg, kQ) SPEC(Vdq, kXmmReg, kDq) SPEC(Vqq, kXmmReg, kQq)
+SPEC(Vx, kXmmReg, kX) SPEC(Vhx, kXmmReg, kHx) SPEC(Wb, kXmmRm, kB) SPEC(Ww, kXmmRm, kW)
+SPEC(Wd, kXmmRm, kD) SPEC(Wq, kXmmRm, kQ) SPEC(Wdq, kXmmRm, kDq) SPEC(Wqq, kXmmRm, kQq)
+SPEC(Wx, kXmmRm, kX) SPEC(Whx, kXmmRm, kHx) SPEC(Wqx, kXmmRm, kQx) SPEC(Wex, kXmmRm, kEx)
+SPEC(Wddup, kXmmRm, kDdup) SPEC(UdqMd, kXmmRm, kRegDqMemD) SPEC(Hd, kXmmVvvv, kD) SPEC(Hq, kXmmVvvv, kQ)
+SPEC(Hdq, kXmmVvvv, kDq) SPEC(Hqq, kXmmVvvv, kQq) SPEC(Hx, kXmmVvvv, kX) SPEC(Hhx, kXmmVvvv, kHx)
+SPEC(Lx, kXmmIs4, kX) SPEC(Pq, kMmxReg, kQ) SPEC(Qd, kMmxRm, kD) SPEC(Qq, kMmxRm, kQ) SPEC(St0, kSt0, kT)
+SPEC(Sti, kStRm, kT)
+// clang-format on
 #undef SPEC
 
                                         inline constexpr Properties none{};
