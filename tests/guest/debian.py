@@ -7,14 +7,16 @@ from pathlib import Path
 CHECK = Path(__file__).resolve().parent.parent.parent / "tools/guest_check.py"
 
 
-def _check(t, *options):
-    done = subprocess.run([sys.executable, CHECK, "--program", t.program, *options], check=False)
+def _check(t, program, *options):
+    done = subprocess.run([sys.executable, CHECK, "--program", program, *options], check=False)
     t.expect(done.returncode == 0, "the check of the Debian guest failed")
 
 
 def debian_one_processor(t):
-    _check(t, "--cpus", "1")
+    _check(t, t.program, "--cpus", "1")
 
 
 def debian_four_processors(t):
-    _check(t, "--cpus", "4")
+    """Through `ostler run`, the other command line, when the program tested has that name beside it."""
+    people = Path(t.program).with_name("ostler")
+    _check(t, str(people) if people.exists() else t.program, "--cpus", "4")
