@@ -52,6 +52,7 @@ Handler bind_integer(const x86::Instruction& insn, const BindContext& context) {
 
 Handler bind(const x86::Instruction& insn, const x86::CpuModel& model, const BindContext& context,
              uint32_t& data) {
+  if (insn.encoding == x86::Encoding::kVex && !context.vex) return raise_ud;
   if (!offered(insn, model)) {
     // Processors without these two take the prefix for a meaningless one.
     if (insn.opcode != Opcode::kTzcnt && insn.opcode != Opcode::kLzcnt) return raise_ud;

@@ -12,6 +12,7 @@ struct BlockContext {
   x86::CodeSize code_size = x86::CodeSize::k16;
   uint8_t cpl = 0;
   bool alignment_check = false;
+  bool vex = false;         // VEX encodings exist: not in real and virtual-8086 mode
   bool slow = false;        // one instruction per block, every access through Cpu::linear()
   uint64_t cs_base = 0;     // 0 in 64-bit mode
   uint32_t cs_limit = ~0u;  // ~0 in 64-bit mode

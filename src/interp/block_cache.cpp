@@ -215,6 +215,7 @@ void BlockCache::bind_op(Op& op, uint64_t rip, const BlockContext& context) {
       .code_size = context.code_size,
       .flat = context.code_size == CodeSize::k64 && !context.slow && !context.alignment_check,
       .alignment_check = context.alignment_check,
+      .vex = context.vex,
   };
   op.run = bind(insn, cpu_.model, bind_context, op.data);
 }

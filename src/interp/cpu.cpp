@@ -149,7 +149,10 @@ void Cpu::mode_changed() {
     else
       data_breakpoints = true;
   }
-  BlockContext now{.code_size = code_size, .cpl = cpl, .alignment_check = alignment_check};
+  BlockContext now{.code_size = code_size,
+                   .cpl = cpl,
+                   .alignment_check = alignment_check,
+                   .vex = s.protected_mode() && !s.v8086()};
   if (code_size != CodeSize::k64) {
     now.cs_base = s.seg[x86::kCs].base;
     now.cs_limit = s.seg[x86::kCs].limit;

@@ -30,6 +30,7 @@ struct BindContext {
   x86::CodeSize code_size;
   bool flat;             // 64-bit mode: no segment limits
   bool alignment_check;  // #AC may be due
+  bool vex = true;       // false in real and virtual-8086 mode: VEX encodings are #UD
 };
 
 // Each family file chooses the handler for a decoded instruction, tried in turn by bind.cpp. nullptr: not of

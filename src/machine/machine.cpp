@@ -16,6 +16,7 @@
 #include "machine/plugged_devices.h"
 #include "memory/dma.h"
 #include "state/archive.h"
+#include "x86/state.h"
 
 namespace ostler::machine {
 namespace {
@@ -105,6 +106,14 @@ Result<void> Machine::start_guest_code() {
   TRY(boot_kernel(config_, core_->layout(), kRsdp, protocol_of(properties_.kernel_entry), dma,
                   engine.cpu_state()));
   engine.state_loaded();
+  // Firmware sets the MTRRs of all processors alike; INIT keeps them (SDM 3A §12.11.8).
+  const x86::Msrs& boot = engine.cpu_state().msr;
+  for (size_t i = 1; i < core_->cpu_count(); ++i) {
+    x86::Msrs& msr = core_->vcpu(i).engine().cpu_state().msr;
+    msr.mtrr_def_type = boot.mtrr_def_type;
+    std::copy(std::begin(boot.mtrr_fixed), std::end(boot.mtrr_fixed), std::begin(msr.mtrr_fixed));
+    std::copy(std::begin(boot.mtrr_var), std::end(boot.mtrr_var), std::begin(msr.mtrr_var));
+  }
   return {};
 }
 

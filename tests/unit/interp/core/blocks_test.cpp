@@ -129,5 +129,35 @@ TEST(Blocks, InvalidBytesRaiseWhenTheyAreReached) {
   EXPECT_EQ(cpu.s.gpr[x86::kRax], 1u);
 }
 
+constexpr std::initializer_list<uint8_t> kAndn = {0xc4, 0xe2, 0x70,
+                                                  0xf2, 0xc2, 0xf4};  // andn eax, ecx, edx; hlt
+
+TEST(Vex, IntegerInstructionsRunIn64BitMode) {
+  Board board;
+  Vcpu cpu(board);
+  cpu.s.gpr[x86::kRcx] = 0x0f;
+  cpu.s.gpr[x86::kRdx] = 0xff;
+  EXPECT_EQ(cpu.run(kAndn), Exit::kHalted);
+  EXPECT_EQ(cpu.s.gpr[x86::kRax], 0xf0u);
+}
+
+// SDM Vol. 2 §2.3.1: VEX encodings are #UD in real-address mode, whatever the instruction.
+TEST(Vex, IntegerInstructionsAreUndefinedInRealMode) {
+  constexpr uint16_t kHandler = 0x7000, kCode = 0x6000;
+  Board board;
+  Vcpu cpu(board);
+  cpu.s.reset(false);
+  cpu.s.seg[x86::kCs].selector = 0;
+  cpu.s.seg[x86::kCs].base = 0;
+  cpu.s.gpr[x86::kRsp] = 0x5000;
+  cpu.interpreter.state_changed();
+  board.poke<uint32_t>(6 * 4, kHandler);
+  board.code_at(kHandler, {0xf4});
+  board.code_at(kCode, kAndn);
+  cpu.s.rip = kCode;
+  EXPECT_EQ(cpu.interpreter.run(1000), Exit::kHalted);
+  EXPECT_EQ(cpu.s.rip, kHandler + 1u);
+}
+
 }  // namespace
 }  // namespace ostler::interp
