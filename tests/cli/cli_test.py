@@ -1,0 +1,613 @@
+#!/usr/bin/env python3
+"""What the program says: cli_test.py --bin BUILD/bin [TestCase[.test_name]…]
+
+A user's mistake ends with status 1, nothing on standard output, and one line on standard error:
+`program: sentence`, which names the option, the file or value, and the cure. Help ends with status 0 on
+standard output. Nothing dumps core.
+"""
+
+import argparse
+import glob
+import os
+import re
+import resource
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+
+QEMU, PEOPLE = "ostler-system-x86_64", "ostler"
+NOBODY = 65534
+MIB = 1 << 20
+BIN = None
+
+
+def no_core_as(user):
+    """In the child: no core file even where the host would write one, and another user if asked."""
+    def enter():
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        if user is not None and os.geteuid() == 0:
+            os.setgroups([])
+            os.setgid(user)
+            os.setuid(user)
+    return enter
+
+
+def run(name, *arguments, user=None):
+    return subprocess.run([BIN / name, *map(str, arguments)], stdin=subprocess.DEVNULL, capture_output=True,
+                          text=True, timeout=60, preexec_fn=no_core_as(user), check=False)
+
+
+def cached_kernel():
+    cache = Path(os.environ.get("OSTLER_CACHE", Path.home() / ".cache/ostler"))
+    found = sorted(glob.glob(str(cache / "guests/kernel-*/vmlinuz")))
+    return Path(found[0]) if found else None
+
+
+def synthetic_bzimage():
+    """The header fields that a loader reads (Documentation/arch/x86/boot.rst), before 1 MiB that is no code."""
+    head = bytearray(0x4000)
+    head[0x1f1] = 3                                     # setup sectors
+    struct.pack_into("<I", head, 0x1f4, MIB // 16)      # size of the rest, in 16-byte units
+    struct.pack_into("<H", head, 0x1fe, 0xaa55)
+    head[0x200:0x202] = b"\xeb\x6c"                     # the header ends at 0x26e
+    head[0x202:0x206] = b"HdrS"
+    struct.pack_into("<H", head, 0x206, 0x20f)
+    head[0x211] = 1                                     # loaded high
+    struct.pack_into("<I", head, 0x214, 0x100000)
+    struct.pack_into("<I", head, 0x22c, 0x7fffffff)     # highest address of an initrd
+    struct.pack_into("<I", head, 0x230, 0x200000)
+    head[0x234] = 1                                     # relocatable
+    struct.pack_into("<H", head, 0x236, 3)              # 64-bit entry
+    struct.pack_into("<I", head, 0x238, 2047)
+    struct.pack_into("<Q", head, 0x258, 0x1000000)
+    struct.pack_into("<I", head, 0x260, 2 * MIB)
+    return bytes(head) + bytes(MIB)
+
+
+def multiboot_kernel():
+    """hlt; jmp: starts, and uses nothing."""
+    at = 0x100000
+    header = struct.pack("<8I", 0x1badb002, 0x10000, -(0x1badb002 + 0x10000) & 0xffffffff, at, at, 0, 0, at + 32)
+    return header + b"\xfa\xf4\xeb\xfd" + bytes(64)
+
+
+class Files:
+    """What the tests name on command lines; readable by everyone."""
+
+    def __init__(self, folder):
+        folder.chmod(0o777)
+
+        def make(name, content):
+            path = folder / name
+            path.write_bytes(content)
+            path.chmod(0o644)
+            return path
+        self.folder = make_folder = folder / "a-folder"
+        make_folder.mkdir()
+        self.missing = folder / "missing.img"
+        self.kernel = make("kernel.elf", multiboot_kernel())
+        whole = cached_kernel().read_bytes() if cached_kernel() else synthetic_bzimage()
+        self.truncated = make("truncated.bzimage", whole[: len(whole) * 2 // 3])
+        self.header_only = make("header.bzimage", whole[:700])
+        self.bzimage = make("whole.bzimage", synthetic_bzimage())
+        self.garbage = make("garbage.kernel", bytes(range(256)) * 300)
+        self.empty = make("empty", b"")
+        self.disk = make("disk.img", bytes(MIB))
+        self.unreadable = make("unreadable.img", bytes(MIB))
+        self.unreadable.chmod(0o000)
+        self.initrd = folder / "large.initrd"
+        with open(self.initrd, "wb") as sparse:
+            sparse.truncate(256 * MIB)
+        self.initrd.chmod(0o644)
+
+
+F = None
+
+
+class Mistake(unittest.TestCase):
+    """One line, as the head of this file says, that holds every word of `words`."""
+
+    def expect(self, name, arguments, words, user=None):
+        done = run(name, *arguments, user=user)
+        shown = f"{name} {' '.join(map(str, arguments))}\nstatus {done.returncode}\n{done.stderr}"
+        self.assertEqual(done.returncode, 1, shown)
+        self.assertEqual(done.stdout, "", shown)
+        lines = done.stderr.splitlines()
+        self.assertEqual(len(lines), 1, shown)
+        self.assertTrue(lines[0].startswith(f"{name}: "), shown)
+        sentence = lines[0][len(name) + 2:]
+        self.assertFalse(sentence.startswith(f"{name}:"), shown)
+        self.assertNotRegex(sentence, r"(?i)terminate|assert|exception|std::|errno", shown)
+        # No option is told twice in a row: "-device: -device x".
+        self.assertNotRegex(sentence, r"^(--?\w[\w-]*)[ :].*: \1[ :]", shown)
+        for word in words:
+            self.assertIn(str(word), sentence, shown)
+
+
+class Mistakes(Mistake):
+    def qemu(self, *arguments, words, kernel=True, user=None):
+        head = ["-kernel", F.kernel] if kernel else []
+        self.expect(QEMU, [*head, "-display", "none", *arguments], words, user)
+
+    # --- what is booted ---------------------------------------------------------------------------
+
+    def test_nothing_to_boot(self):
+        self.qemu(kernel=False, words=["-kernel"])
+
+    def test_kernel_missing(self):
+        self.qemu("-kernel", F.missing, kernel=False, words=["-kernel", F.missing, "no such file"])
+
+    def test_kernel_is_a_folder(self):
+        self.qemu("-kernel", F.folder, kernel=False, words=["-kernel", F.folder, "directory"])
+
+    def test_kernel_truncated(self):
+        self.qemu("-kernel", F.truncated, kernel=False, words=["-kernel", F.truncated, "truncated"])
+
+    def test_kernel_ends_in_its_header(self):
+        self.qemu("-kernel", F.header_only, kernel=False, words=["-kernel", F.header_only])
+
+    def test_kernel_is_garbage(self):
+        self.qemu("-kernel", F.garbage, kernel=False, words=["-kernel", F.garbage, "bzImage"])
+
+    def test_kernel_is_empty(self):
+        self.qemu("-kernel", F.empty, kernel=False, words=["-kernel", F.empty, "empty"])
+
+    def test_kernel_of_another_user(self):
+        self.qemu("-kernel", F.unreadable, kernel=False, user=NOBODY, words=["-kernel", F.unreadable, "ermission"])
+
+    def test_initrd_missing(self):
+        self.qemu("-kernel", F.bzimage, "-initrd", F.missing, kernel=False, words=["-initrd", F.missing])
+
+    def test_initrd_is_a_folder(self):
+        self.qemu("-kernel", F.bzimage, "-initrd", F.folder, kernel=False, words=["-initrd", F.folder])
+
+    def test_initrd_larger_than_memory(self):
+        self.qemu("-kernel", F.bzimage, "-m", "128", "-initrd", F.initrd, kernel=False,
+                  words=["-initrd", F.initrd, "-m"])
+
+    def test_initrd_of_multiboot_larger_than_memory(self):
+        self.qemu("-m", "128", "-initrd", F.initrd, words=["-initrd", F.initrd, "-m"])
+
+    def test_initrd_without_kernel(self):
+        self.qemu("-initrd", F.initrd, kernel=False, words=["-initrd", "-kernel"])
+
+    def test_append_without_kernel(self):
+        self.qemu("-append", "quiet", kernel=False, words=["-append", "-kernel"])
+
+    def test_command_line_too_long(self):
+        self.qemu("-kernel", F.bzimage, "-append", "x" * 70_000, kernel=False, words=["-append"])
+
+    # --- memory and processors --------------------------------------------------------------------
+
+    def test_no_memory_at_all(self):
+        self.qemu("-m", "0", words=["-m 0", "1M"])
+
+    def test_memory_that_is_no_number(self):
+        self.qemu("-m", "lots", words=["-m lots"])
+
+    def test_memory_negative(self):
+        self.qemu("-m", "-5", words=["-m -5"])
+
+    def test_more_memory_than_the_host_has(self):
+        self.qemu("-m", "512T", words=["-m", "memory"])
+
+    def test_more_memory_than_a_number_holds(self):
+        self.qemu("-m", "99999999999999999999G", words=["-m 99999999999999999999G"])
+
+    def test_memory_too_small_for_the_kernel(self):
+        self.qemu("-m", "1M", words=["-m"])
+
+    def test_memory_with_unknown_setting(self):
+        self.qemu("-m", "128,slot=1", words=["-m 128,slot=1", "'slots'"])
+
+    def test_memory_hotplug(self):
+        self.qemu("-m", "128,slots=2,maxmem=1G", words=["-m", "maxmem"])
+
+    def test_too_many_processors(self):
+        self.qemu("-smp", "65", words=["-smp 65", "64"])
+
+    def test_no_processors(self):
+        self.qemu("-smp", "0", words=["-smp 0", "1 to 64"])
+
+    def test_topology_that_does_not_multiply(self):
+        self.qemu("-smp", "4,sockets=3,cores=1,threads=1", words=["-smp", "3"])
+
+    def test_more_processors_than_most(self):
+        self.qemu("-smp", "4,maxcpus=2", words=["-smp", "maxcpus"])
+
+    # --- names ------------------------------------------------------------------------------------
+
+    def test_option_misspelt(self):
+        self.qemu("-kernal", "x", words=["-kernal", "'-kernel'"])
+
+    def test_option_unknown(self):
+        self.qemu("-qqqqqqqqqqqq", words=["-qqqqqqqqqqqq", "-help"])
+
+    def test_option_without_value(self):
+        self.qemu("-smp", words=["-smp", "value"])
+
+    def test_bare_word(self):
+        self.qemu(F.disk, words=[F.disk, "-drive"])
+
+    def test_machine_misspelt(self):
+        self.qemu("-machine", "microvn", words=["-machine microvn", "'microvm'"])
+
+    def test_machine_unknown(self):
+        self.qemu("-M", "q35zz", words=["q35zz", "pc", "microvm"])
+
+    def test_machine_property_misspelt(self):
+        self.qemu("-machine", "microvm,pci=on", words=["pci", "'pcie'"])
+
+    def test_machine_property_value(self):
+        self.qemu("-machine", "pc,kernel-entry=phv", words=["kernel-entry", "phv", "pvh"])
+
+    def test_processor_model_misspelt(self):
+        self.qemu("-cpu", "Haswel", words=["-cpu", "Haswel", "'Haswell'"])
+
+    def test_processor_feature_misspelt(self):
+        self.qemu("-cpu", "max,-avx3", words=["-cpu", "avx3", "avx2"])
+
+    def test_accelerator_misspelt(self):
+        self.qemu("-accel", "intrep", words=["-accel intrep", "'interp'"])
+
+    def test_accelerator_not_there(self):
+        self.qemu("-accel", "kvm", words=["-accel kvm", "interp"])
+
+    def test_log_subject_misspelt(self):
+        self.qemu("-d", "guest_error", words=["-d", "guest_error", "'guest_errors'"])
+
+    def test_log_file_in_a_missing_folder(self):
+        self.qemu("-D", F.missing / "log", words=["-D", F.missing / "log"])
+
+    def test_clock_that_is_no_date(self):
+        self.qemu("-rtc", "base=yesterday", words=["-rtc", "yesterday", "utc"])
+
+    def test_identity_that_is_none(self):
+        self.qemu("-uuid", "12", words=["-uuid", "12"])
+
+    # --- devices ----------------------------------------------------------------------------------
+
+    def test_device_misspelt(self):
+        self.qemu("-device", "virtio-blk-pcj", words=["-device virtio-blk-pcj", "'virtio-blk-pci'"])
+
+    def test_device_property_misspelt(self):
+        self.qemu("-device", "virtio-rng-pci,max-byte=1", words=["-device virtio-rng-pci", "max-byte", "'max-bytes'"])
+
+    def test_device_property_value(self):
+        self.qemu("-device", "isa-debug-exit,iobase=never", words=["-device isa-debug-exit", "iobase", "never"])
+
+    def test_device_property_out_of_range(self):
+        self.qemu("-device", "isa-debug-exit,iosize=5", words=["iosize", "5", "4"])
+
+    def test_device_without_driver(self):
+        self.qemu("-device", "id=x,addr=3", words=["-device", "driver"])
+
+    def test_device_ids_twice(self):
+        self.qemu("-device", "virtio-rng-pci,id=a", "-device", "virtio-rng-pci,id=a", words=["'a'", "virtio-rng-pci"])
+
+    def test_device_address_twice(self):
+        self.qemu("-device", "virtio-rng-pci,addr=5", "-device", "virtio-rng-pci,addr=5", words=["-device", "5"])
+
+    def test_device_for_the_other_machine(self):
+        self.qemu("-machine", "microvm", "-device", "virtio-rng-pci", words=["-device virtio-rng-pci", "virtio-rng-device"])
+
+    def test_mmio_device_on_pc(self):
+        self.qemu("-device", "virtio-rng-device", words=["-device virtio-rng-device", "virtio-rng-pci"])
+
+    def test_more_devices_than_slots(self):
+        many = [word for _ in range(40) for word in ("-device", "virtio-rng-pci")]
+        self.qemu(*many, words=["-device virtio-rng-pci"])
+
+    def test_console_without_controller(self):
+        self.qemu("-device", "virtconsole", words=["-device virtconsole", "virtio-serial"])
+
+    def test_device_help_misspelt(self):
+        self.qemu("-device", "virtio-blk-pcj,help", words=["virtio-blk-pcj", "'virtio-blk-pci'"])
+
+    # --- disks ------------------------------------------------------------------------------------
+
+    def test_disk_missing(self):
+        self.qemu("-drive", f"file={F.missing},if=virtio", words=["-drive", F.missing, "no such file"])
+
+    def test_disk_is_a_folder(self):
+        self.qemu("-drive", f"file={F.folder},if=virtio", words=["-drive", F.folder, "directory"])
+
+    def test_disk_that_may_not_be_written(self):
+        # Permission bits do not hold for root: the program runs as nobody then.
+        self.qemu("-drive", f"file={F.disk},if=virtio", user=NOBODY if os.geteuid() == 0 else None,
+                  words=["-drive", F.disk, "readonly=on"])
+
+    def test_disk_that_may_not_be_read(self):
+        self.qemu("-drive", f"file={F.unreadable},if=virtio,readonly=on", user=NOBODY,
+                  words=["-drive", F.unreadable, "ermission"])
+
+    def test_disk_is_a_character_device(self):
+        self.qemu("-drive", "file=/dev/null,if=virtio", words=["-drive", "/dev/null"])
+
+    def test_disk_without_file(self):
+        self.qemu("-drive", "if=virtio", words=["-drive", "file"])
+
+    def test_disk_format_unknown(self):
+        self.qemu("-drive", f"file={F.disk},if=virtio,format=qcow9", words=["-drive", "qcow9", "raw"])
+
+    def test_disk_interface_unknown(self):
+        self.qemu("-drive", f"file={F.disk},if=scsi", words=["-drive", "scsi", "if=virtio"])
+
+    def test_drive_setting_misspelt(self):
+        self.qemu("-drive", f"file={F.disk},if=virtio,snapshoot=on", words=["snapshoot", "'snapshot'"])
+
+    def test_drive_switch_neither_on_nor_off(self):
+        self.qemu("-drive", f"file={F.disk},if=virtio,snapshot=maybe", words=["snapshot", "maybe", "on"])
+
+    def test_drive_ids_twice(self):
+        self.qemu("-drive", f"file={F.disk},if=none,id=d,readonly=on", "-drive", f"file={F.disk},if=none,id=d,readonly=on",
+                  words=["-drive", "'d'"])
+
+    def test_two_devices_on_one_drive(self):
+        self.qemu("-drive", f"file={F.disk},if=none,id=d", "-device", "virtio-blk-pci,drive=d",
+                  "-device", "virtio-blk-pci,drive=d", words=["-device virtio-blk-pci,drive=d", "'d'", "used"])
+
+    def test_drive_that_is_not_there(self):
+        self.qemu("-drive", f"file={F.disk},if=none,id=disk0", "-device", "virtio-blk-pci,drive=disk1",
+                  words=["-device virtio-blk-pci", "'disk1'", "'disk0'"])
+
+    def test_block_device_without_drive(self):
+        self.qemu("-device", "virtio-blk-pci", words=["-device virtio-blk-pci", "drive"])
+
+    def test_node_that_is_no_json(self):
+        self.qemu("-blockdev", '{"driver":', words=["-blockdev", "JSON"])
+
+    def test_node_driver_unknown(self):
+        self.qemu("-blockdev", "driver=qcow2,node-name=n", words=["-blockdev", "qcow2", "raw"])
+
+    def test_node_size_no_number(self):
+        self.qemu("-blockdev", "driver=null-co,node-name=n,size=big", words=["-blockdev", "size", "big"])
+
+    # --- network ----------------------------------------------------------------------------------
+
+    def test_card_without_network(self):
+        self.qemu("-device", "virtio-net-pci", words=["-device virtio-net-pci", "netdev"])
+
+    def test_network_that_is_not_there(self):
+        self.qemu("-netdev", "user,id=net0", "-device", "virtio-net-pci,netdev=net1",
+                  words=["-device virtio-net-pci", "'net1'", "'net0'"])
+
+    def test_network_without_id(self):
+        self.qemu("-netdev", "user", words=["-netdev user", "id"])
+
+    def test_network_type_unknown(self):
+        self.qemu("-netdev", "usr,id=n", words=["-netdev", "usr", "user"])
+
+    def test_network_ids_twice(self):
+        self.qemu("-netdev", "user,id=n", "-netdev", "user,id=n", words=["-netdev", "'n'"])
+
+    def test_network_setting_misspelt(self):
+        self.qemu("-netdev", "user,id=n,hostfw=tcp::1-:1", words=["hostfw", "'hostfwd'"])
+
+    def test_port_taken(self):
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            self.qemu("-netdev", f"user,id=n,hostfwd=tcp:127.0.0.1:{port}-:22",
+                      words=["-netdev", f"{port}", "hostfwd"])
+
+    def test_forward_rule_unreadable(self):
+        self.qemu("-netdev", "user,id=n,hostfwd=22", words=["-netdev", "hostfwd", "22"])
+
+    def test_mac_unreadable(self):
+        self.qemu("-nic", "user,mac=52:54", words=["mac", "52:54"])
+
+    def test_card_model_unknown(self):
+        self.qemu("-nic", "user,model=e1000x", words=["-nic", "e1000x"])
+
+    # --- character devices ------------------------------------------------------------------------
+
+    def test_serial_file_in_a_missing_folder(self):
+        self.qemu("-serial", f"file:{F.missing}/log", words=["-serial", f"{F.missing}/log"])
+
+    def test_chardev_file_that_may_not_be_written(self):
+        self.qemu("-chardev", f"file,id=c,path={F.disk}", "-serial", "chardev:c", user=NOBODY,
+                  words=["-chardev", F.disk, "ermission"])
+
+    def test_chardev_file_is_a_folder(self):
+        self.qemu("-chardev", f"file,id=c,path={F.folder}", words=["-chardev", F.folder])
+
+    def test_chardev_without_path(self):
+        self.qemu("-chardev", "file,id=c", words=["-chardev", "path"])
+
+    def test_chardev_without_id(self):
+        self.qemu("-chardev", "null", words=["-chardev null", "id"])
+
+    def test_chardev_kind_misspelt(self):
+        self.qemu("-chardev", "sdtio,id=c", words=["-chardev", "sdtio", "'stdio'"])
+
+    def test_chardev_ids_twice(self):
+        self.qemu("-chardev", "null,id=c", "-chardev", "null,id=c", words=["-chardev", "'c'"])
+
+    def test_chardev_setting_misspelt(self):
+        self.qemu("-chardev", "ringbuf,id=c,sise=4096", words=["-chardev", "sise", "'size'"])
+
+    def test_chardev_used_twice(self):
+        self.qemu("-chardev", "null,id=c", "-serial", "chardev:c", "-serial", "chardev:c", words=["-serial", "'c'", "used"])
+
+    def test_chardev_that_is_not_there(self):
+        self.qemu("-chardev", "null,id=con0", "-serial", "chardev:con1", words=["-serial", "'con1'", "'con0'"])
+
+    def test_serial_unknown(self):
+        self.qemu("-serial", "sdtio", words=["-serial sdtio", "stdio"])
+
+    def test_five_serial_ports(self):
+        self.qemu(*["-serial", "null"] * 5, words=["-serial", "5", "4"])
+
+    def test_socket_taken(self):
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            self.qemu("-serial", f"tcp:127.0.0.1:{port},server=on,wait=off", words=["-serial", f"{port}"])
+
+    def test_socket_where_nobody_listens(self):
+        self.qemu("-serial", f"unix:{F.missing}", words=["-serial", F.missing])
+
+    def test_screen_not_available(self):
+        self.qemu("-display", "gtk", words=["-display gtk", "none"])
+
+
+class PeopleMistakes(Mistake):
+    def people(self, *arguments, words, user=None):
+        self.expect(PEOPLE, arguments, words, user)
+
+    def test_command_unknown(self):
+        self.people("rum", words=["rum", "'run'"])
+
+    def test_option_misspelt(self):
+        self.people("run", "--kernal", F.kernel, words=["--kernal", "'--kernel'"])
+
+    def test_option_without_value(self):
+        self.people("run", "--kernel", words=["--kernel"])
+
+    def test_nothing_to_boot(self):
+        self.people("run", words=["--kernel"])
+
+    def test_kernel_missing(self):
+        self.people("run", "--kernel", F.missing, words=["--kernel", F.missing, "no such file"])
+
+    def test_kernel_is_garbage(self):
+        self.people("run", "--kernel", F.garbage, words=["--kernel", F.garbage])
+
+    def test_initrd_larger_than_memory(self):
+        self.people("run", "--kernel", F.bzimage, "--memory", "128M", "--initrd", F.initrd,
+                    words=["--initrd", F.initrd, "--memory"])
+
+    def test_initrd_without_kernel(self):
+        self.people("run", "--initrd", F.initrd, words=["--initrd", "--kernel"])
+
+    def test_disk_missing(self):
+        self.people("run", F.missing, "--kernel", F.kernel, words=["--disk", F.missing])
+
+    def test_disk_is_a_folder(self):
+        self.people("run", F.folder, "--kernel", F.kernel, words=["--disk", F.folder, "directory"])
+
+    def test_disk_that_may_not_be_written(self):
+        self.people("run", F.disk, "--kernel", F.kernel, user=NOBODY if os.geteuid() == 0 else None,
+                    words=["--disk", F.disk, "readonly"])
+
+    def test_disk_setting_misspelt(self):
+        self.people("run", f"{F.disk},readonyl", "--kernel", F.kernel, words=["readonyl", "readonly"])
+
+    def test_no_memory_at_all(self):
+        self.people("run", "--kernel", F.kernel, "--memory", "0", words=["--memory 0"])
+
+    def test_more_memory_than_the_host_has(self):
+        self.people("run", "--kernel", F.kernel, "--memory", "512T", words=["--memory", "memory"])
+
+    def test_memory_that_is_no_number(self):
+        self.people("run", "--kernel", F.kernel, "--memory", "lots", words=["--memory lots"])
+
+    def test_too_many_processors(self):
+        self.people("run", "--kernel", F.kernel, "--cpus", "65", words=["--cpus 65", "64"])
+
+    def test_processors_no_number(self):
+        self.people("run", "--kernel", F.kernel, "--cpus", "many", words=["--cpus", "many"])
+
+    def test_machine_misspelt(self):
+        self.people("run", "--kernel", F.kernel, "--machine", "microvn", words=["--machine", "microvn", "'microvm'"])
+
+    def test_accelerator_misspelt(self):
+        self.people("run", "--kernel", F.kernel, "--accel", "intrep", words=["--accel", "intrep", "'interp'"])
+
+    def test_processor_model_misspelt(self):
+        self.people("run", "--kernel", F.kernel, "--cpu", "Haswel", words=["--cpu", "Haswel", "'Haswell'"])
+
+    def test_device_misspelt(self):
+        self.people("run", "--kernel", F.kernel, "--device", "virtio-rgn-pci",
+                    words=["--device virtio-rgn-pci", "'virtio-rng-pci'"])
+
+    def test_network_unknown(self):
+        self.people("run", "--kernel", F.kernel, "--net", "bridge", words=["--net", "bridge", "user"])
+
+    def test_forward_unreadable(self):
+        self.people("run", "--kernel", F.kernel, "--forward", "22", words=["--forward", "22", "2222:22"])
+
+    def test_port_taken(self):
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            self.people("run", "--kernel", F.kernel, "--forward", f"{port}:22", words=["--forward", f"{port}"])
+
+    def test_log_subject_misspelt(self):
+        self.people("run", "--kernel", F.kernel, "--log", "guest_error", words=["--log", "guest_error", "'guest_errors'"])
+
+
+class Helps(unittest.TestCase):
+    def expect(self, name, *arguments, words):
+        done = run(name, *arguments)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(done.stderr, "")
+        for word in words:
+            self.assertIn(word, done.stdout)
+
+    def test_help(self):
+        for spelling in ("-help", "-h", "--help"):
+            self.expect(QEMU, spelling, words=["-kernel", "-drive", "-smp", "-netdev"])
+
+    def test_version(self):
+        for spelling in ("-version", "--version"):
+            self.expect(QEMU, spelling, words=["Ostler"])
+
+    def test_models(self):
+        self.expect(QEMU, "-cpu", "help", words=["qemu64", "Haswell", "EPYC", "max", "host", "avx2"])
+
+    def test_machines(self):
+        for option in ("-machine", "-M"):
+            self.expect(QEMU, option, "help", words=["pc", "microvm", "kernel-entry", "pcie"])
+
+    def test_devices(self):
+        self.expect(QEMU, "-device", "help", words=["virtio-blk-pci", "virtio-net-device", "isa-debug-exit"])
+
+    def test_properties_of_every_device(self):
+        listing = run(QEMU, "-device", "help").stdout
+        types = re.findall(r'^name "([^"]+)"', listing, re.MULTILINE)
+        self.assertGreater(len(types), 8)
+        for one in types:
+            for ask in ("help", "?"):
+                self.expect(QEMU, "-device", f"{one},{ask}", words=["="])
+
+    def test_accelerators(self):
+        self.expect(QEMU, "-accel", "help", words=["interp"])
+
+    def test_log_subjects(self):
+        self.expect(QEMU, "-d", "help", words=["guest_errors"])
+
+    def test_people_help(self):
+        self.expect(PEOPLE, "--help", words=["run", "version"])
+        self.expect(PEOPLE, words=["run", "version"])
+
+    def test_people_run_help(self):
+        for spelling in ("--help", "-h"):
+            self.expect(PEOPLE, "run", spelling, words=["--kernel", "--memory", "--cpus", "--snapshot", "--forward"])
+
+    def test_people_version(self):
+        for spelling in ("version", "--version"):
+            self.expect(PEOPLE, spelling, words=["Ostler"])
+
+
+def main():
+    global BIN, F
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bin", type=Path, required=True, help="the folder of the programs")
+    parser.add_argument("tests", nargs="*", help="TestCase or TestCase.test_name; all without")
+    options = parser.parse_args()
+    BIN = options.bin.resolve()
+    with tempfile.TemporaryDirectory(prefix="ostler-cli-") as folder:
+        F = Files(Path(folder))
+        loader = unittest.defaultTestLoader
+        here = sys.modules[__name__]
+        suite = (loader.loadTestsFromNames(options.tests, here) if options.tests
+                 else loader.loadTestsFromModule(here))
+        result = unittest.TextTestRunner(verbosity=1).run(suite)
+    sys.exit(not result.wasSuccessful())
+
+
+if __name__ == "__main__":
+    main()
