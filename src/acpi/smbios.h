@@ -1,6 +1,7 @@
 // SMBIOS 3.0 tables (DMTF DSP0134): BIOS, system, chassis, processor, memory and boot information.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -13,7 +14,7 @@ struct SmbiosDescription {
   std::string product;  // "Standard PC (i440FX + PIIX, 1996)", "microvm"
   std::string version;  // "pc", "microvm"
   std::string vm_name;
-  uint8_t uuid[16] = {};  // all zero: not set
+  std::array<uint8_t, 16> uuid{};  // all zero: not set
   unsigned cpus = 1;
   std::string cpu_brand;
   uint64_t memory_bytes = 0;

@@ -113,8 +113,11 @@ int main(int argc, char** argv) {
   const bool qemu_names = program.starts_with("ostler-system") || program.starts_with("qemu-system");
   const auto command = qemu_names ? ostler::config::parse_qemu_command_line(arguments)
                                   : ostler::config::parse_ostler_command_line(arguments);
-  if (!command) return fail(program, command.error().message());
+  const auto failed = [&](const ostler::Error& error) {
+    return fail(program, qemu_names ? error.message() : ostler::config::in_ostler_options(error.message()));
+  };
+  if (!command) return failed(command.error());
   const auto status = act(*command, qemu_names);
-  if (!status) return fail(program, status.error().message());
+  if (!status) return failed(status.error());
   return *status;
 }

@@ -5,6 +5,9 @@
 #include <ctime>
 #include <memory>
 #include <mutex>
+#include <vector>
+
+#include "base/suggest.h"
 
 namespace ostler::log {
 namespace {
@@ -55,9 +58,13 @@ Result<void> enable(std::string_view names) {
     }
     if (!found) {
       std::string list;
-      for (const Name& known : kNames) list += (list.empty() ? "" : ", ") + std::string(known.name);
+      std::vector<std::string_view> all;
+      for (const Name& known : kNames) {
+        list += (list.empty() ? "" : ", ") + std::string(known.name);
+        all.push_back(known.name);
+      }
       return Error(ErrorKind::kInvalidArgument,
-                   fmt::format("-d: unknown subject '{}'; known are {}", one, list));
+                   fmt::format("-d: unknown subject '{}'; known are {}{}", one, list, suggestion(one, all)));
     }
   }
   return {};

@@ -13,7 +13,7 @@ namespace ostler {
 
 Result<MappedFile> MappedFile::open(const std::string& path, const std::string& what) {
   const Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (!fd) return errno_error(what + ": cannot be opened", errno);
+  if (!fd) return errno_error(what + ": cannot be opened; check the path and its permissions", errno);
   struct stat status {};
   if (::fstat(fd.get(), &status) != 0) return errno_error(what + ": cannot be examined", errno);
   if (S_ISDIR(status.st_mode))

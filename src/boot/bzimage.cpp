@@ -34,8 +34,8 @@ Result<Setup> parse_setup(std::span<const uint8_t> file) {
   const Setup setup{load_le<uint16_t>(&file[kVersion]), (sectors + 1) * 512};
   if (setup.protected_offset >= file.size())
     return Error(ErrorKind::kCorrupt,
-                 fmt::format("it is cut short: {} bytes, but its setup part alone has {}", file.size(),
-                             setup.protected_offset));
+                 fmt::format("it is cut short, copy it again: {} bytes, but its setup part alone has {}",
+                             file.size(), setup.protected_offset));
   return setup;
 }
 
@@ -69,8 +69,8 @@ Result<std::vector<uint8_t>> unpack_vmlinux(std::span<const uint8_t> file, size_
   const uint64_t offset = setup.protected_offset + uint64_t{load_le<uint32_t>(&file[kPayloadOffset])};
   const uint64_t length = load_le<uint32_t>(&file[kPayloadLength]);
   if (offset > file.size() || length > file.size() - offset)
-    return Error(ErrorKind::kCorrupt,
-                 fmt::format("it is cut short: {} bytes of at least {}", file.size(), offset + length));
+    return Error(ErrorKind::kCorrupt, fmt::format("it is cut short, copy it again: {} bytes of at least {}",
+                                                  file.size(), offset + length));
   return decompress(file.subspan(offset, length), most);
 }
 
@@ -82,8 +82,8 @@ Result<Image> load_linux64(const Request& request) {
   const uint64_t payload_end = setup.protected_offset + load_le<uint32_t>(&file[kPayloadOffset]) +
                                uint64_t{load_le<uint32_t>(&file[kPayloadLength])};
   if (payload_end > file.size())
-    return Error(ErrorKind::kCorrupt,
-                 fmt::format("it is cut short: {} bytes of at least {}", file.size(), payload_end));
+    return Error(ErrorKind::kCorrupt, fmt::format("it is cut short, copy it again: {} bytes of at least {}",
+                                                  file.size(), payload_end));
 
   const auto code = file.subspan(setup.protected_offset);
   const uint64_t start = load_le<uint64_t>(&file[kPrefAddress]);
@@ -96,7 +96,7 @@ Result<Image> load_linux64(const Request& request) {
   const size_t longest = std::min<size_t>(load_le<uint32_t>(&file[kCmdlineSize]), kCommandLineSpace - 1);
   if (request.command_line.size() > longest)
     return Error(ErrorKind::kInvalidArgument,
-                 fmt::format("the command line has {} bytes, the kernel takes at most {}",
+                 fmt::format("the command line of -append has {} bytes, the kernel takes at most {}",
                              request.command_line.size(), longest));
 
   Image image;

@@ -35,9 +35,10 @@ Result<Chunk> load_raw(const Request& request, size_t header_offset, uint32_t& e
     return Error(ErrorKind::kCorrupt, "it is cut short: its multiboot header names more bytes than it has");
   end = std::max<uint64_t>(load_address + size, bss_end);
   if (load_address < kBelowInitrd || end > request.low_ram_end)
-    return Error(ErrorKind::kNoResource,
-                 fmt::format("it loads to {:#x}..{:#x}, outside the guest's {} MiB above 1 MiB", load_address,
-                             end, request.low_ram_end >> 20));
+    return Error(
+        ErrorKind::kNoResource,
+        fmt::format("it loads to {:#x}..{:#x}, outside the guest's {} MiB above 1 MiB; give more with -m",
+                    load_address, end, request.low_ram_end >> 20));
   Chunk chunk{{load_address},
               {file.begin() + static_cast<std::ptrdiff_t>(offset),
                file.begin() + static_cast<std::ptrdiff_t>(offset + size)}};
@@ -85,8 +86,8 @@ Result<Image> load_multiboot(const Request& request, size_t header_offset) {
   }
   if (request.command_line.size() >= kCommandLineSpace)
     return Error(ErrorKind::kInvalidArgument,
-                 fmt::format("the command line has {} bytes, at most {} fit", request.command_line.size(),
-                             kCommandLineSpace - 1));
+                 fmt::format("the command line of -append has {} bytes, at most {} fit",
+                             request.command_line.size(), kCommandLineSpace - 1));
 
   // One chunk: information structure, module list, memory map, loader name.
   const size_t modules = kInfoSize, map = modules + kModuleSize;

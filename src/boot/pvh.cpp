@@ -15,8 +15,8 @@ constexpr size_t kStartInfoSize = 56, kModuleSize = 32, kMapEntrySize = 24, kMos
 Result<Image> load_pvh(const Request& request, Elf elf) {
   if (request.command_line.size() >= kCommandLineSpace)
     return Error(ErrorKind::kInvalidArgument,
-                 fmt::format("the command line has {} bytes, at most {} fit", request.command_line.size(),
-                             kCommandLineSpace - 1));
+                 fmt::format("the command line of -append has {} bytes, at most {} fit",
+                             request.command_line.size(), kCommandLineSpace - 1));
   TRY(check_segments(elf.segments));
 
   Image image;

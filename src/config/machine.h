@@ -2,6 +2,7 @@
 // by one. Nothing is opened or built here; machine::build() does that.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -70,12 +71,12 @@ struct Machine {
 
   Rtc rtc;
   std::string name;
-  std::optional<std::string> uuid;
-  bool reboot = true;         // false: -no-reboot, the process ends instead
-  bool shutdown = true;       // false: -no-shutdown, the guest stays paused instead
-  bool start_paused = false;  // -S
-  bool defaults = true;       // false: -nodefaults
-  bool snapshot_all = false;  // -snapshot
+  std::array<uint8_t, 16> uuid{};  // in the order of SMBIOS; all zero: none
+  bool reboot = true;              // false: -no-reboot, the process ends instead
+  bool shutdown = true;            // false: -no-shutdown, the guest stays paused instead
+  bool start_paused = false;       // -S
+  bool defaults = true;            // false: -nodefaults
+  bool snapshot_all = false;       // -snapshot
   std::string log_subjects, log_file;
 };
 

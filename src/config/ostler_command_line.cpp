@@ -62,14 +62,13 @@ Result<std::string> forward_rule(const std::string& text) {
 
 Result<CommandLine> build(const RunOptions& options) {
   QemuBuilder b;
-  const auto named = [](std::string_view option, Result<void> done) -> Result<void> {
-    if (done) return {};
-    return std::move(done).error().with_context(std::string(option));
-  };
-  TRY(named("--machine", option_machine(b, options.machine)));
-  if (!options.accel.empty()) TRY(named("--accel", option_accel(b, options.accel)));
-  TRY(named("--memory", option_memory(b, options.memory)));
-  TRY(named("--cpus", option_smp(b, std::to_string(options.cpus))));
+  TRY(option_machine(b, options.machine));
+  if (!options.accel.empty()) {
+    auto chosen = option_accel(b, options.accel);
+    if (!chosen) return std::move(chosen).error().with_context("--accel " + options.accel);
+  }
+  TRY(option_memory(b, options.memory));
+  TRY(option_smp(b, std::to_string(options.cpus)));
   Machine& m = b.machine();
   m.cpu_model = options.cpu;
   m.kernel = options.kernel;
@@ -86,6 +85,7 @@ Result<CommandLine> build(const RunOptions& options) {
     QemuBuilder::PendingNic nic;
     nic.netdev = {.id = b.anonymous_id("net"), .type = "user", .properties = {}, .origin = "--net user"};
     for (const std::string& forward : options.forwards) {
+      nic.netdev.origin += " --forward " + forward;
       TRY_ASSIGN(auto rule, forward_rule(forward));
       nic.netdev.properties.push_back({"hostfwd", std::move(rule)});
     }
@@ -100,11 +100,18 @@ Result<CommandLine> build(const RunOptions& options) {
                          .id = {},
                          .properties = {},
                          .origin = "the default random number device (--no-rng leaves it out)"});
-  for (const std::string& device : options.devices) TRY(named("--device", option_device(b, device)));
+  for (const std::string& device : options.devices) TRY(option_device(b, device));
   b.nographic = true;
   TRY(b.finish());
   return std::move(b.out);
 }
+
+constexpr std::pair<std::string_view, std::string_view> kOtherNames[] = {
+    {"-m", "--memory"},      {"-smp", "--cpus"},        {"-d", "--log"},       {"-D", "--log-file"},
+    {"-drive", "--disk"},    {"-kernel", "--kernel"},   {"-cpu", "--cpu"},     {"-initrd", "--initrd"},
+    {"-append", "--append"}, {"-machine", "--machine"}, {"-accel", "--accel"}, {"-device", "--device"},
+    {"-name", "--name"},
+};
 
 std::vector<std::string_view> option_names(const CLI::App& app, std::vector<std::string>& storage) {
   for (const CLI::Option* option : app.get_options())
@@ -114,9 +121,31 @@ std::vector<std::string_view> option_names(const CLI::App& app, std::vector<std:
 
 }  // namespace
 
+std::string in_ostler_options(std::string_view sentence) {
+  std::string out;
+  while (!sentence.empty()) {
+    const size_t end = std::min(sentence.find(' '), sentence.size());
+    const std::string_view word = sentence.substr(0, end);
+    const std::string_view name = word.substr(0, word.find_last_not_of(":,;") + 1);
+    const auto* found = std::find_if(std::begin(kOtherNames), std::end(kOtherNames),
+                                     [&](const auto& pair) { return pair.first == name; });
+    if (found != std::end(kOtherNames))
+      out.append(found->second).append(word.substr(name.size()));
+    else
+      out += word;
+    sentence.remove_prefix(end);
+    const size_t text = std::min(sentence.find_first_not_of(' '), sentence.size());
+    out += sentence.substr(0, text);
+    sentence.remove_prefix(text);
+  }
+  return out;
+}
+
 Result<CommandLine> parse_ostler_command_line(std::span<const std::string> arguments) {
   CLI::App app("Ostler runs virtual machines.", "ostler");
   app.set_help_flag("--help,-h", "show this help");
+  bool version_flag = false;
+  app.add_flag("--version", version_flag, "print the version");
   RunOptions options;
   CLI::App* run =
       app.add_subcommand("run", "run a guest on this terminal; Ctrl-A x ends it, Ctrl-A h lists more keys");
@@ -162,14 +191,14 @@ Result<CommandLine> parse_ostler_command_line(std::span<const std::string> argum
     if (run->parsed()) {
       known = option_names(*run, storage);
     } else {
-      known = {"run", "version", "--help"};
+      known = {"run", "version", "--help", "--version"};
     }
     return Error(ErrorKind::kInvalidArgument,
                  fmt::format("{}: there is no such {}{}; 'ostler {}--help' lists them all", extras.front(),
                              run->parsed() ? "option" : "command", suggestion(word, known),
                              run->parsed() ? "run " : ""));
   }
-  if (version->parsed())
+  if (version->parsed() || version_flag)
     return CommandLine{.action = CommandLine::Action::kVersion, .subject = {}, .machine = {}};
   if (!run->parsed())
     return CommandLine{.action = CommandLine::Action::kHelp, .subject = app.help(), .machine = {}};

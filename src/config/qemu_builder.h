@@ -49,6 +49,7 @@ Result<void> option_smp(QemuBuilder& b, std::string_view value);
 Result<void> option_memory(QemuBuilder& b, std::string_view value);
 Result<void> option_rtc(QemuBuilder& b, std::string_view value);
 Result<void> option_name(QemuBuilder& b, std::string_view value);
+Result<void> option_uuid(QemuBuilder& b, std::string_view value);
 // storage
 Result<void> option_drive(QemuBuilder& b, std::string_view value);
 Result<void> option_blockdev(QemuBuilder& b, std::string_view value);

@@ -101,11 +101,7 @@ constexpr Option kOptions[] = {
     {"parallel", "none", "connect the parallel port", only_none},
     {"rtc", "[base=utc|localtime|date][,clock=host|vm]", "the real-time clock", option_rtc},
     {"name", "[guest=]text", "name of the guest", option_name},
-    {"uuid", "uuid", "the machine's identity, shown to the guest by SMBIOS",
-     [](QemuBuilder& b, std::string_view v) -> Result<void> {
-       b.machine().uuid = std::string(v);
-       return {};
-     }},
+    {"uuid", "uuid", "the machine's identity, shown to the guest by SMBIOS", option_uuid},
     {"no-reboot", "", "end the program when the guest resets",
      [](QemuBuilder& b, std::string_view) -> Result<void> {
        b.machine().reboot = false;

@@ -1,9 +1,10 @@
-// -machine, -accel, -cpu, -smp, -m, -rtc, -name.
+// -machine, -accel, -cpu, -smp, -m, -rtc, -name, -uuid.
 
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <array>
+#include <cctype>
 
 #include "base/suggest.h"
 #include "config/property.h"
@@ -146,6 +147,24 @@ Result<void> option_name(QemuBuilder& b, std::string_view value) {
   static_cast<void>(threads);  // threads always carry their names
   keys.take("process");
   return keys.finish();
+}
+
+// 8-4-4-4-12 hexadecimal digits; the first three fields are little-endian in SMBIOS (3.6, §7.2.1).
+Result<void> option_uuid(QemuBuilder& b, std::string_view value) {
+  constexpr std::string_view kPattern = "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx";
+  constexpr std::array<uint8_t, 16> kPlaces{3, 2, 1, 0, 5, 4, 7, 6, 8, 9, 10, 11, 12, 13, 14, 15};
+  std::string digits;
+  bool fits = value.size() == kPattern.size();
+  for (size_t i = 0; fits && i < value.size(); ++i) {
+    if (kPattern[i] == '-')
+      fits = value[i] == '-';
+    else
+      fits = std::isxdigit(static_cast<unsigned char>(value[i])) != 0, digits += value[i];
+  }
+  if (!fits) return Error(ErrorKind::kInvalidArgument, fmt::format("write it as {}, x: 0-9, a-f", kPattern));
+  for (size_t i = 0; i < kPlaces.size(); ++i)
+    b.machine().uuid[kPlaces[i]] = static_cast<uint8_t>(std::stoul(digits.substr(2 * i, 2), nullptr, 16));
+  return {};
 }
 
 }  // namespace ostler::config

@@ -18,15 +18,25 @@ constexpr size_t kDecodedCodePerVcpu = size_t{4} << 20, kDecodedCodeInAll = size
                  kLeastDecodedCode = size_t{1} << 20;
 
 // Only the interpreter exists so far: what names it, what falls back to it, and what cannot.
-Result<void> choose_accelerator(const config::Machine& config) {
+// What was passed over is told in `warnings`.
+Result<void> choose_accelerator(const config::Machine& config, std::vector<std::string>& warnings) {
   for (const std::string& name : config.accelerators) {
     if (name == "auto" || name == "interp" || name == "tcg") return {};
-    log::warning(fmt::format("-accel {}: is not available in this version", name));
+    warnings.push_back(fmt::format("-accel {}: is not available in this version", name));
   }
   if (config.accelerators.empty()) return {};
   return Error(ErrorKind::kUnsupported,
                fmt::format("-accel {}: is not available in this version; leave it out, or say -accel interp",
                            config.accelerators.back()));
+}
+
+// As -m takes it: "512M", "3G".
+std::string size_text(uint64_t bytes) {
+  constexpr std::string_view kUnits = "MGT";
+  uint64_t count = bytes >> 20;
+  size_t unit = 0;
+  for (; unit + 1 < kUnits.size() && count != 0 && count % 1024 == 0; ++unit) count /= 1024;
+  return fmt::format("{}{}", count, kUnits[unit]);
 }
 
 // Time of day; the virtual clock is at 0 when the machine is built.
@@ -65,13 +75,15 @@ Core::Core(const config::Machine& config, x86::CpuModel model, std::shared_ptr<m
 }
 
 Result<std::unique_ptr<Core>> Core::create(const config::Machine& config, chipset::SystemRequests& requests) {
-  TRY(choose_accelerator(config));
+  std::vector<std::string> warnings;
+  TRY(choose_accelerator(config, warnings));
   TRY_ASSIGN(auto model, x86::CpuModel::parse(config.cpu_model.empty() ? "max" : config.cpu_model));
-  for (const std::string& warning : model.warnings()) log::warning(warning);
+  warnings.insert(warnings.end(), model.warnings().begin(), model.warnings().end());
   auto ram = memory::RamBlock::create({.name = "ram", .size = config.memory_bytes});
-  if (!ram) return std::move(ram).error().with_context(fmt::format("-m {}M", config.memory_bytes >> 20));
+  if (!ram) return std::move(ram).error().with_context("-m " + size_text(config.memory_bytes));
 
   std::unique_ptr<Core> core(new Core(config, std::move(model), *std::move(ram)));
+  core->warnings_ = std::move(warnings);
   const uint64_t tsc_hz = x86::host_tsc_hz();
   // Together the vCPUs keep a bounded amount of decoded code, however many there are.
   const size_t cache =

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "accel/vcpu.h"
@@ -40,6 +41,8 @@ class Core {
   memory::RamBlock& ram() { return *ram_; }
   chipset::ApicBus& apic_bus() { return apic_bus_; }
   size_t cpu_count() const { return processors_.size(); }
+  // What the user should know once the machine stands.
+  const std::vector<std::string>& warnings() const { return warnings_; }
   accel::Vcpu& vcpu(size_t index);
   std::vector<uint32_t> apic_ids() const;
 
@@ -58,6 +61,7 @@ class Core {
   const config::Machine config_;
   const MemoryLayout layout_;
   const x86::CpuModel model_;
+  std::vector<std::string> warnings_;
   event::VirtualClock clock_;
   event::Loop loop_;
   std::shared_ptr<memory::RamBlock> ram_;

@@ -27,7 +27,7 @@ Result<std::unique_ptr<SerialPorts>> SerialPorts::create(Core& core, Backends& b
   for (unsigned i = 0; i < serials.size() && i < std::size(kComPorts); ++i) {
     if (serials[i].empty()) continue;
     TRY_ASSIGN(chardev::CharBackend* const backend,
-               backends.take_chardev(serials[i], fmt::format("serial port {}", i)));
+               backends.take_chardev(serials[i], fmt::format("-serial of port {}", i)));
     auto uart =
         std::make_unique<chipset::Uart>(core.loop(), ports->shared_irqs_[i % 2]->line(i / 2), backend);
     auto region =

@@ -70,6 +70,8 @@ Result<void> Machine::build() {
   TRY_ASSIGN(devices_, PluggedDevices::create(config_, *core_, *backends_, *board_, *this));
   TRY(start_guest_code());
   core_->start_vcpus();
+  // Not earlier: a mistake gets one sentence, its own.
+  for (const std::string& warning : core_->warnings()) log::warning(warning);
   return {};
 }
 
@@ -85,7 +87,7 @@ Result<void> Machine::place_tables() {
       acpi::build_smbios({.product = config_.type == "microvm" ? "Ostler microvm" : "Ostler PC",
                           .version = config_.type,
                           .vm_name = config_.name,
-                          .uuid = {},
+                          .uuid = config_.uuid,
                           .cpus = config_.cpus,
                           .cpu_brand = core_->model().name(),
                           .memory_bytes = config_.memory_bytes},

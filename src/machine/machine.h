@@ -58,6 +58,7 @@ class Machine final : private chipset::SystemRequests {
   Snapshot save();                        // while paused
   Result<void> restore(const Snapshot&);  // while paused; on error the machine must be reset or destroyed
   uint64_t instructions() const;          // executed by all vCPUs
+  Core& core() { return *core_; }         // memory, ports and vCPUs, for debuggers and tests
 
  private:
   explicit Machine(const config::Machine& config);

@@ -89,11 +89,8 @@ class Pc final : public Board {
   pci::Bus* pci() override { return &pci_; }
 
   Result<void> plug_mmio(std::unique_ptr<virtio::Device> device) override {
-    return Error(
-        ErrorKind::kUnsupported,
-        fmt::format(
-            "{}: the pc machine has PCI instead of virtio-mmio; say -pci instead of -device in its name",
-            device->name()));
+    return Error(ErrorKind::kUnsupported,
+                 fmt::format("the pc machine has PCI instead of virtio-mmio; say '{}-pci'", device->name()));
   }
 
   void reset() override {

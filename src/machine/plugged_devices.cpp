@@ -50,6 +50,10 @@ Result<void> PluggedDevices::plug(const config::Device& device) {
     return Error(ErrorKind::kNotFound,
                  fmt::format("{}: there is no device '{}'{}; -device help lists them all", device.origin,
                              device.type, device_type_suggestion(device.type)));
+  if (!device.id.empty() && !ids_.insert(device.id).second)
+    return Error(
+        ErrorKind::kInvalidArgument,
+        fmt::format("{}: the id '{}' is taken by another device; choose another", device.origin, device.id));
   auto properties = device.properties;
   if (!device.id.empty()) properties.push_back({"id", device.id});
   auto options = type->properties->parse_any(properties);

@@ -3,6 +3,8 @@
 
 #include <any>
 #include <memory>
+#include <set>
+#include <string>
 #include <vector>
 
 #include "base/result.h"
@@ -51,6 +53,7 @@ class PluggedDevices {
   FixedRegions ports_;
   std::vector<std::unique_ptr<bus::IoHandler>> isa_;
   virtio::console::ConsoleDevice* last_console_ = nullptr;  // ports go to the latest one before them
+  std::set<std::string> ids_;
   unsigned nics_ = 0;
 };
 

@@ -136,10 +136,7 @@ UserBackend::UserBackend(event::Loop& loop)
 
 Result<std::unique_ptr<UserBackend>> UserBackend::create(event::Loop& loop, const UserOptions& options) {
   std::unique_ptr<UserBackend> backend(new UserBackend(loop));
-  auto started = backend->start(options);
-  if (!started)
-    return std::move(started).error().with_context("-netdev user" +
-                                                   (options.id.empty() ? "" : ",id=" + options.id));
+  TRY(backend->start(options));
   return backend;
 }
 
