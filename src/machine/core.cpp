@@ -1,8 +1,6 @@
 #include "machine/core.h"
 
 #include <fmt/format.h>
-#include <x86intrin.h>
-
 #include <ctime>
 
 #include "accel/soft/soft_engine.h"
@@ -49,7 +47,11 @@ int64_t wall_clock_ns() {
 }  // namespace
 
 uint64_t VcpuTsc::guest_tsc() const {
-  return __rdtsc() + __atomic_load_n(&state_->msr.tsc_offset, __ATOMIC_RELAXED);
+  return base_.now() + __atomic_load_n(&state_->msr.tsc_offset, __ATOMIC_RELAXED);
+}
+
+void VcpuTsc::move(uint64_t change) {
+  __atomic_fetch_add(&state_->msr.tsc_offset, change, __ATOMIC_RELAXED);
 }
 
 Core::Core(const config::Machine& config, x86::CpuModel model, std::shared_ptr<memory::RamBlock> ram)
@@ -99,9 +101,9 @@ Result<std::unique_ptr<Core>> Core::create(const config::Machine& config, chipse
     info.apic_timer_hz = chipset::LocalApic::kTimerHz;
     chipset::LocalApic::Options apic{
         .id = info.apic_id, .bootstrap = i == 0, .x2apic = core->model_.has(x86::Feature::kX2apic)};
-    auto processor =
-        std::make_unique<Processor>(i, apic, tsc_hz, core->apic_bus_, core->loop_, core->kvm_clock_,
-                                    core->memory_, [&requests] { requests.request_reset("triple fault"); });
+    auto processor = std::make_unique<Processor>(i, apic, core->tsc_, tsc_hz, core->apic_bus_, core->loop_,
+                                                 core->kvm_clock_, core->memory_,
+                                                 [&requests] { requests.request_reset("triple fault"); });
     accel::SoftContext context{
         .model = core->model_,
         .memory = core->memory_,
@@ -147,13 +149,16 @@ void Core::start_vcpus() {
 void Core::pause() {
   for (auto& processor : processors_) processor->vcpu().request_pause();
   for (auto& processor : processors_) processor->vcpu().wait_paused();
+  tsc_.pause();
   clock_.pause();
   loop_.clock_changed();
 }
 
 void Core::resume() {
   clock_.resume();
-  // The host's TSC went on while the virtual clock stood still.
+  // The guest's TSCs stood still as the virtual clock did.
+  const uint64_t change = tsc_.resume();
+  for (auto& processor : processors_) processor->tsc().move(change);
   kvm_clock_.resync();
   for (auto& processor : processors_) {
     processor->paravirt().clock().update();
@@ -164,6 +169,7 @@ void Core::resume() {
 }
 
 void Core::reset() {
+  tsc_.reset();
   for (auto& processor : processors_) {
     processor->apic().reset();
     processor->paravirt().clock().reset();
@@ -174,6 +180,7 @@ void Core::reset() {
 void Core::state(state::Archive& archive) {
   archive.section("core", 1);
   clock_.state(archive);
+  tsc_.state(archive);
   for (auto& processor : processors_) {
     processor->vcpu().state(archive);
     processor->apic().state(archive);

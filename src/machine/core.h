@@ -16,6 +16,7 @@
 #include "devices/chipset/tsc_clock.h"
 #include "event/loop.h"
 #include "machine/memory_layout.h"
+#include "machine/tsc_base.h"
 #include "memory/address_space.h"
 #include "mmu/code_pages.h"
 #include "mmu/vcpu_group.h"
@@ -66,6 +67,7 @@ class Core {
   event::Loop loop_;
   std::shared_ptr<memory::RamBlock> ram_;
   memory::AddressSpace memory_, ports_;
+  TscBase tsc_;
   chipset::KvmClockBase kvm_clock_;
   memory::RamRegion low_ram_;
   std::unique_ptr<memory::RamRegion> high_ram_;

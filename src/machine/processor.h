@@ -7,28 +7,31 @@
 #include "devices/chipset/local_apic.h"
 #include "devices/chipset/tsc_clock.h"
 #include "machine/paravirt.h"
+#include "machine/tsc_base.h"
 
 namespace ostler::machine {
 
-// The guest's TSC of one vCPU under the software engines: the host's, plus the guest's own offset.
+// The guest's TSC of one vCPU under the software engines: the common base, plus the guest's own offset.
 class VcpuTsc final : public chipset::TscClock {
  public:
-  explicit VcpuTsc(uint64_t frequency) : frequency_(frequency) {}
-  void set_state(const x86::CpuState& state) { state_ = &state; }  // before the vCPU runs
+  VcpuTsc(const TscBase& base, uint64_t frequency) : base_(base), frequency_(frequency) {}
+  void set_state(x86::CpuState& state) { state_ = &state; }  // before the vCPU runs
   uint64_t guest_tsc() const override;
+  void move(uint64_t change);  // while paused
   uint64_t frequency() const override { return frequency_; }
 
  private:
+  const TscBase& base_;
   const uint64_t frequency_;
-  const x86::CpuState* state_ = nullptr;
+  x86::CpuState* state_ = nullptr;
 };
 
 class Processor {
  public:
-  Processor(unsigned index, const chipset::LocalApic::Options& apic, uint64_t tsc_hz, chipset::ApicBus& bus,
-            event::Loop& loop, chipset::KvmClockBase& clock, memory::AddressSpace& memory,
-            std::function<void()> triple_fault)
-      : tsc_(tsc_hz),
+  Processor(unsigned index, const chipset::LocalApic::Options& apic, const TscBase& tsc_base, uint64_t tsc_hz,
+            chipset::ApicBus& bus, event::Loop& loop, chipset::KvmClockBase& clock,
+            memory::AddressSpace& memory, std::function<void()> triple_fault)
+      : tsc_(tsc_base, tsc_hz),
         paravirt_(clock, tsc_, memory),
         apic_(apic, bus, loop, tsc_),
         vcpu_(index, std::move(triple_fault)) {
