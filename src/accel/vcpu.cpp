@@ -135,9 +135,13 @@ void Vcpu::thread_main() {
   for (;;) {
     if (pause_.load()) {
       std::unique_lock lock(mutex_);
-      paused_ = true;
-      paused_cv_.notify_all();
-      wake_.wait(lock, [&] { return quit_.load() || !pause_.load(); });
+      wake_.wait(lock, [&] {
+        if (quit_.load() || !pause_.load()) return true;
+        // Said again each time: a resume() may be followed by a pause before this thread has seen either.
+        paused_ = true;
+        paused_cv_.notify_all();
+        return false;
+      });
       if (quit_.load()) return;
     }
     if (events_.load() != kNothing) take_events();

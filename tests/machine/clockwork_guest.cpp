@@ -68,6 +68,11 @@ void ClockworkGuest::on_loop(const std::function<void()>& action) {
   done.get_future().wait();
 }
 
+void ClockworkGuest::pause() {
+  on_loop([&] { machine_->pause(); });
+  on_loop([] {});  // the character back end writes in tasks of the loop
+}
+
 void ClockworkGuest::wait_for_steps(uint32_t steps) {
   const uint32_t begin = word(kSteps);
   while (word(kSteps) - begin < steps) std::this_thread::sleep_for(std::chrono::microseconds(200));

@@ -37,6 +37,7 @@ class ClockworkGuest {
   void start();  // the loop's thread; the guest runs
   // ---- while the loop runs ----
   void on_loop(const std::function<void()>& action);  // returns when it is done
+  void pause();                                       // and everything written before is in output()
   void wait_for_steps(uint32_t steps);                // that many more; a guest that stopped stays here
   int wait_for_end();                                 // the program's exit status
 

@@ -27,7 +27,7 @@ TEST_P(Life, EveryProcessorAndTimerWorks) {
   ClockworkGuest guest(options_);
   guest.start();
   guest.wait_for_steps(100);
-  guest.on_loop([&] { guest.machine().pause(); });
+  guest.pause();
   const uint32_t steps = guest.word(ClockworkGuest::kSteps);
   for (unsigned cpu = 0; cpu < options_.cpus; ++cpu)
     EXPECT_GE(guest.word(ClockworkGuest::kRounds + 4 * cpu), steps) << "vCPU " << cpu;
@@ -42,7 +42,7 @@ TEST_P(Life, PausedGuestStandsStill) {
   guest.start();
   for (int round = 0; round < 20; ++round) {
     guest.wait_for_steps(3);
-    guest.on_loop([&] { guest.machine().pause(); });
+    guest.pause();
     const uint32_t steps = guest.word(ClockworkGuest::kSteps);
     const uint64_t instructions = guest.machine().instructions();
     std::this_thread::sleep_for(std::chrono::milliseconds(2));
@@ -59,8 +59,8 @@ TEST_P(Life, ResetOfARunningGuestStartsItAgain) {
   for (int round = 0; round < 10; ++round) {
     guest.wait_for_steps(7);
     size_t before = 0;
+    guest.pause();
     guest.on_loop([&] {
-      guest.machine().pause();
       before = guest.output().size();
       EXPECT_TRUE(guest.machine().reset());
       guest.machine().resume();

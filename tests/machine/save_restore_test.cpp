@@ -44,8 +44,8 @@ TEST_P(SaveRestore, TheGuestGoesOnExactly) {
     Snapshot snapshot;
     size_t saved_at = 0;
     uint32_t steps = 0;
+    guest.pause();
     guest.on_loop([&] {
-      guest.machine().pause();
       snapshot = guest.machine().save();
       steps = guest.word(ClockworkGuest::kSteps);
       saved_at = guest.output().size();
@@ -54,8 +54,8 @@ TEST_P(SaveRestore, TheGuestGoesOnExactly) {
     guest.wait_for_steps(12);
     std::vector<uint8_t> first;
     size_t restored_at = 0;
+    guest.pause();
     guest.on_loop([&] {
-      guest.machine().pause();
       first = after(guest.output(), saved_at);
       // Odd rounds restore into a machine that was reset before.
       if (round % 2 == 1) {
@@ -68,7 +68,7 @@ TEST_P(SaveRestore, TheGuestGoesOnExactly) {
       guest.machine().resume();
     });
     guest.wait_for_steps(12);
-    guest.on_loop([&] { guest.machine().pause(); });
+    guest.pause();
     std::vector<uint8_t> second = after(guest.output(), restored_at);
     const size_t common = std::min(first.size(), second.size());
     EXPECT_GE(common, 11u);
@@ -85,8 +85,8 @@ TEST_P(SaveRestore, SavingWhatWasRestoredGivesTheSameBytes) {
   guest.start();
   for (int round = 0; round < 20; ++round) {
     guest.wait_for_steps(3);
+    guest.pause();
     guest.on_loop([&] {
-      guest.machine().pause();
       const Snapshot first = guest.machine().save();
       ASSERT_TRUE(guest.machine().reset());
       const auto restored = guest.machine().restore(first);
@@ -108,8 +108,8 @@ TEST_P(SaveRestore, AnotherMachineTakesTheSnapshot) {
     ClockworkGuest guest(options_);
     guest.start();
     guest.wait_for_steps(30);
+    guest.pause();
     guest.on_loop([&] {
-      guest.machine().pause();
       snapshot = guest.machine().save();
       written = guest.word(ClockworkGuest::kSteps);
     });
@@ -119,7 +119,7 @@ TEST_P(SaveRestore, AnotherMachineTakesTheSnapshot) {
   ASSERT_TRUE(restored) << restored.error().message();
   guest.start();
   guest.wait_for_steps(30);
-  guest.on_loop([&] { guest.machine().pause(); });
+  guest.pause();
   const std::vector<uint8_t> output = guest.output();
   const std::vector<uint8_t> all = expected_output(written + output.size() + 1);
   // A step's byte may have gone out before the step was counted.
@@ -149,10 +149,8 @@ TEST_P(SaveRestore, DamagedSnapshotsDoNoHarm) {
   guest.start();
   guest.wait_for_steps(10);
   Snapshot good;
-  guest.on_loop([&] {
-    guest.machine().pause();
-    good = guest.machine().save();
-  });
+  guest.pause();
+  guest.on_loop([&] { good = guest.machine().save(); });
   unsigned taken = 0;
   for (uint32_t seed = 1; seed <= 150; ++seed) {
     SCOPED_TRACE(testing::Message() << "seed " << seed);
@@ -163,8 +161,8 @@ TEST_P(SaveRestore, DamagedSnapshotsDoNoHarm) {
       byte = random() % 2 == 0 ? byte ^ std::byte{static_cast<uint8_t>(1u << random() % 8)}
                                : static_cast<std::byte>(random());
     }
+    guest.pause();
     guest.on_loop([&] {
-      guest.machine().pause();
       if (guest.machine().restore(bad)) {
         ++taken;
         guest.machine().resume();
@@ -172,12 +170,11 @@ TEST_P(SaveRestore, DamagedSnapshotsDoNoHarm) {
     });
     // Whatever that guest does, it can be stopped and reset.
     std::this_thread::sleep_for(std::chrono::microseconds(500));
-    guest.on_loop([&] {
-      guest.machine().pause();
-      ASSERT_TRUE(guest.machine().reset());
-    });
+    guest.pause();
+    guest.on_loop([&] { ASSERT_TRUE(guest.machine().reset()); });
   }
   EXPECT_GT(taken, 0u) << "no damaged snapshot was taken: the test reaches nothing";
+  guest.pause();
   const size_t before = guest.output().size();
   guest.on_loop([&] { guest.machine().resume(); });
   while (guest.output().size() < before + 20) std::this_thread::sleep_for(std::chrono::milliseconds(1));
