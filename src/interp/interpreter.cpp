@@ -41,6 +41,12 @@ void Interpreter::state_changed() {
   cpu_.mode_changed();
 }
 
+void Interpreter::reset() {
+  cpu_.pending_.fetch_and(~pending::kNmi);
+  nmi_waiting_ = false;
+  state_changed();
+}
+
 bool Interpreter::wants_wakeup() const {
   const uint32_t bits = cpu_.pending_.load(std::memory_order_acquire);
   const bool nmi = nmi_waiting_ || (bits & pending::kNmi) != 0;

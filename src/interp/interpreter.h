@@ -40,6 +40,7 @@ class Interpreter {
 
   // CpuState was changed from outside (reset, restored, INIT): drops everything derived from it.
   void state_changed();
+  void reset();  // the same, and an NMI that waits is forgotten; the vCPU is paused or on its own thread
 
   // ---- any thread ----
   void request_exit() { cpu_.post(pending::kStop); }

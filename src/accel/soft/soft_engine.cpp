@@ -60,7 +60,7 @@ void SoftEngine::reset(bool init) {
   state_.reset(init);
   state_.gpr[x86::kRdx] = context_.model.signature();
   if (init) context_.interrupts.init_reset();
-  interpreter_.state_changed();
+  interpreter_.reset();
 }
 
 void SoftEngine::state(state::Archive& archive) {
