@@ -40,6 +40,8 @@ Result<std::unique_ptr<SerialPorts>> SerialPorts::create(Core& core, Backends& b
 
 void SerialPorts::reset() {
   for (Port& port : ports_) port.uart->reset();
+  for (auto& irq : shared_irqs_)
+    for (const unsigned source : {0u, 1u}) irq->set_irq(source, false);
 }
 
 void SerialPorts::state(state::Archive& archive) {

@@ -114,6 +114,8 @@ class Microvm final : public Board {
       pci_->bus.reset();
       pci_->config_ports.reset();
     }
+    // As in the pc machine: what the I/O APIC remembers of a snapshot that did not fit together.
+    for (unsigned pin = 0; pin < 24; ++pin) io_apic_.set_irq(pin, false);
   }
 
   void quiesce() override {

@@ -107,6 +107,7 @@ class Pc final : public Board {
     serial_->reset();
     pci_.reset();
     config_ports_.reset();
+    lower_all_lines();
   }
 
   void quiesce() override {
@@ -160,6 +161,14 @@ class Pc final : public Board {
   void press_power_button() override { pm_.press_power_button(); }
 
  private:
+  // Every source is low after its reset, yet one that was low before does not say so again: what the
+  // receivers remember otherwise, of a snapshot that did not fit together, goes here.
+  void lower_all_lines() {
+    for (const unsigned pin : {chipset::Hpet::kPitPin, chipset::Hpet::kRtcPin}) hpet_.set_irq(pin, false);
+    for (unsigned pin = 0; pin < 16; ++pin) pic_inputs_.pci().set_irq(pin, false);
+    for (unsigned gsi = 0; gsi < 24; ++gsi) router_.set_irq(gsi, false);
+  }
+
   void place_chips() {
     ports_.add("pic 1", pic_.master_ports(), 0x20, 2);
     ports_.add("pic 2", pic_.slave_ports(), 0xa0, 2);

@@ -1,4 +1,5 @@
-// Saving and restoring whole machines: the guest goes on exactly where it was, whatever the moment.
+// Saving and restoring whole machines: the guest goes on exactly where it was, whatever the moment, and a
+// damaged snapshot does no harm.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -141,6 +142,44 @@ TEST_P(SaveRestore, ShortSnapshotsAreRefused) {
   ASSERT_TRUE(guest.machine().reset());
   guest.start();
   guest.wait_for_steps(5);
+}
+
+TEST_P(SaveRestore, DamagedSnapshotsDoNoHarm) {
+  ClockworkGuest guest(options_);
+  guest.start();
+  guest.wait_for_steps(10);
+  Snapshot good;
+  guest.pause();
+  guest.on_loop([&] { good = guest.machine().save(); });
+  unsigned taken = 0;
+  for (uint32_t seed = 1; seed <= 150; ++seed) {
+    SCOPED_TRACE(testing::Message() << "seed " << seed);
+    std::mt19937 random(seed);
+    Snapshot bad = good;
+    for (unsigned changes = 1 + random() % 4; changes != 0; --changes) {
+      std::byte& byte = bad.devices[random() % bad.devices.size()];
+      byte = random() % 2 == 0 ? byte ^ std::byte{static_cast<uint8_t>(1u << random() % 8)}
+                               : static_cast<std::byte>(random());
+    }
+    guest.pause();
+    guest.on_loop([&] {
+      if (guest.machine().restore(bad)) {
+        ++taken;
+        guest.machine().resume();
+      }
+    });
+    // Whatever that guest does, it can be stopped and reset.
+    std::this_thread::sleep_for(std::chrono::microseconds(500));
+    guest.pause();
+    guest.on_loop([&] { ASSERT_TRUE(guest.machine().reset()); });
+  }
+  EXPECT_GT(taken, 0u) << "no damaged snapshot was taken: the test reaches nothing";
+  guest.pause();
+  const size_t before = guest.output().size();
+  guest.on_loop([&] { guest.machine().resume(); });
+  while (guest.output().size() < before + 20) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  const std::vector<uint8_t> output = after(guest.output(), before);
+  EXPECT_THAT(output, ElementsAreArray(expected_output(output.size()))) << "the machine is not as new";
 }
 
 INSTANTIATE_TEST_SUITE_P(Machines, SaveRestore,

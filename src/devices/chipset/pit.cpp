@@ -279,6 +279,7 @@ Pit::Pit(event::Loop& loop, bus::IrqLine irq)
 void Pit::reset() {
   const std::lock_guard lock(mutex_);
   for (PitCounter& counter : counters_) counter.reset();
+  for (const unsigned tied_high : {0u, 1u}) counters_[tied_high].set_gate(true, 0);
   counters_[2].set_gate(false, 0);
   control_ = 0;
   deadline_ = -1;
