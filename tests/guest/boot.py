@@ -43,6 +43,25 @@ def busybox_without_acpi(t):
         t.expect(t.run(console, "nproc") == "1", "one processor was asked for")
 
 
+def busybox_by_the_64_bit_entry(t):
+    """The kernel unpacks itself in the guest, instead of being unpacked by the loader."""
+    with t.start(t.machine(machine="pc,kernel-entry=linux64")) as running:
+        console = t.shell(running)
+        t.expect(t.run(console, "nproc") == "1", "one processor was asked for")
+
+
+def busybox_sixty_four_processors(t):
+    with t.start(t.machine(cpus=64, memory="1G")) as running:
+        console = t.shell(running)
+        t.expect(t.run(console, "nproc") == "64", "64 processors were asked for")
+
+
+def busybox_microvm_with_pci(t):
+    with t.start(t.machine(machine="microvm,pcie=on", rng=True)) as running:
+        console = t.shell(running)
+        t.expect(t.run(console, "ls /sys/bus/pci/devices | wc -l") != "0", "there is a PCI bus with devices")
+
+
 def busybox_microvm(t):
     with t.start(t.machine(machine="microvm")) as running:
         console = t.shell(running)

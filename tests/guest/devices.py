@@ -31,6 +31,17 @@ def disk_keeps_what_was_written(t):
         t.expect(hashlib.sha256(disk.read(8 * MIB)).hexdigest() == written, "the image has other bytes than the guest wrote")
 
 
+def disk_on_virtio_mmio(t):
+    path, digest = _disk(t, 8)
+    with t.start(t.machine(machine="microvm", disks=[path])) as running:
+        console = t.shell(running)
+        t.expect(t.run(console, "sha256sum </dev/vda").startswith(digest), "the guest reads other bytes than the disk has")
+        t.run(console, "echo changed | dd of=/dev/vda conv=fsync 2>/dev/null")
+        console.send("poweroff -f\n")
+        t.ends(running)
+    t.expect(path.read_bytes().startswith(b"changed\n"), "the image has other bytes than the guest wrote")
+
+
 def disk_with_snapshot_stays_as_it_was(t):
     path, digest = _disk(t, 8)
     drive = ["-drive", f"file={path},format=raw,if=virtio,snapshot=on"]
