@@ -1,5 +1,8 @@
 """Boots of the busybox initrd: processors, memory sizes, machines, and how a machine ends."""
 
+import subprocess
+from pathlib import Path
+
 
 def busybox_shell(t):
     with t.start(t.machine()) as running:
@@ -84,3 +87,13 @@ def reboot_boots_again(t):
         console.send("reboot -f\n")
         console = t.shell(running)
         t.run(console, "uname")
+
+
+def state_saved_in_mid_boot(t):
+    """Saved, reset and restored in one process, the guest boots on as if nothing had happened."""
+    driver = Path(t.program).resolve().parent / "ostler-midboot"
+    console = t.scratch.path / "console"
+    with t.steps.step("save, reset and restore in the middle of the boot"):
+        done = subprocess.run([driver, t.guests["kernel"], t.guests["initrd"], console], stdin=subprocess.DEVNULL,
+                              capture_output=True, text=True, timeout=900)
+        t.expect(done.returncode == 0, f"{done.stderr.strip()}; the console ends with {console.read_bytes()[-300:]!r}")
