@@ -26,7 +26,7 @@
 namespace ostler::machine {
 namespace {
 
-constexpr unsigned kIrqTimer = 0, kIrqKeyboard = 1, kIrqRtc = 8, kIrqSci = 9, kIrqMouse = 12, kIrqFpu = 13;
+constexpr unsigned kIrqKeyboard = 1, kIrqSci = 9, kIrqMouse = 12, kIrqFpu = 13;
 constexpr uint16_t kPmBase = 0x600, kGpe0 = 0xafe0, kResetControl = 0xcf9, kDebugPort = 0x402;
 constexpr uint64_t kPmPorts = 64, kPmUsed = 12, kGpePorts = 4;
 constexpr unsigned kFirstPciGsi = 16;
