@@ -163,7 +163,7 @@ bool NetDevice::receive_locked(Queue& queue, std::span<const std::byte> frame) {
                          .num_buffers = static_cast<uint16_t>(chains.size())};
   bool good = chains[0].write_object(queue.dma(), 0, header);
   uint64_t sent = 0;
-  for (uint16_t i = 0; i < chains.size(); ++i) {
+  for (uint16_t i = 0; i < header.num_buffers; ++i) {
     const uint64_t skip = i == 0 ? sizeof header : 0;
     const uint64_t size = std::min(chains[i].writable_bytes() - skip, frame.size() - sent);
     good = good && chains[i].write(queue.dma(), skip, frame.subspan(sent, size));
