@@ -47,7 +47,7 @@ void execute_masked_store(Cpu& cpu, const Op* op) {
   const uint8_t* mask = cpu.s.vec[insn.operand[1].index];
   const uint8_t* source = cpu.s.vec[insn.operand[2].index];
   const uint64_t offset = cpu.effective_offset(*op);
-  uint64_t linear[8];
+  uint64_t linear[8] = {};
   for (unsigned i = 0; i < count; ++i) {
     if (!element_set(mask, i, size)) continue;
     linear[i] = cpu.linear(insn.segment, offset + i * size, size, Access::kWrite);

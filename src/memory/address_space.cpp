@@ -137,7 +137,7 @@ void AddressSpace::Reader::refresh() {
 
 uint64_t AddressSpace::Reader::read(GuestPhys address, unsigned size) {
   uint64_t value = 0;
-  for (unsigned done = 0; done < size;) {
+  for (unsigned done = 0; done < size && done < sizeof value;) {
     const GuestPhys at = address + done;
     unsigned step = 1;
     uint64_t piece = 0xff;
