@@ -39,8 +39,14 @@ inline constexpr uint32_t kSlow = 1u << 7;   // the vCPU itself: single-step, sh
 
 class Cpu {
  public:
-  Cpu(x86::CpuState& state, mmu::SoftMmu& soft_mmu, Environment& environment, const x86::CpuModel& cpu_model)
-      : s(state), mmu(soft_mmu), env(environment), model(cpu_model) {}
+  // `pending`: where to keep the pending bits; null: here.
+  Cpu(x86::CpuState& state, mmu::SoftMmu& soft_mmu, Environment& environment, const x86::CpuModel& cpu_model,
+      std::atomic<uint32_t>* pending = nullptr)
+      : s(state),
+        mmu(soft_mmu),
+        env(environment),
+        model(cpu_model),
+        pending_(pending != nullptr ? *pending : own_pending_) {}
   Cpu(const Cpu&) = delete;
   Cpu& operator=(const Cpu&) = delete;
 
@@ -130,7 +136,8 @@ class Cpu {
   mutable uint64_t debug_traps = 0;
 
   // ---- for the run loop and control transfers ----
-  std::atomic<uint32_t> pending_{0};
+  std::atomic<uint32_t> own_pending_{0};
+  std::atomic<uint32_t>& pending_;
   uint32_t context = 0;  // number of the present BlockContext: what blocks are keyed by beside addresses
   Block* block = nullptr;
   Block** link = nullptr;  // where the next block found is to be remembered

@@ -19,8 +19,8 @@ constexpr uint32_t kEvents = pending::kInit | pending::kSipi | pending::kSmi;
 }  // namespace
 
 Interpreter::Interpreter(x86::CpuState& state, mmu::SoftMmu& mmu, Environment& environment,
-                         const x86::CpuModel& model, size_t cache_bytes)
-    : cpu_(state, mmu, environment, model), cache_(cpu_, cache_bytes) {
+                         const x86::CpuModel& model, size_t cache_bytes, std::atomic<uint32_t>* pending)
+    : cpu_(state, mmu, environment, model, pending), cache_(cpu_, cache_bytes) {
   cpu_.cache = &cache_;
   mmu.set_code_observer(&cache_);
   mmu.participant().set_kick([this] { cpu_.post(pending::kGroup); });
@@ -36,6 +36,7 @@ Interpreter::~Interpreter() {
 }
 
 void Interpreter::state_changed() {
+  if (native_ != nullptr) native_->state_changed();
   cpu_.mmu.flush_all();
   cache_.flush();
   cpu_.mode_changed();
@@ -82,6 +83,7 @@ Exit Interpreter::run(int64_t max_instructions) {
       exit = Exit::kException;
     }
   }
+  if (native_ != nullptr) native_->settle();
   publish();
   cpu_.mmu.participant().leave_running();
   return *exit;
@@ -101,23 +103,53 @@ std::optional<Exit> Interpreter::run_blocks() {
       if (exit) return exit;
     }
     cpu_.current_op = nullptr;
+    if (native_ != nullptr && cpu_.code_size == x86::CodeSize::k64 && !cpu_.alignment_check) {
+      cpu_.s.flags_rest &= ~x86::rflags::kRf;
+      cpu_.link = nullptr;
+      if (native_->run(cpu_) == NativeExit::kInterpret) interpret_one();
+      publish();
+      continue;
+    }
     Block* block = cache_.find(cpu_.s.rip, cpu_.context);
     cpu_.s.flags_rest &= ~x86::rflags::kRf;  // only instruction breakpoints ask for it, see step()
     if (cpu_.link != nullptr) {
       *cpu_.link = block;
       cpu_.link = nullptr;
     }
-    cpu_.budget -= block->count;
-    cpu_.block = block;
-    cpu_.block_rip = block->rip;
-    const Op* op = block->ops();
-    do {
-      cpu_.current_op = op;
-      op = op->run(cpu_, op);
-    } while (op != nullptr);
+    if (native_ != nullptr) native_->settle();
+    run_block(block);
     count_unfinished(false);
     publish();
   }
+}
+
+void Interpreter::run_block(Block* block) {
+  cpu_.budget -= block->count;
+  cpu_.block = block;
+  cpu_.block_rip = block->rip;
+  const Op* op = block->ops();
+  do {
+    cpu_.current_op = op;
+    op = op->run(cpu_, op);
+  } while (op != nullptr);
+}
+
+// The instruction at RIP, for the translator: it is checked in full, and no other follows it.
+void Interpreter::interpret_one() {
+  Block* block = cache_.find(cpu_.s.rip, cache_.intern_slow());
+  native_->before(block->ops()->insn);
+  const int64_t budget = cpu_.budget;
+  cpu_.budget = 0;  // keeps the block from going on to another one
+  struct Restore {
+    Cpu& cpu;
+    const int64_t budget;
+    ~Restore() {
+      cpu.budget = budget;
+      cpu.link = nullptr;
+    }
+  } const restore{cpu_, budget - 1};
+  run_block(block);
+  cpu_.current_op = nullptr;
 }
 
 // Instructions are counted when their block starts: takes back those it did not come to.
@@ -230,14 +262,8 @@ void Interpreter::step() {
     cpu_.current_op = nullptr;
     Block* block = cache_.find(s.rip, cache_.intern_slow());
     opcode = block->ops()->insn.opcode;
-    cpu_.budget -= block->count;
-    cpu_.block = block;
-    cpu_.block_rip = block->rip;
-    const Op* op = block->ops();
-    do {
-      cpu_.current_op = op;
-      op = op->run(cpu_, op);
-    } while (op != nullptr);
+    if (native_ != nullptr) native_->settle();
+    run_block(block);
   } catch (const x86::Exception& exception) {
     end_step();
     handle(exception);

@@ -10,6 +10,7 @@
 #include "interp/block_cache.h"
 #include "interp/cpu.h"
 #include "interp/environment.h"
+#include "interp/native.h"
 
 namespace ostler::state {
 class Archive;
@@ -31,12 +32,15 @@ class Interpreter {
  public:
   // Everything passed must outlive the interpreter. `cache_bytes`: for decoded code, 64 KiB or more.
   Interpreter(x86::CpuState& state, mmu::SoftMmu& mmu, Environment& environment, const x86::CpuModel& model,
-              size_t cache_bytes = size_t{4} << 20);
+              size_t cache_bytes = size_t{4} << 20, std::atomic<uint32_t>* pending = nullptr);
   ~Interpreter();
 
   // Executes about `max_instructions` (exact to a block) or until one of the other reasons. The state is then
   // complete and consistent between two instructions.
   Exit run(int64_t max_instructions = INT64_MAX / 2);
+
+  // Runs 64-bit code from now on; outlives the interpreter's last run(). Null: none.
+  void set_native(Native* native) { native_ = native; }
 
   // CpuState was changed from outside (reset, restored, INIT): drops everything derived from it.
   void state_changed();
@@ -68,6 +72,8 @@ class Interpreter {
   bool deliver_pending();
   std::optional<Exit> run_blocks();
   void step();
+  void run_block(Block* block);
+  void interpret_one();
   void handle(const x86::Exception& exception);
   void count_unfinished(bool faulted);
 
@@ -78,6 +84,7 @@ class Interpreter {
                      std::memory_order_relaxed);
   }
 
+  Native* native_ = nullptr;
   std::atomic<uint64_t> published_{0};
   uint64_t retired_before_ = 0;  // when run() was called
   int64_t budget_given_ = 0;

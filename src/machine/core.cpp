@@ -5,6 +5,7 @@
 
 #include "accel/soft/soft_engine.h"
 #include "base/log.h"
+#include "bt/shared.h"
 #include "machine/paravirt.h"
 #include "machine/processor.h"
 #include "x86/host_cpu.h"
@@ -15,16 +16,18 @@ namespace {
 constexpr size_t kDecodedCodePerVcpu = size_t{4} << 20, kDecodedCodeInAll = size_t{8} << 20,
                  kLeastDecodedCode = size_t{1} << 20;
 
-// Only the interpreter exists so far: what names it, what falls back to it, and what cannot.
-// What was passed over is told in `warnings`.
-Result<void> choose_accelerator(const config::Machine& config, std::vector<std::string>& warnings) {
+enum class Accelerator : uint8_t { kInterp, kBt };
+
+// The first that is there. What was passed over is told in `warnings`.
+Result<Accelerator> choose_accelerator(const config::Machine& config, std::vector<std::string>& warnings) {
   for (const std::string& name : config.accelerators) {
-    if (name == "auto" || name == "interp" || name == "tcg") return {};
+    if (name == "interp" || name == "auto") return Accelerator::kInterp;
+    if (name == "bt" || name == "tcg") return Accelerator::kBt;
     warnings.push_back(fmt::format("-accel {}: is not available in this version", name));
   }
-  if (config.accelerators.empty()) return {};
+  if (config.accelerators.empty()) return Accelerator::kInterp;
   return Error(ErrorKind::kUnsupported,
-               fmt::format("-accel {}: is not available in this version; leave it out, or say -accel interp",
+               fmt::format("-accel {}: is not available in this version; leave it out, or say -accel bt",
                            config.accelerators.back()));
 }
 
@@ -78,7 +81,7 @@ Core::Core(const config::Machine& config, x86::CpuModel model, std::shared_ptr<m
 
 Result<std::unique_ptr<Core>> Core::create(const config::Machine& config, chipset::SystemRequests& requests) {
   std::vector<std::string> warnings;
-  TRY(choose_accelerator(config, warnings));
+  TRY_ASSIGN(const Accelerator accelerator, choose_accelerator(config, warnings));
   TRY_ASSIGN(auto model, x86::CpuModel::parse(config.cpu_model.empty() ? "max" : config.cpu_model));
   warnings.insert(warnings.end(), model.warnings().begin(), model.warnings().end());
   auto ram = memory::RamBlock::create({.name = "ram", .size = config.memory_bytes});
@@ -90,6 +93,9 @@ Result<std::unique_ptr<Core>> Core::create(const config::Machine& config, chipse
   // Together the vCPUs keep a bounded amount of decoded code, however many there are.
   const size_t cache =
       std::max(kLeastDecodedCode, std::min(kDecodedCodePerVcpu, kDecodedCodeInAll / config.cpus));
+  if (accelerator == Accelerator::kBt) {
+    TRY_ASSIGN(core->translator_, bt::Shared::create(core->code_, {}));
+  }
   for (unsigned i = 0; i < config.cpus; ++i) {
     x86::VcpuInfo info;
     info.apic_id = x86::apic_id_of(i, config.cores, config.threads);
@@ -114,8 +120,11 @@ Result<std::unique_ptr<Core>> Core::create(const config::Machine& config, chipse
         .bind_thread = [apic = &processor->apic()] { chipset::ApicPage::bind_to_this_thread(apic); },
         .fpu_error = [line = &core->fpu_error_] { line->pulse(); },
         .info = info,
-        .cache_bytes = cache};
-    processor->vcpu().set_engine(std::make_unique<accel::SoftEngine>(std::move(context)));
+        .cache_bytes = cache,
+        .translator = core->translator_.get(),
+        .window = nullptr};
+    TRY_ASSIGN(auto engine, accel::SoftEngine::create(std::move(context)));
+    processor->vcpu().set_engine(std::move(engine));
     processor->tsc().set_state(processor->vcpu().engine().cpu_state());
     core->processors_.push_back(std::move(processor));
   }

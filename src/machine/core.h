@@ -22,6 +22,10 @@
 #include "mmu/vcpu_group.h"
 #include "x86/cpu_model.h"
 
+namespace ostler::bt {
+class Shared;
+}
+
 namespace ostler::machine {
 
 class Processor;
@@ -77,6 +81,7 @@ class Core {
   chipset::ApicPage apic_page_;
   memory::IoRegion apic_region_;
   bus::IrqLine fpu_error_;
+  std::unique_ptr<bt::Shared> translator_;
   std::vector<std::unique_ptr<Processor>> processors_;
 };
 

@@ -37,7 +37,9 @@ CodePages::~CodePages() {
   space_.set_code_listener(nullptr);
 }
 
-void CodePages::protect(Participant& who, RamBlock& ram, uint64_t offset, uint64_t length, GuestPhys page) {
+void CodePages::protect(Participant& who, RamBlock& ram, uint64_t offset, uint64_t length, GuestPhys page,
+                        bool shared) {
+  const unsigned owner = shared ? 0 : owner_of(who);
   const std::byte* host = ram.host() + (offset & ~kPageMask);
   std::atomic<uint8_t>& flags = ram.flags(offset);
   uint64_t generation;
@@ -50,8 +52,8 @@ void CodePages::protect(Participant& who, RamBlock& ram, uint64_t offset, uint64
       entry.ram = &ram;
       entry.generation = ++generations_;
     }
-    if (entry.granules.size() <= who.index()) entry.granules.resize(who.index() + 1);
-    entry.granules[who.index()] |= granules_of(offset, length);
+    if (entry.granules.size() <= owner) entry.granules.resize(owner + 1);
+    entry.granules[owner] |= granules_of(offset, length);
     if (std::find(entry.aliases.begin(), entry.aliases.end(), page) == entry.aliases.end())
       entry.aliases.push_back(page);
     generation = entry.generation;
@@ -67,15 +69,17 @@ void CodePages::protect(Participant& who, RamBlock& ram, uint64_t offset, uint64
   flags.fetch_and(static_cast<uint8_t>(~flag::kWriteTagged), std::memory_order_seq_cst);
 }
 
-void CodePages::tell_locked(const Page& page, unsigned index, uint64_t mask, const Participant* who,
+void CodePages::tell_locked(const Page& page, unsigned owner, uint64_t mask, const Participant* who,
                             std::vector<Stale>* own) {
   const auto first = static_cast<uint16_t>(std::countr_zero(mask) * kGranule);
   const auto last = static_cast<uint16_t>((64 - std::countl_zero(mask)) * kGranule - 1);
   for (const GuestPhys alias : page.aliases) {
-    if (who != nullptr && who->index() == index)
+    if (owner == 0)
+      shared_observer_->shared_code_written(alias, first, last);
+    else if (who != nullptr && owner_of(*who) == owner)
       own->push_back({alias, first, last});
     else
-      group_.post_stale_code(index, alias, first, last);
+      group_.post_stale_code(owner - 1, alias, first, last);
   }
 }
 
@@ -103,11 +107,11 @@ void CodePages::written_locked(const Participant* who, RamBlock& ram, uint64_t o
   std::atomic<uint8_t>& flags = ram.flags(offset);
   const bool whole = hits_of(flags.load(std::memory_order_relaxed)) < CodePages::kWholePageHits;
   if (whole) flags.fetch_add(kHit, std::memory_order_relaxed);
-  for (unsigned index = 0; index < page.granules.size(); ++index) {
-    const uint64_t dropped = whole ? page.granules[index] : page.granules[index] & touched;
+  for (unsigned owner = 0; owner < page.granules.size(); ++owner) {
+    const uint64_t dropped = whole ? page.granules[owner] : page.granules[owner] & touched;
     if (dropped == 0) continue;
-    page.granules[index] &= ~dropped;
-    tell_locked(page, index, dropped, who, own);
+    page.granules[owner] &= ~dropped;
+    tell_locked(page, owner, dropped, who, own);
   }
   // A page that has lost all its code piece by piece is likely to become something else: it may begin anew.
   if (release_if_unused_locked(at) && !whole)
@@ -127,10 +131,19 @@ void CodePages::code_written(RamBlock& ram, uint64_t offset, uint64_t length) {
 
 void CodePages::forget(const Participant& who) {
   const std::lock_guard lock(mutex_);
+  forget_locked(owner_of(who));
+}
+
+void CodePages::forget_shared() {
+  const std::lock_guard lock(mutex_);
+  forget_locked(0);
+}
+
+void CodePages::forget_locked(unsigned owner) {
   for (auto at = pages_.begin(); at != pages_.end();) {
     const auto next = std::next(at);
-    if (who.index() < at->second.granules.size() && at->second.granules[who.index()] != 0) {
-      at->second.granules[who.index()] = 0;
+    if (owner < at->second.granules.size() && at->second.granules[owner] != 0) {
+      at->second.granules[owner] = 0;
       release_if_unused_locked(at);
     }
     at = next;
@@ -140,8 +153,9 @@ void CodePages::forget(const Participant& who) {
 void CodePages::forget(const Participant& who, RamBlock& ram, uint64_t offset) {
   const std::lock_guard lock(mutex_);
   const auto at = pages_.find(ram.host() + (offset & ~kPageMask));
-  if (at == pages_.end() || who.index() >= at->second.granules.size()) return;
-  at->second.granules[who.index()] = 0;
+  const unsigned owner = owner_of(who);
+  if (at == pages_.end() || owner >= at->second.granules.size()) return;
+  at->second.granules[owner] = 0;
   release_if_unused_locked(at);
 }
 
@@ -157,10 +171,10 @@ void CodePages::view_changed(const memory::ViewChange& change) {
       const auto next = std::next(at);
       if (at->first + kPageMask >= first && at->first <= last) {
         Page& page = at->second;
-        for (unsigned index = 0; index < page.granules.size(); ++index) {
-          if (page.granules[index] == 0) continue;
-          tell_locked(page, index, page.granules[index], nullptr, nullptr);
-          page.granules[index] = 0;
+        for (unsigned owner = 0; owner < page.granules.size(); ++owner) {
+          if (page.granules[owner] == 0) continue;
+          tell_locked(page, owner, page.granules[owner], nullptr, nullptr);
+          page.granules[owner] = 0;
         }
         release_if_unused_locked(at);
       }

@@ -27,6 +27,15 @@
 
 namespace ostler::mmu {
 
+// Whoever keeps translated code of guest memory for all vCPUs of a machine.
+class SharedCodeObserver {
+ public:
+  virtual ~SharedCodeObserver() = default;
+  // Code made of bytes [first, last] of the physical page at `page` is stale, and must not be entered any more when
+  // this returns. Any thread, with CodePages' mutex held.
+  virtual void shared_code_written(GuestPhys page, unsigned first, unsigned last) = 0;
+};
+
 class CodePages final : public memory::CodeListener, public memory::Listener {
  public:
   static constexpr unsigned kGranule = 64;       // bytes
@@ -40,7 +49,14 @@ class CodePages final : public memory::CodeListener, public memory::Listener {
 
   // Before vCPU `who` reads [offset, offset + length), within one page, as code at guest-physical `page`. May
   // wait for other vCPUs; call it between blocks.
-  void protect(Participant& who, memory::RamBlock& ram, uint64_t offset, uint64_t length, GuestPhys page);
+  // `shared`: what is made of them is kept for all vCPUs, by the shared observer.
+  void protect(Participant& who, memory::RamBlock& ram, uint64_t offset, uint64_t length, GuestPhys page,
+               bool shared = false);
+
+  // Before vCPUs run.
+  void set_shared_observer(SharedCodeObserver* observer) { shared_observer_ = observer; }
+  // Nothing is kept for all vCPUs any more.
+  void forget_shared();
 
   struct Stale {
     GuestPhys page;
@@ -63,19 +79,22 @@ class CodePages final : public memory::CodeListener, public memory::Listener {
   struct Page {
     memory::RamBlock* ram;
     std::vector<GuestPhys> aliases;  // usually one
-    std::vector<uint64_t> granules;  // by participant
+    std::vector<uint64_t> granules;  // by owner: 0 is shared, participant n is n + 1
     uint64_t generation;             // since when kCode has been set without a break
   };
   using Pages = std::unordered_map<const std::byte*, Page>;  // by host page
 
   void written_locked(const Participant* who, memory::RamBlock& ram, uint64_t offset, uint64_t length,
                       std::vector<Stale>* own);
-  void tell_locked(const Page& page, unsigned index, uint64_t mask, const Participant* who,
+  static unsigned owner_of(const Participant& who) { return who.index() + 1; }
+  void forget_locked(unsigned owner);
+  void tell_locked(const Page& page, unsigned owner, uint64_t mask, const Participant* who,
                    std::vector<Stale>* own);
   bool release_if_unused_locked(Pages::iterator at);
 
   memory::AddressSpace& space_;
   VcpuGroup& group_;
+  SharedCodeObserver* shared_observer_ = nullptr;
   std::mutex mutex_;  // before the group's
   Pages pages_;
   uint64_t generations_ = 0;

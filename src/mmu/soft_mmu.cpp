@@ -32,6 +32,16 @@ unsigned code_hash(uint64_t linear, unsigned entries) {
 
 constexpr uint64_t kLargestAccess = 2 * kPageSize;
 
+class HeapTlbs final : public TlbStore {
+ public:
+  Tlb* user(unsigned) override { return make(); }
+  Tlb* supervisor(unsigned) override { return make(); }
+
+ private:
+  Tlb* make() { return tlbs_.emplace_back(std::make_unique<Tlb>()).get(); }
+  std::vector<std::unique_ptr<Tlb>> tlbs_;
+};
+
 }  // namespace
 
 // Page tables in guest RAM. Entries elsewhere read as all ones, and are not written: the walk never enters a
@@ -79,11 +89,15 @@ class SoftMmu::PageTables {
   SoftMmu& mmu_;
 };
 
-SoftMmu::SoftMmu(x86::CpuState& state, memory::AddressSpace& space, CodePages& code, Limits limits)
+SoftMmu::SoftMmu(x86::CpuState& state, memory::AddressSpace& space, CodePages& code, Limits limits,
+                 TlbStore* store)
     : state_(state),
       reader_(space),
       code_(code),
-      supervisors_(std::make_unique<Tlb[]>(2)),
+      own_store_(store == nullptr ? std::make_unique<HeapTlbs>() : nullptr),
+      users_(store == nullptr ? *own_store_ : *store),
+      supervisors_{(store == nullptr ? *own_store_ : *store).supervisor(0),
+                   (store == nullptr ? *own_store_ : *store).supervisor(1)},
       limits_(limits),
       code_filter_(std::make_unique<std::array<bool, kCodeFilter>>()),
       participant_(code.group(), *this) {
@@ -113,7 +127,7 @@ void SoftMmu::mode_changed() {
 }
 
 void SoftMmu::select_contexts() {
-  tlbs_ = {&users_.tlb(), &supervisors_[0], &supervisors_[1]};
+  tlbs_ = {&users_.tlb(), supervisors_[0], supervisors_[1]};
   data_ = tlbs_[context_of(Privilege::kCurrent, Access::kRead)];
   fetch_ = tlbs_[user_ ? kUser : kSupervisor];
   fetch_epochs_[0] = users_.epoch();
@@ -122,8 +136,8 @@ void SoftMmu::select_contexts() {
 template <class F>
 void SoftMmu::for_each_tlb(F&& f) {
   users_.for_each(f);
-  f(supervisors_[0]);
-  f(supervisors_[1]);
+  f(*supervisors_[0]);
+  f(*supervisors_[1]);
 }
 
 uint64_t SoftMmu::current_pcid() const {
@@ -132,8 +146,8 @@ uint64_t SoftMmu::current_pcid() const {
 
 void SoftMmu::flush_all() {
   users_.clear(current_pcid());
-  supervisors_[0].clear();
-  supervisors_[1].clear();
+  supervisors_[0]->clear();
+  supervisors_[1]->clear();
   drop_code_filter();
   paging_ = PagingContext::of(state_, limits_.phys_bits, limits_.gib_pages);
   select_contexts();
@@ -154,8 +168,8 @@ void SoftMmu::cr3_written(uint64_t value) {
 // Goes on, or over, to `pcid`. What the supervisor has of pages that are not global is not kept for any PCID.
 void SoftMmu::drop_non_global(uint64_t pcid, bool keep_user) {
   users_.select(pcid, keep_user);
-  supervisors_[0].clear_non_global();
-  supervisors_[1].clear_non_global();
+  supervisors_[0]->clear_non_global();
+  supervisors_[1]->clear_non_global();
   if (code_filter_used_ > kCodeFilterFull) {
     for_each_tlb([](Tlb& tlb) { tlb.clear_fetch_tags(); });
     drop_code_filter();
@@ -254,7 +268,7 @@ bool SoftMmu::probe_other_contexts(unsigned context, uint64_t linear, Access acc
     if (access == Access::kWrite ? !writable : !readable) return false;
     tlbs_[context]->fill({.linear = page,
                           .phys = from.phys_page(slot),
-                          .host = reinterpret_cast<std::byte*>(page + from.addend[slot]),
+                          .host = from.host[slot],
                           .read = readable,
                           .write = writable,
                           .fetch = false,
@@ -562,7 +576,7 @@ void SoftMmu::store_noted(memory::RamBlock& ram, uint64_t offset, std::span<cons
   if (!kept) code_.forget(participant_, ram, offset);
 }
 
-bool SoftMmu::read_code(GuestPhys address, std::span<uint8_t> out) {
+bool SoftMmu::read_code(GuestPhys address, std::span<uint8_t> out, bool shared) {
   ASSERT((address.value & kPageMask) + out.size() <= kPageSize, "code is read page by page");
   if (out.empty()) return true;
   const memory::FlatRange* range = reader_.find(address);
@@ -575,7 +589,7 @@ bool SoftMmu::read_code(GuestPhys address, std::span<uint8_t> out) {
   }
   const std::shared_ptr<memory::RamBlock> ram = range->ram;  // protect() may wait while memory is taken away
   const uint64_t offset = range->offset_of(address);
-  code_.protect(participant_, *ram, offset, out.size(), page);
+  code_.protect(participant_, *ram, offset, out.size(), page, shared);
   memory::guest_copy(out.data(), ram->host() + offset, out.size());
   return true;
 }

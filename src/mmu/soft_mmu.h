@@ -46,7 +46,9 @@ class SoftMmu final : private Coherent {
     bool gib_pages = true;    // CPUID.80000001H:EDX.Page1GB
   };
   // All of them outlive the MMU, and the vCPU's CodePages are those of its machine.
-  SoftMmu(x86::CpuState& state, memory::AddressSpace& space, CodePages& code, Limits limits);
+  // Without a `store` it keeps its TLBs itself.
+  SoftMmu(x86::CpuState& state, memory::AddressSpace& space, CodePages& code, Limits limits,
+          TlbStore* store = nullptr);
   ~SoftMmu() override;
   SoftMmu(const SoftMmu&) = delete;
   SoftMmu& operator=(const SoftMmu&) = delete;
@@ -89,7 +91,17 @@ class SoftMmu final : private Coherent {
   // Copies code bytes within one page of physical memory, having first marked them as code, so that no later
   // write is missed. False when they are not in RAM or ROM (a device, or nothing): what is made of such bytes
   // must not be kept.
-  bool read_code(GuestPhys address, std::span<uint8_t> out);
+  // `shared`: for code that all vCPUs use, whose keeper is CodePages' shared observer.
+  bool read_code(GuestPhys address, std::span<uint8_t> out, bool shared = false);
+  // The fetch entry of a linear address after translate_fetch(): where the number for translated code is kept.
+  uint32_t& exec_id(uint64_t linear) { return fetch_->exec_id[Tlb::slot_of(linear)]; }
+  // The user context's TLB, the one that changes with CR3.
+  Tlb* user_tlb() const { return tlbs_[kUser]; }
+  CodePages& code_pages() { return code_; }
+  // Throws x86::Exception like a data access; the host address of `size` bytes that may be accessed in place, or null.
+  void* pointer(uint64_t linear, unsigned size, Access access) {
+    return access == Access::kWrite ? rmw_pointer(linear, size) : const_cast<void*>(read_pointer(linear, size));
+  }
   void set_code_observer(CodeObserver* observer) { observer_ = observer; }
   // All blocks were dropped: no page has code of this vCPU any more.
   void forget_code() { code_.forget(participant_); }
@@ -208,8 +220,9 @@ class SoftMmu final : private Coherent {
   x86::CpuState& state_;
   memory::AddressSpace::Reader reader_;
   CodePages& code_;
+  std::unique_ptr<TlbStore> own_store_;
   UserContexts users_;
-  std::unique_ptr<Tlb[]> supervisors_;
+  std::array<Tlb*, 2> supervisors_;
   Limits limits_;
   PagingContext paging_;
   uint64_t cr0_ = 0, cr4_ = 0, efer_ = 0;  // the bits that paging_ was made of

@@ -6,7 +6,7 @@ namespace ostler::mmu {
 
 Tlb::Tlb() {
   for (unsigned slot = 0; slot < kEntries; ++slot) drop(slot);
-  addend.fill(0);
+  host.fill(nullptr);
   phys.fill(0);
 }
 
@@ -17,12 +17,11 @@ void Tlb::fill(const Fill& fill) {
                          (fill.page_size >= uint64_t{1} << 30 ? kGib
                           : fill.page_size > kPageSize        ? kMib
                                                               : 0);
-  const uint64_t delta = reinterpret_cast<uintptr_t>(fill.host) - page;
-  const bool same = holds(slot, page) && phys[slot] == entry && addend[slot] == delta;
+  const bool same = holds(slot, page) && phys[slot] == entry && host[slot] == fill.host;
   if (!same) {
     drop(slot);
     phys[slot] = entry;
-    addend[slot] = delta;
+    host[slot] = fill.host;
     (fill.global ? global_ : non_global_).add(slot);
     if (fill.page_size >= uint64_t{1} << 30)
       gib_filter_[hash(page >> 30)] = true;
@@ -33,7 +32,10 @@ void Tlb::fill(const Fill& fill) {
     if (fill.read) read_tag[slot] = page;
     if (fill.write) write_tag[slot] = page;
   }
-  if (fill.fetch) fetch_tag[slot] = page;
+  if (fill.fetch && fetch_tag[slot] != page) {
+    fetch_tag[slot] = page;
+    exec_id[slot] = 0;
+  }
 }
 
 void Tlb::clear() {
@@ -83,7 +85,7 @@ void Tlb::clear_range(uint64_t from, uint64_t size) {
 }
 
 void Tlb::clear_fetch_tags() {
-  for (unsigned slot = 0; slot < kEntries; ++slot) fetch_tag[slot] = never(slot);
+  for (unsigned slot = 0; slot < kEntries; ++slot) drop_fetch(slot);
 }
 
 void Tlb::clear_write_tags() {
@@ -91,10 +93,9 @@ void Tlb::clear_write_tags() {
 }
 
 void Tlb::clear_write_tags_of(const std::byte* host_page) {
-  const auto host = reinterpret_cast<uintptr_t>(host_page);
   // An empty slot may match by accident: it is cleared again.
   for (unsigned slot = 0; slot < kEntries; ++slot)
-    if (write_tag[slot] + addend[slot] == host) write_tag[slot] = never(slot);
+    if (host[slot] == host_page) write_tag[slot] = never(slot);
 }
 
 }  // namespace ostler::mmu

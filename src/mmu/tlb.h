@@ -16,10 +16,22 @@
 
 namespace ostler::mmu {
 
-class Tlb {
- public:
+// What translated code indexes.
+struct TlbArrays {
   static constexpr unsigned kEntries = 4096;
 
+  alignas(64) std::array<uint64_t, kEntries> read_tag;
+  std::array<uint64_t, kEntries> write_tag;
+  std::array<uint64_t, kEntries> fetch_tag;
+  std::array<std::byte*, kEntries> host;  // page
+  std::array<uint64_t, kEntries> phys;    // page | flags
+  // For translated code: a number that its owner has given to this linear page at this physical page, valid while
+  // the fetch tag is; 0: none.
+  std::array<uint32_t, kEntries> exec_id;
+};
+
+class Tlb : public TlbArrays {
+ public:
   Tlb();
 
   static constexpr unsigned slot_of(uint64_t linear) { return (linear >> 12) & (kEntries - 1); }
@@ -30,7 +42,7 @@ class Tlb {
   std::byte* find(const std::array<uint64_t, kEntries>& tags, uint64_t linear, size_t size) const {
     const unsigned slot = slot_of(linear);
     if (linear - tags[slot] <= kPageSize - size) [[likely]]
-      return reinterpret_cast<std::byte*>(linear + addend[slot]);
+      return host[slot] + (linear - tags[slot]);
     return nullptr;
   }
 
@@ -50,6 +62,10 @@ class Tlb {
   void clear_non_global();
   void clear_page(uint64_t linear);
   void clear_fetch_tags();
+  void drop_fetch(unsigned slot) {
+    fetch_tag[slot] = never(slot);
+    exec_id[slot] = 0;
+  }
   void clear_write_tags();
   void clear_write_tags_of(const std::byte* host_page);
 
@@ -72,18 +88,15 @@ class Tlb {
 
   static constexpr uint64_t kGlobal = 1, kUserPage = 2, kMib = 4, kGib = 8;  // in the low bits of phys
 
-  alignas(64) std::array<uint64_t, kEntries> read_tag;
-  std::array<uint64_t, kEntries> write_tag;
-  std::array<uint64_t, kEntries> fetch_tag;
-  std::array<uint64_t, kEntries> addend;  // host = linear + addend
-  std::array<uint64_t, kEntries> phys;    // page | flags
-
  private:
   static constexpr unsigned kFilter = 512;
   static constexpr unsigned kMostFilled = 1024;
   static unsigned hash(uint64_t frame) { return static_cast<unsigned>(frame ^ (frame >> 9)) % kFilter; }
   void clear_range(uint64_t from, uint64_t size);
-  void drop(unsigned slot) { read_tag[slot] = write_tag[slot] = fetch_tag[slot] = never(slot); }
+  void drop(unsigned slot) {
+    read_tag[slot] = write_tag[slot] = never(slot);
+    drop_fetch(slot);
+  }
   bool holds(unsigned slot, uint64_t page) const {
     return read_tag[slot] == page || write_tag[slot] == page || fetch_tag[slot] == page;
   }
@@ -103,6 +116,15 @@ class Tlb {
   // Frames of 4 MiB and 1 GiB (hashed) in which parts of large pages were entered since the last clear().
   std::array<bool, kFilter> mib_filter_{};
   std::array<bool, kFilter> gib_filter_{};
+};
+
+// Where a vCPU's TLBs lie. Translated code wants them at fixed distances from a base of its own.
+class TlbStore {
+ public:
+  virtual ~TlbStore() = default;
+  // The context's TLB, constructed and empty. Called once for each number.
+  virtual Tlb* user(unsigned context) = 0;
+  virtual Tlb* supervisor(unsigned context) = 0;
 };
 
 }  // namespace ostler::mmu

@@ -13,7 +13,7 @@ void UserContexts::select(uint64_t pcid, bool keep) {
       return (a.valid ? a.used : 0) < (b.valid ? b.used : 0);
     });
     if (at->tlb == nullptr)
-      at->tlb = std::make_unique<Tlb>();
+      at->tlb = store_.user(static_cast<unsigned>(at - contexts_.begin()));
     else
       at->tlb->clear();
     at->valid = true;

@@ -5,7 +5,6 @@
 
 #include <array>
 #include <cstdint>
-#include <memory>
 
 #include "mmu/tlb.h"
 
@@ -15,7 +14,7 @@ class UserContexts {
  public:
   static constexpr unsigned kMost = 6;  // Linux uses as many
 
-  UserContexts() { select(0, false); }
+  explicit UserContexts(TlbStore& store) : store_(store) { select(0, false); }
 
   Tlb& tlb() { return *current_->tlb; }
   const Tlb& tlb() const { return *current_->tlb; }
@@ -40,12 +39,13 @@ class UserContexts {
 
  private:
   struct Context {
-    std::unique_ptr<Tlb> tlb;  // made when first needed
+    Tlb* tlb = nullptr;  // made when first needed
     bool valid = false;
     uint64_t pcid = 0;
     uint64_t epoch = 0;
     uint64_t used = 0;  // when, on a clock that counts switches
   };
+  TlbStore& store_;
   std::array<Context, kMost> contexts_;
   Context* current_ = nullptr;
   uint64_t epochs_ = 0;

@@ -30,12 +30,28 @@ bool is_apic_msr(uint32_t index) {
 
 SoftEngine::SoftEngine(SoftContext context)
     : context_(std::move(context)),
+      state_(context_.window != nullptr ? context_.window->hot().cpu : own_state_),
       mmu_(state_, context_.memory, context_.code,
            {.phys_bits = context_.model.physical_bits(),
-            .gib_pages = context_.model.has(x86::Feature::kPdpe1gb)}),
+            .gib_pages = context_.model.has(x86::Feature::kPdpe1gb)},
+           context_.window.get()),
       ports_(context_.ports),
-      interpreter_(state_, mmu_, *this, context_.model, context_.cache_bytes) {
+      interpreter_(state_, mmu_, *this, context_.model, context_.cache_bytes,
+                   context_.window != nullptr ? &context_.window->hot().pending : nullptr) {
   mmu_.participant().set_kick([this] { interpreter_.post(interp::pending::kGroup); });
+}
+
+Result<std::unique_ptr<SoftEngine>> SoftEngine::create(SoftContext context) {
+  if (context.translator != nullptr) {
+    TRY_ASSIGN(context.window, bt::Window::create());
+  }
+  std::unique_ptr<SoftEngine> engine(new SoftEngine(std::move(context)));
+  if (engine->context_.translator != nullptr) {
+    TRY_ASSIGN(engine->runner_, bt::Runner::create(*engine->context_.translator, *engine->context_.window,
+                                                   engine->interpreter_.cpu()));
+    engine->interpreter_.set_native(engine->runner_.get());
+  }
+  return engine;
 }
 
 VcpuExit SoftEngine::run() {

@@ -1,4 +1,5 @@
-// A vCPU on the interpreter: joins the interpreter, the software MMU and the world around them.
+// A vCPU on the interpreter, and on the translator where there is one: joins them, the software MMU and the world
+// around them.
 #pragma once
 
 #include <atomic>
@@ -8,6 +9,8 @@
 
 #include "accel/engine.h"
 #include "accel/paravirt.h"
+#include "base/result.h"
+#include "bt/runner.h"
 #include "bus/cpu_events.h"
 #include "interp/environment.h"
 #include "interp/interpreter.h"
@@ -28,11 +31,13 @@ struct SoftContext {
   std::function<void()> fpu_error;    // FERR#: IRQ 13
   x86::VcpuInfo info;
   size_t cache_bytes = size_t{3} << 20;  // decoded code
+  bt::Shared* translator = nullptr;      // of the machine; null: only the interpreter
+  std::unique_ptr<bt::Window> window;    // with a translator
 };
 
 class SoftEngine final : public Engine, private interp::Environment {
  public:
-  explicit SoftEngine(SoftContext context);
+  static Result<std::unique_ptr<SoftEngine>> create(SoftContext context);
 
   VcpuExit run() override;
   void kick() override { interpreter_.request_exit(); }
@@ -46,6 +51,8 @@ class SoftEngine final : public Engine, private interp::Environment {
   uint64_t instructions() const override { return interpreter_.retired(); }
 
  private:
+  explicit SoftEngine(SoftContext context);
+
   // interp::Environment
   uint32_t port_read(uint16_t port, unsigned size) override;
   void port_write(uint16_t port, unsigned size, uint32_t value) override;
@@ -61,10 +68,12 @@ class SoftEngine final : public Engine, private interp::Environment {
   void fpu_error() override { context_.fpu_error(); }
 
   SoftContext context_;
-  x86::CpuState state_;
+  x86::CpuState own_state_;
+  x86::CpuState& state_;
   mmu::SoftMmu mmu_;
   memory::AddressSpace::Reader ports_;
   interp::Interpreter interpreter_;
+  std::unique_ptr<bt::Runner> runner_;
   bool bound_ = false;
 };
 

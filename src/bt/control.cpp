@@ -1,0 +1,222 @@
+// The stack and control transfers.
+#include "bt/translator.h"
+#include "bt/window.h"
+
+namespace ostler::bt {
+
+using x86::OperandKind;
+
+namespace {
+constexpr HostMem kHere{.base = kS0, .index = kS1};
+
+unsigned number(const x86::Operand& operand) {
+  return operand.index / 8;
+}
+}  // namespace
+
+// ---- the stack ----
+
+// Stores `value` below the stack pointer. What may fault is done before anything changes.
+void Translator::push_value(const GuestInsn& g, uint64_t value) {
+  check_at(g, {.base = kSp, .disp = -8}, 8, Direction::kWrite);
+  if (static_cast<int64_t>(value) == static_cast<int32_t>(value)) {
+    hot_.store_mem_imm(kHere, static_cast<uint32_t>(value));
+  } else {
+    hot_.lea(kS0, kHere);
+    hot_.mov_imm(kS1, value);
+    hot_.store_mem({.base = kS0}, kS1);
+  }
+  hot_.lea(kSp, {.base = kSp, .disp = -8});
+}
+
+void Translator::push(const GuestInsn& g) {
+  free_flags(g.live_after);
+  const x86::Operand& operand = g.insn.operand[0];
+  if (operand.kind == OperandKind::kImm) return push_value(g, g.insn.imm);
+  if (operand.kind == OperandKind::kMem) {
+    address(g);
+    check(g, 8, Direction::kRead);
+    hot_.load_mem(kS0, kHere);
+    hot_.store(offsetof(Hot, scratch) + 8, kS0);
+  }
+  check_at(g, {.base = kSp, .disp = -8}, 8, Direction::kWrite);
+  Reg value = operand.kind == OperandKind::kGpr ? host_reg(number(operand)) : kNoReg;
+  if (value != kNoReg) {
+    hot_.store_mem(kHere, value);
+  } else {
+    hot_.lea(kS0, kHere);
+    hot_.load(kS1, operand.kind == OperandKind::kMem ? offsetof(Hot, scratch) + 8 : gpr_at(number(operand)));
+    hot_.store_mem({.base = kS0}, kS1);
+  }
+  hot_.lea(kSp, {.base = kSp, .disp = -8});
+}
+
+void Translator::pop(const GuestInsn& g) {
+  free_flags(g.live_after);
+  check_at(g, {.base = kSp}, 8, Direction::kRead);
+  const unsigned guest = number(g.insn.operand[0]);
+  const Reg to = host_reg(guest);
+  if (to == kSp) return hot_.load_mem(kSp, kHere);
+  hot_.load_mem(to == kNoReg ? kS1 : to, kHere);
+  if (to == kNoReg) hot_.store(gpr_at(guest), kS1);
+  hot_.lea(kSp, {.base = kSp, .disp = 8});
+}
+
+void Translator::leave(const GuestInsn& g) {
+  constexpr Reg kBp = 5;
+  free_flags(g.live_after);
+  check_at(g, {.base = kBp}, 8, Direction::kRead);
+  hot_.lea(kSp, {.base = kBp, .disp = 8});
+  hot_.load_mem(kBp, kHere);
+}
+
+// ---- leaving the block ----
+
+void Translator::exit_to(uint64_t target, uint16_t live, Branch branch, uint8_t cc) {
+  const bool same_page = (target ^ code_->rip) >> 12 == 0 && !code_->straddles;
+  const bool must_spill = live != 0 && host_valid_ && !memory_valid_ && !same_page;
+  Assembler* at = &hot_;
+  if (must_spill && branch == Branch::kCondition) {
+    // In the cold code, so that the path not taken keeps its flags.
+    land(hot_.jcc(cc), cold_.offset());
+    std::swap(hot_, cold_);
+    spill_flags();
+    std::swap(hot_, cold_);
+    memory_valid_ = false;  // on the other path
+    at = &cold_;
+    branch = Branch::kJump;
+  } else if (must_spill) {
+    spill_flags();
+  }
+  const uint32_t number = cache_.next_exit();
+  at->align_field(branch == Branch::kCondition ? 2 : 1);
+  uint32_t field = 0;
+  switch (branch) {
+    case Branch::kJump:
+      field = at->jmp();
+      break;
+    case Branch::kCall:
+      field = at->call();
+      break;
+    case Branch::kCondition:
+      field = at->jcc(cc);
+      break;
+  }
+  land(field, cold_.offset());
+  Exit& exit = cache_.add_exit();
+  exit.target = target;
+  exit.field = field;
+  exit.stub = cold_.offset();
+  exit.block = cache_.next_block();
+  exit.mode = code_->mode;
+  exit.same_page = same_page;
+  exit.flags_in_host = live == 0 || (host_valid_ && !must_spill);
+  cold_.mov_imm(kS0, number);
+  cold_.jmp(routines_.exit_link);
+}
+
+void Translator::conditional_jump(const GuestInsn& g) {
+  want_flags();
+  const uint64_t target = code_->next_rip(g) + g.insn.imm;
+  // A loop must come by a poll: at an entry where the flags are free, or else in the entry that checks.
+  const bool backwards = target <= code_->rip_of(g);
+  if (backwards && g.live_taken != 0 && !memory_valid_) {
+    const bool host = host_valid_;
+    const uint32_t skip = hot_.jcc(g.insn.condition ^ 1);
+    spill_flags();
+    host_valid_ = false;
+    exit_to(target, g.live_taken, Branch::kJump);
+    land(skip, hot_.offset());
+    host_valid_ = host;
+    memory_valid_ = false;
+    return;
+  }
+  exit_to(target, g.live_taken, Branch::kCondition, g.insn.condition);
+}
+
+void Translator::count_jump(const GuestInsn& g) {
+  if (host_valid_ && g.live_after != 0 && !memory_valid_) spill_flags();
+  host_valid_ = false;
+  if (g.insn.opcode == x86::Opcode::kLoop) hot_.lea(kRcx, {.base = kRcx, .disp = -1});
+  const bool zero_jumps = g.insn.opcode == x86::Opcode::kJcxz;
+  const uint64_t taken = code_->next_rip(g) + g.insn.imm, next = code_->next_rip(g);
+  hot_.u8(0xe3);  // JRCXZ
+  uint8_t* distance = hot_.at();
+  hot_.u8(0);
+  const uint8_t* start = hot_.at();
+  exit_to(zero_jumps ? next : taken, g.live_after, Branch::kJump);
+  *distance = static_cast<uint8_t>(hot_.at() - start);
+  exit_to(zero_jumps ? taken : next, g.live_after, Branch::kJump);
+}
+
+// ---- calls and returns ----
+
+void Translator::mix_mode() {
+  const uint64_t key = mode_key(code_->mode);
+  if (key == 0) return;
+  hot_.mov_imm64(kS1, key);
+  hot_.u8(0x4d);  // XOR r14, r15
+  hot_.u8(0x31);
+  hot_.u8(0xfe);
+}
+
+// Where the host's return leads: kS0 is where the guest wanted to return to.
+void Translator::landing(const GuestInsn& g) {
+  const uint64_t next = code_->next_rip(g);
+  hot_.mov_imm(kS1, next ^ mode_key(code_->mode));
+  hot_.cmp(kS0, kS1);
+  hot_.jcc(kCcNe, routines_.lookup[supervisor()]);
+  host_valid_ = false;
+  memory_valid_ = true;
+  exit_to(next, x86::rflags::kArithmetic, Branch::kJump);
+}
+
+void Translator::call(const GuestInsn& g) {
+  free_flags(x86::rflags::kArithmetic);
+  push_value(g, code_->next_rip(g));
+  exit_to(code_->next_rip(g) + g.insn.imm, x86::rflags::kArithmetic, Branch::kCall);
+  landing(g);
+}
+
+void Translator::target_to_s0(const GuestInsn& g) {
+  const x86::Operand& operand = g.insn.operand[0];
+  if (operand.kind == OperandKind::kMem) {
+    address(g);
+    check(g, 8, Direction::kRead);
+    hot_.load_mem(kS0, kHere);
+    return;
+  }
+  const Reg reg = host_reg(number(operand));
+  if (reg == kNoReg)
+    hot_.load(kS0, gpr_at(number(operand)));
+  else
+    hot_.mov(kS0, reg);
+}
+
+void Translator::indirect(const GuestInsn& g) {
+  free_flags(x86::rflags::kArithmetic);
+  target_to_s0(g);
+  if (g.kind == Kind::kJumpIndirect) {
+    mix_mode();
+    hot_.jmp(routines_.lookup[supervisor()]);
+    return;
+  }
+  hot_.store(offsetof(Hot, scratch) + 8, kS0);
+  push_value(g, code_->next_rip(g));
+  hot_.load(kS0, offsetof(Hot, scratch) + 8);
+  mix_mode();
+  hot_.call(routines_.lookup[supervisor()]);
+  landing(g);
+}
+
+void Translator::ret(const GuestInsn& g) {
+  free_flags(x86::rflags::kArithmetic);
+  check_at(g, {.base = kSp}, 8, Direction::kRead);
+  hot_.load_mem(kS0, kHere);
+  const bool pops = g.insn.operand_count != 0;
+  hot_.lea(kSp, {.base = kSp, .disp = static_cast<int32_t>(8 + (pops ? g.insn.imm & 0xffff : 0))});
+  mix_mode();
+  hot_.u8(0xc3);
+}
+
+}  // namespace ostler::bt

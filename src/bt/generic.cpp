@@ -1,0 +1,354 @@
+// Instructions that run on the host as they are, but for the names of registers and the address of their memory
+// operand.
+#include <utility>
+
+#include "bt/translator.h"
+#include "x86/opcodes/table.h"
+#include "x86/vector_info.h"
+
+namespace ostler::bt {
+
+using x86::Instruction;
+using x86::Opcode;
+using x86::OperandKind;
+using x86::opcodes::Place;
+
+namespace {
+
+constexpr HostMem kHere{.base = kS0, .index = kS1};
+
+// The parts of an encoding, found in the guest's bytes.
+struct Raw {
+  bool operand_size = false;  // 66
+  uint8_t repeat = 0;         // F2 or F3
+  uint8_t rex = 0;
+  bool vex = false;
+  uint8_t vex_r = 0, vex_x = 0, vex_b = 0, vvvv = 0;
+  uint8_t opcode_at = 0;  // the opcode byte itself
+  uint8_t imm_at = 0;
+};
+
+Raw parse(const Instruction& insn, const uint8_t* bytes) {
+  Raw raw;
+  unsigned at = 0;
+  for (;; ++at) {
+    const uint8_t b = bytes[at];
+    if (b == 0x66)
+      raw.operand_size = true;
+    else if (b == 0xf2 || b == 0xf3)
+      raw.repeat = b;
+    else if (b != 0xf0 && b != 0x67 && b != 0x2e && b != 0x36 && b != 0x3e && b != 0x26 && b != 0x64 && b != 0x65)
+      break;
+  }
+  if (insn.encoding == x86::Encoding::kVex) {
+    raw.vex = true;
+    const uint8_t second = bytes[at + 1];
+    raw.vex_r = (~second >> 7 & 1) << 3;
+    if (bytes[at] == 0xc5) {
+      raw.vvvv = ~second >> 3 & 15;
+      at += 2;
+    } else {
+      raw.vex_x = (~second >> 6 & 1) << 3;
+      raw.vex_b = (~second >> 5 & 1) << 3;
+      raw.vvvv = ~bytes[at + 2] >> 3 & 15;
+      at += 3;
+    }
+  } else {
+    if ((bytes[at] & 0xf0) == 0x40) raw.rex = bytes[at++];
+    at += insn.map == 0 ? 0 : insn.map == 1 ? 1 : 2;
+  }
+  raw.opcode_at = static_cast<uint8_t>(at++);
+  if (insn.has_modrm) {
+    const uint8_t modrm = bytes[at++];
+    const unsigned mod = modrm >> 6, rm = modrm & 7;
+    if (mod != 3) {
+      bool wide = mod == 2 || (mod == 0 && rm == 5);
+      if (rm == 4) {
+        if (mod == 0 && (bytes[at] & 7) == 5) wide = true;
+        ++at;
+      }
+      at += wide ? 4 : mod == 1 ? 1 : 0;
+    }
+  }
+  raw.imm_at = static_cast<uint8_t>(at);
+  return raw;
+}
+
+bool replaces_destination(Opcode opcode) {
+  switch (opcode) {
+    case Opcode::kMov:
+    case Opcode::kMovzx:
+    case Opcode::kMovsx:
+    case Opcode::kMovbe:
+    case Opcode::kTzcnt:
+    case Opcode::kLzcnt:
+    case Opcode::kPopcnt:
+    case Opcode::kAndn:
+    case Opcode::kBextr:
+    case Opcode::kBlsi:
+    case Opcode::kBlsmsk:
+    case Opcode::kBlsr:
+    case Opcode::kBzhi:
+    case Opcode::kPdep:
+    case Opcode::kPext:
+    case Opcode::kRorx:
+    case Opcode::kSarx:
+    case Opcode::kShlx:
+    case Opcode::kShrx:
+    case Opcode::kMulx:
+    case Opcode::kImul3:
+      return true;
+    default:
+      return false;
+  }
+}
+
+bool only_reads_operands(Opcode opcode) {
+  switch (opcode) {
+    case Opcode::kCmp:
+    case Opcode::kTest:
+    case Opcode::kBt:
+    case Opcode::kMul:
+    case Opcode::kImul:
+    case Opcode::kDiv:
+    case Opcode::kIdiv:
+      return true;
+    default:
+      return false;
+  }
+}
+
+bool writes_second(Opcode opcode) {
+  return opcode == Opcode::kXchg || opcode == Opcode::kXadd || opcode == Opcode::kMulx;
+}
+
+}  // namespace
+
+// An instruction with its registers renamed.
+struct Translator::Reencoding {
+  Raw raw;
+  uint8_t reg = 0;         // ModRM.reg
+  uint8_t rm = 0;          // ModRM.rm, when it is a register
+  bool memory = false;
+  HostMem mem;
+  uint8_t vvvv = 0;
+  bool opcode_reg = false;  // `rm` goes into the opcode
+  bool needs_rex = false;   // SPL to DIL
+};
+
+void Translator::reencode(const GuestInsn& g, const Reencoding& r) {
+  const Instruction& insn = g.insn;
+  const uint8_t opcode = g.bytes[r.raw.opcode_at];
+  const uint8_t b = r.memory ? (r.mem.base == kNoReg ? 0 : r.mem.base) : r.rm;
+  const uint8_t x = r.memory && r.mem.index != kNoReg ? r.mem.index : 0;
+  if (r.raw.vex) {
+    const unsigned pp = insn.prefix == 0x66 ? 1 : insn.prefix == 0xf3 ? 2 : insn.prefix == 0xf2 ? 3 : 0;
+    hot_.u8(0xc4);
+    hot_.u8((r.reg < 8 ? 0x80 : 0) | (x < 8 ? 0x40 : 0) | (b < 8 ? 0x20 : 0) | insn.map);
+    hot_.u8((insn.vex_w ? 0x80 : 0) | (~r.vvvv & 15) << 3 | (insn.vex_l ? 4 : 0) | pp);
+    hot_.u8(opcode);
+  } else {
+    if (insn.lock) hot_.u8(0xf0);
+    if (r.raw.operand_size) hot_.u8(0x66);
+    if (r.raw.repeat != 0 && (insn.map != 0 || insn.opcode == Opcode::kPause)) hot_.u8(r.raw.repeat);
+    const unsigned rex = (r.raw.rex & 8) | (r.reg >> 3) << 2 | (x >> 3) << 1 | b >> 3;
+    if (rex != 0 || r.needs_rex) hot_.u8(0x40 | rex);
+    if (insn.map != 0) hot_.u8(0x0f);
+    if (insn.map == 2) hot_.u8(0x38);
+    if (insn.map == 3) hot_.u8(0x3a);
+    hot_.u8(r.opcode_reg ? (opcode & 0xf8) | (r.rm & 7) : opcode);
+  }
+  if (insn.has_modrm) {
+    if (r.memory)
+      hot_.modrm(r.reg, r.mem);
+    else
+      hot_.u8(0xc0 | (r.reg & 7) << 3 | (r.rm & 7));
+  }
+  for (unsigned i = r.raw.imm_at; i < insn.length; ++i) hot_.u8(g.bytes[i]);
+}
+
+void Translator::generic(const GuestInsn& g) {
+  const Instruction& insn = g.insn;
+  const x86::opcodes::Row& row = x86::opcodes::kTables.rows[insn.row];
+  Reencoding r;
+  r.raw = parse(insn, g.bytes);
+  const bool vector = insn.opcode >= Opcode::kFadd;
+  const uint8_t modrm = insn.has_modrm ? insn.modrm : 0;
+  // What no general register names stays as it is: vector registers and opcode extensions.
+  r.reg = static_cast<uint8_t>((modrm >> 3 & 7) | (r.raw.vex ? r.raw.vex_r : (r.raw.rex & 4) << 1));
+  r.rm = static_cast<uint8_t>((modrm & 7) | (r.raw.vex ? r.raw.vex_b : (r.raw.rex & 1) << 3));
+  r.vvvv = r.raw.vvvv;
+
+  // ---- memory ----
+  unsigned size = 0;
+  bool write = false;
+  for (unsigned i = 0; i < insn.operand_count; ++i) {
+    if (insn.operand[i].kind != OperandKind::kMem) continue;
+    size = insn.operand[i].size;
+    write = i == 0 && !only_reads_operands(insn.opcode);
+    r.memory = true;
+  }
+  if (vector && r.memory) {
+    const x86::VectorInfo info = x86::vector_info(insn);
+    size = info.memory_size;
+    write = info.access == x86::MemoryAccess::kWrite;
+  }
+  if (insn.opcode == Opcode::kCmpxchg8b || insn.opcode == Opcode::kCmpxchg16b) {
+    size = insn.opcode == Opcode::kCmpxchg8b ? 8 : 16;
+    write = true;
+  }
+
+  // ---- general registers ----
+  struct Slot {
+    uint8_t* field = nullptr;
+    unsigned guest = 0;
+    bool reads = false, writes = false;
+    Reg scratch = kNoReg;
+  };
+  Slot slots[4];
+  unsigned in_memory = 0;  // registers that live in memory
+  int high = -1;           // AH, CH, DH or BH: its register
+  bool low_byte = false;
+  unsigned count = 0;
+  for (unsigned i = 0; i < insn.operand_count; ++i) {
+    const x86::Operand& operand = insn.operand[i];
+    if (operand.kind != OperandKind::kGpr) continue;
+    uint8_t* field = nullptr;
+    switch (row.operands[i].place) {
+      case Place::kReg:
+        field = &r.reg;
+        break;
+      case Place::kRm:
+      case Place::kRmRegister:
+      case Place::kXmmRm:
+        field = &r.rm;
+        break;
+      case Place::kVvvv:
+        field = &r.vvvv;
+        break;
+      case Place::kOpcodeReg:
+        field = &r.rm;
+        r.opcode_reg = true;
+        break;
+      default:
+        continue;  // implicit: RAX, RCX, RDX
+    }
+    const unsigned guest = operand.index / 8;
+    if (operand.index % 8 == 1) {
+      high = static_cast<int>(guest);
+      *field = static_cast<uint8_t>(guest + 4);
+      continue;
+    }
+    low_byte |= operand.size == 1 && guest >= 4;
+    const Reg reg = host_reg(guest);
+    if (reg != kNoReg) {
+      *field = reg;
+      continue;
+    }
+    Slot& slot = slots[count++];
+    slot.field = field;
+    slot.guest = guest;
+    slot.writes = (i == 0 && !only_reads_operands(insn.opcode)) || (i == 1 && writes_second(insn.opcode));
+    slot.reads = !slot.writes || operand.size < 4 || (i == 0 ? !replaces_destination(insn.opcode) && !vector
+                                                             : insn.opcode != Opcode::kMulx);
+    ++in_memory;
+  }
+  r.needs_rex = low_byte || (r.raw.rex != 0 && high < 0);
+
+  if (r.memory) {
+    free_flags(live_before(g));
+    address(g);
+    check(g, size, write ? Direction::kWrite : Direction::kRead);
+    r.mem = kHere;
+    if (in_memory != 0) {
+      hot_.lea(kS0, kHere);
+      r.mem = {.base = kS0};
+    }
+  }
+  if (g.reads != 0 || (g.touches_flags && (g.live_after & ~g.writes) != 0)) want_flags();
+
+  // Destinations that are only written share a scratch register with a source.
+  Reg next = r.memory ? kS1 : kS0;
+  const auto take = [&] {
+    const Reg reg = next;
+    next = kS1;
+    return reg;
+  };
+  for (unsigned i = count; i-- > 0;) {
+    Slot& slot = slots[i];
+    for (unsigned j = i + 1; j < count && slot.scratch == kNoReg; ++j)
+      if (slots[j].guest == slot.guest) slot.scratch = slots[j].scratch;
+    if (slot.scratch == kNoReg && slot.reads) slot.scratch = take();
+  }
+  // MULX has two of those. Its memory operand's address may be overwritten: it is used up by then.
+  bool first_taken = false;
+  for (unsigned i = 0; i < count; ++i) {
+    if (slots[i].scratch != kNoReg) continue;
+    slots[i].scratch = insn.opcode == Opcode::kMulx ? (first_taken ? kS1 : kS0) : kS1;
+    first_taken = true;
+  }
+  for (unsigned i = 0; i < count; ++i) {
+    *slots[i].field = slots[i].scratch;
+    if (slots[i].reads) hot_.load(slots[i].scratch, gpr_at(slots[i].guest));
+  }
+
+  // With a REX prefix AH cannot be named: AL takes its place for the moment.
+  const bool swap = high >= 0 && (r.memory || r.reg >= 8 || r.rm >= 8 || r.needs_rex);
+  const auto swap_bytes = [&] {
+    hot_.u8(0x86);
+    hot_.u8(0xc0 | static_cast<unsigned>(high) << 3 | (static_cast<unsigned>(high) + 4));
+  };
+  if (swap) {
+    if (r.memory || r.rm != high + 4)
+      r.reg = static_cast<uint8_t>(high);
+    else
+      r.rm = static_cast<uint8_t>(high);
+    swap_bytes();
+  }
+  cache_.insns().back().host_flags = host_valid_ && !memory_valid_;
+  reencode(g, r);
+  if (swap) swap_bytes();
+  for (unsigned i = 0; i < count; ++i)
+    if (slots[i].writes) hot_.store(gpr_at(slots[i].guest), slots[i].scratch);
+  if (g.touches_flags && g.reads + g.writes != 0) flags_set();
+}
+
+void Translator::lea(const GuestInsn& g) {
+  const Instruction& insn = g.insn;
+  const unsigned guest = insn.operand[0].index / 8;
+  const Reg to = host_reg(guest);
+  const Reg reg = to == kNoReg ? kS1 : to;
+  const bool partial = insn.operand_size == 2;
+  if (insn.base == x86::kRipBase) {
+    uint64_t target = code_->next_rip(g) + static_cast<uint64_t>(insn.disp);
+    if (insn.address_size == 4 || insn.operand_size == 4) target &= 0xffff'ffff;
+    if (!partial) {
+      hot_.mov_imm(reg, target);
+    } else {
+      if (to == kNoReg) hot_.load(reg, gpr_at(guest));
+      hot_.u8(0x66);  // MOV r16, imm16
+      if (reg >= 8) hot_.u8(0x41);
+      hot_.u8(0xb8 | (reg & 7));
+      hot_.u8(target & 0xff);
+      hot_.u8(target >> 8 & 0xff);
+    }
+  } else {
+    const HostMem mem = address_operand(insn);
+    if (partial) {
+      // Into the other scratch register first: the operand may use the destination.
+      if (insn.address_size == 4) hot_.u8(0x67);
+      hot_.lea(kS0, mem, insn.address_size == 8);
+      if (to == kNoReg) hot_.load(kS1, gpr_at(guest));
+      hot_.u8(0x66);  // MOV r16, r14w
+      hot_.u8(0x44 | reg >> 3);
+      hot_.u8(0x89);
+      hot_.u8(0xc0 | 6 << 3 | (reg & 7));
+    } else {
+      if (insn.address_size == 4) hot_.u8(0x67);
+      hot_.lea(reg, mem, insn.operand_size == 8);
+    }
+  }
+  if (to == kNoReg) hot_.store(gpr_at(guest), reg);
+}
+
+}  // namespace ostler::bt

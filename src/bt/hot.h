@@ -1,0 +1,45 @@
+// What translated code reaches through the GS base: one vCPU's window. See docs/bt/design.md, "Windows".
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+
+#include "mmu/tlb.h"
+#include "mmu/user_contexts.h"
+#include "x86/state.h"
+
+namespace ostler::bt {
+
+class Runner;
+
+// Why translated code came back to C++. Beside each: what `exit_value` is.
+enum class Reason : uint32_t {
+  kLookup,     // key of an indirect target that the hash table does not have
+  kLink,       // number of a direct exit that leads nowhere yet
+  kPoll,       // RIP to go on at: something is pending
+  kInterpret,  // RIP of an instruction for the interpreter
+  kFault,      // the slow path of a memory access has an exception for the instruction at RIP
+  kHostFault,  // host address of an instruction that made the host's processor fault
+};
+
+struct HashEntry {
+  uint64_t key;  // RIP, with the mode mixed in
+  uint64_t host;
+};
+
+struct alignas(4096) Hot {
+  x86::CpuState cpu;  // at offset 0
+  std::atomic<uint32_t> pending{0};
+  Reason reason = Reason::kLookup;
+  uint64_t exit_value = 0;
+  uint64_t mode_key = 0;    // of the running code
+  uint64_t shadow_rsp = 0;  // while not in translated code
+  uint64_t engine_rsp = 0;  // while in translated code
+  uint64_t scratch[4] = {};
+  uint64_t pext_mask = 0;
+  uint32_t default_mxcsr = 0x1f80;
+  Runner* runner = nullptr;
+};
+
+}  // namespace ostler::bt

@@ -1,0 +1,79 @@
+// Guest memory through the software TLB: docs/bt/design.md, "Memory".
+#include "bt/translator.h"
+#include "bt/window.h"
+
+namespace ostler::bt {
+
+namespace {
+
+// Number of the guest register whose byte offset in CpuState::gpr is `offset`.
+unsigned number(uint8_t offset) {
+  return offset / 8;
+}
+
+}  // namespace
+
+HostMem Translator::address_operand(const x86::Instruction& insn) {
+  HostMem mem;
+  mem.scale = insn.scale;
+  mem.disp = static_cast<int32_t>(insn.disp);
+  if (insn.base != x86::kNoRegister) {
+    mem.base = host_reg(number(insn.base));
+    if (mem.base == kNoReg) {
+      hot_.load(kS0, gpr_at(number(insn.base)));
+      mem.base = kS0;
+    }
+  }
+  if (insn.index != x86::kNoRegister) {
+    mem.index = host_reg(number(insn.index));
+    if (mem.index == kNoReg) {
+      hot_.load(kS1, gpr_at(number(insn.index)));
+      mem.index = kS1;
+    }
+  }
+  return mem;
+}
+
+void Translator::address(const GuestInsn& g) {
+  const x86::Instruction& insn = g.insn;
+  if (insn.base == x86::kRipBase) {
+    const uint64_t target = code_->next_rip(g) + static_cast<uint64_t>(insn.disp);
+    hot_.mov_imm(kS0, insn.address_size == 4 ? target & 0xffff'ffff : target);
+  } else {
+    const HostMem mem = address_operand(insn);
+    if (insn.address_size == 4) hot_.u8(0x67);
+    hot_.lea(kS0, mem, insn.address_size == 8);
+  }
+  if (insn.segment >= x86::kFs) hot_.add(kS0, segment_base_at(insn.segment));
+}
+
+void Translator::check(const GuestInsn& g, unsigned size, Direction direction) {
+  const bool write = direction == Direction::kWrite;
+  const size_t base = tlb_base();
+  if (bmi2_) {
+    hot_.rorx(kS1, kS0, 12);
+  } else {
+    hot_.mov(kS1, kS0);
+    hot_.shr(kS1, 12);
+  }
+  hot_.and32(kS1, mmu::Tlb::kEntries - 1);
+  hot_.sub_indexed(kS0, kS1, base + (write ? offsetof(mmu::TlbArrays, write_tag) : offsetof(mmu::TlbArrays, read_tag)));
+  hot_.cmp_imm(kS0, static_cast<uint32_t>(kPageSize - size));
+  const uint32_t miss = hot_.jcc(kCcA);
+  hot_.load_indexed(kS1, kS1, base + offsetof(mmu::TlbArrays, host));
+
+  land(miss, cold_.offset());
+  cold_.call(routines_.miss[static_cast<unsigned>(tlb())][write]);
+  const MissInfo info{.rip = code_->rip_of(g),
+                      .resume = static_cast<int32_t>(hot_.offset() - cold_.offset()),
+                      .size = static_cast<uint8_t>(size),
+                      .write = write};
+  for (unsigned i = 0; i < sizeof info; ++i) cold_.u8(reinterpret_cast<const uint8_t*>(&info)[i]);
+}
+
+void Translator::check_at(const GuestInsn& g, const HostMem& where, unsigned size, Direction direction) {
+  hot_.lea(kS0, where);
+  check(g, size, direction);
+}
+
+}  // namespace ostler::bt

@@ -1,0 +1,199 @@
+#include "bt/routines.h"
+
+#include <asmjit/x86.h>
+
+#include "base/assert.h"
+#include "bt/window.h"
+#include "x86/host_cpu.h"
+
+namespace ostler::bt {
+namespace {
+
+using namespace asmjit::x86;
+
+constexpr size_t kRoutineBytes = 8192;
+
+constexpr size_t at_gpr(unsigned n) {
+  return offsetof(Hot, cpu) + offsetof(x86::CpuState, gpr) + n * 8;
+}
+constexpr size_t kMxcsrAt =
+    offsetof(Hot, cpu) + offsetof(x86::CpuState, fx) + offsetof(x86::FxState, mxcsr);
+
+Mem gs(size_t offset, uint32_t size) {
+  Mem mem = ptr(offset, size);
+  mem.setSegment(asmjit::x86::gs);
+  mem.setAbs();
+  return mem;
+}
+Mem gs64(size_t offset) {
+  return gs(offset, 8);
+}
+Mem gs_indexed(const Gp& index, unsigned shift, size_t offset) {
+  Mem mem = ptr(static_cast<uint64_t>(offset), index, shift, 8);
+  mem.setSegment(asmjit::x86::gs);
+  mem.setAbs();
+  return mem;
+}
+
+class Maker {
+ public:
+  Maker(Assembler& a, bool avx) : a_(a), avx_(avx) {}
+
+  void store_registers() {
+    for (unsigned n = 0; n < 13; ++n) a_.mov(gs64(at_gpr(n)), gpq(n == 4 ? 13 : n));
+  }
+  void load_registers() {
+    for (unsigned n = 0; n < 13; ++n) a_.mov(gpq(n == 4 ? 13 : n), gs64(at_gpr(n)));
+  }
+  void store_vectors() {
+    for (unsigned n = 0; n < 16; ++n) {
+      const size_t at = offsetof(Hot, cpu) + offsetof(x86::CpuState, vec) + n * 32;
+      if (avx_)
+        a_.vmovups(gs(at, 32), ymm(n));
+      else
+        a_.movups(gs(at, 16), xmm(n));
+    }
+    // C++ assumes the upper halves clear, for speed, and the default MXCSR.
+    if (avx_) a_.vzeroupper();
+    a_.stmxcsr(gs(kMxcsrAt, 4));
+    a_.ldmxcsr(gs(offsetof(Hot, default_mxcsr), 4));
+  }
+  void load_vectors() {
+    for (unsigned n = 0; n < 16; ++n) {
+      const size_t at = offsetof(Hot, cpu) + offsetof(x86::CpuState, vec) + n * 32;
+      if (avx_)
+        a_.vmovups(ymm(n), gs(at, 32));
+      else
+        a_.movups(xmm(n), gs(at, 16));
+    }
+    a_.ldmxcsr(gs(kMxcsrAt, 4));
+  }
+  void push_saved() {
+    for (const Gp& r : {rbx, rbp, r12, r13, r14, r15}) a_.push(r);
+    a_.sub(rsp, 8);
+  }
+  void pop_saved() {
+    a_.add(rsp, 8);
+    for (const Gp& r : {r15, r14, r13, r12, rbp, rbx}) a_.pop(r);
+  }
+
+ private:
+  Assembler& a_;
+  const bool avx_;
+};
+
+constexpr size_t tlb_at(TlbKind kind) {
+  return kind == TlbKind::kUser ? Window::kUser : kind == TlbKind::kSup ? Window::kSup : Window::kAc;
+}
+
+}  // namespace
+
+Result<Routines> make_routines(CodeCache& cache, MissFunction miss) {
+  asmjit::CodeHolder code;
+  const auto base = reinterpret_cast<uint64_t>(cache.executable(0));
+  if (code.init(asmjit::Environment::host(), base) != asmjit::kErrorOk)
+    return Error(ErrorKind::kUnsupported, "asmjit does not know this host");
+  Assembler a(&code);
+  Maker m(a, x86::HostCpu::current().features.has(x86::Feature::kAvx));
+  Routines r;
+  const auto here = [&] {
+    a.align(asmjit::AlignMode::kCode, 16);
+    return static_cast<Offset>(a.offset());
+  };
+
+  r.enter = here();
+  m.push_saved();
+  a.mov(gs64(offsetof(Hot, engine_rsp)), rsp);
+  a.mov(rsp, gs64(offsetof(Hot, shadow_rsp)));
+  a.mov(gs64(offsetof(Hot, scratch)), rdi);
+  m.load_vectors();
+  m.load_registers();
+  a.jmp(gs64(offsetof(Hot, scratch)));
+
+  // Out of translated code: the reason is set; the guest's state goes to CpuState.
+  asmjit::Label leave = a.newLabel(), left = a.newLabel();
+  here();
+  a.bind(leave);
+  m.store_registers();
+  m.store_vectors();
+  a.mov(gs64(offsetof(Hot, shadow_rsp)), rsp);
+  a.bind(left);
+  a.mov(rsp, gs64(offsetof(Hot, engine_rsp)));
+  m.pop_saved();
+  a.ret();
+
+  const auto exit = [&](Reason reason) {
+    const Offset start = here();
+    a.mov(gs64(offsetof(Hot, exit_value)), r14);
+    a.mov(gs(offsetof(Hot, reason), 4), static_cast<uint32_t>(reason));
+    a.jmp(leave);
+    return start;
+  };
+  r.exit_link = exit(Reason::kLink);
+  r.exit_poll = exit(Reason::kPoll);
+  r.exit_interpret = exit(Reason::kInterpret);
+  r.exit_lookup = exit(Reason::kLookup);
+  r.host_fault = here();
+  a.mov(gs(offsetof(Hot, reason), 4), static_cast<uint32_t>(Reason::kHostFault));
+  a.jmp(leave);
+
+  for (unsigned kind = 0; kind < 3; ++kind) {
+    for (unsigned write = 0; write < 2; ++write) {
+      r.miss[kind][write] = here();
+      const size_t tags = tlb_at(static_cast<TlbKind>(kind)) +
+                          (write != 0 ? offsetof(mmu::TlbArrays, write_tag) : offsetof(mmu::TlbArrays, read_tag));
+      a.add(r14, gs_indexed(r15, 3, tags));  // the address again
+      m.store_registers();
+      a.pop(rsi);
+      a.mov(gs64(offsetof(Hot, scratch)), rsi);
+      a.mov(gs64(offsetof(Hot, shadow_rsp)), rsp);
+      m.store_vectors();
+      a.mov(rsp, gs64(offsetof(Hot, engine_rsp)));
+      a.mov(rdi, gs64(offsetof(Hot, runner)));
+      a.mov(rdx, r14);
+      a.mov(rax, reinterpret_cast<uint64_t>(miss));
+      a.call(rax);
+      a.test(rax, rax);
+      a.jz(left);
+      a.mov(r15, rax);
+      a.mov(rsi, gs64(offsetof(Hot, scratch)));
+      a.movsxd(rax, dword_ptr(rsi, offsetof(MissInfo, resume)));
+      a.add(rsi, rax);
+      a.mov(gs64(offsetof(Hot, scratch)), rsi);
+      m.load_vectors();
+      a.mov(rsp, gs64(offsetof(Hot, shadow_rsp)));
+      m.load_registers();
+      a.jmp(gs64(offsetof(Hot, scratch)));
+    }
+  }
+
+  for (unsigned supervisor = 0; supervisor < 2; ++supervisor) {
+    const size_t hash = Window::kHash + supervisor * Window::kHashBytes;
+    r.lookup[supervisor] = here();
+    a.mov(r15d, r14d);
+    a.and_(r15d, Window::kHashEntries - 1);
+    a.shl(r15d, 4);
+    Mem key = gs_indexed(r15, 0, hash), host = gs_indexed(r15, 0, hash + offsetof(HashEntry, host));
+    a.cmp(key, r14);
+    asmjit::Label unknown = a.newLabel();
+    a.jne(unknown);
+    a.jmp(host);
+    a.bind(unknown);
+    a.mov(gs64(offsetof(Hot, exit_value)), r14);
+    a.mov(gs(offsetof(Hot, reason), 4), static_cast<uint32_t>(Reason::kLookup));
+    a.jmp(leave);
+
+    r.underflow[supervisor] = here();
+    a.sub(rsp, 8);
+    a.jmp(base + r.lookup[supervisor]);
+  }
+
+  if (code.flatten() != asmjit::kErrorOk || code.resolveUnresolvedLinks() != asmjit::kErrorOk ||
+      code.relocateToBase(base) != asmjit::kErrorOk || code.codeSize() > kRoutineBytes ||
+      code.copyFlattenedData(cache.writable(0), kRoutineBytes) != asmjit::kErrorOk)
+    return Error(ErrorKind::kUnsupported, "the translator's routines could not be assembled");
+  cache.reserve(kRoutineBytes);
+  return r;
+}
+
+}  // namespace ostler::bt

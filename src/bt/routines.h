@@ -1,0 +1,43 @@
+// The routines that all translations share, at the start of the code memory: going in and out of translated code, the
+// slow path of memory accesses, indirect branches.
+#pragma once
+
+#include <cstdint>
+
+#include "base/result.h"
+#include "bt/code_cache.h"
+#include "bt/hot.h"
+
+namespace ostler::bt {
+
+// Follows the call of a memory access's slow path in the cold code. Packed: code is all around it.
+struct [[gnu::packed]] MissInfo {
+  uint64_t rip;    // of the guest instruction
+  int32_t resume;  // from here to behind the check
+  uint8_t size;    // bytes
+  uint8_t write;
+};
+
+enum class TlbKind : uint8_t { kUser, kSup, kAc };
+
+struct Routines {
+  // void enter(host code): runs it until it comes back; Hot tells why.
+  Offset enter = 0;
+  // To jump to, all registers the guest's: kS0 becomes exit_value.
+  Offset exit_link = 0, exit_poll = 0, exit_interpret = 0, exit_lookup = 0;
+  // From the signal handler, with the registers as they were; Hot::exit_value is set.
+  Offset host_fault = 0;
+  // To be called by cold code, a MissInfo behind the call. kS0: address minus tag, kS1: slot.
+  Offset miss[3][2] = {};  // by TlbKind, write
+  // Jumps to the code whose key is kS0. Flags in memory.
+  Offset lookup[2] = {};  // user, supervisor
+  // The first word of a shadow stack: a return that no call belongs to.
+  Offset underflow[2] = {};
+};
+
+// Result of the slow path: the difference between host and guest address where the access goes on, or 0: leave.
+using MissFunction = uint64_t (*)(Runner*, const MissInfo*, uint64_t address);
+
+Result<Routines> make_routines(CodeCache& cache, MissFunction miss);
+
+}  // namespace ostler::bt

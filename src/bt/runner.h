@@ -1,0 +1,73 @@
+// Runs one vCPU's translated code. On the vCPU's thread.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <optional>
+
+#include "bt/guest_code.h"
+#include "bt/shadow_stack.h"
+#include "bt/shared.h"
+#include "bt/window.h"
+#include "interp/cpu.h"
+#include "interp/native.h"
+#include "x86/exception.h"
+
+namespace ostler::bt {
+
+class Runner final : public interp::Native {
+ public:
+  // `window`: where the vCPU's CpuState, pending bits and TLBs lie. All outlive the runner.
+  static Result<std::unique_ptr<Runner>> create(Shared& shared, Window& window, interp::Cpu& cpu);
+  ~Runner() override;
+
+  interp::NativeExit run(interp::Cpu& cpu) override;
+  void before(const x86::Instruction& insn) override;
+  void settle() override;
+  void state_changed() override;
+
+  struct Statistics {
+    uint64_t entries = 0, lookups = 0, links = 0, polls = 0, interpreted = 0, misses = 0, host_faults = 0;
+  };
+  const Statistics& statistics() const { return statistics_; }
+
+  // The slow path of a memory access, from translated code.
+  static uint64_t miss(Runner* runner, const MissInfo* info, uint64_t address);
+  // From the signal handler: `context` is a ucontext_t. False: not ours.
+  bool host_fault(int signal, void* context, uint64_t address);
+
+ private:
+  Runner(Shared& shared, Window& window, interp::Cpu& cpu);
+
+  struct Place {
+    uint32_t block;
+    const uint8_t* checked;
+    uint64_t generation;
+  };
+  Mode mode_of(const interp::Cpu& cpu) const;
+  // The translation at `rip`, made if there is none. Nothing: what lies there is not to be kept, or somebody writes it.
+  std::optional<Place> find(uint64_t rip, Mode mode);
+  void flush_cache();
+  void enter(const uint8_t* host, bool supervisor);
+  void load_x87();
+  bool take_host_fault();
+
+  Shared& shared_;
+  Window& window_;
+  Hot& hot_;
+  interp::Cpu& cpu_;
+  CodeCache& cache_;
+  std::array<ShadowStack, 2> shadow_;  // user, supervisor
+  std::array<uint64_t, 2> shadow_rsp_{};
+  uint64_t shadow_epoch_ = ~uint64_t{0};
+  uint64_t generation_ = 0;  // of the hash tables and shadow stacks
+  Mode special_ = 0;         // the mode's bits that the shadow stacks are not kept apart by
+  bool x87_live_ = false;    // x87 state is in the host's registers, not in CpuState
+  std::optional<x86::Exception> fault_;
+  uint64_t fault_flags_ = 0;  // RFLAGS at a host fault
+  std::unique_ptr<GuestCode> code_;
+  Statistics statistics_;
+};
+
+}  // namespace ostler::bt

@@ -1,0 +1,216 @@
+#include "bt/translator.h"
+
+#include "bt/window.h"
+#include "x86/host_cpu.h"
+
+namespace ostler::bt {
+
+using x86::Opcode;
+
+Translator::Translator(CodeCache& cache, const Routines& routines)
+    : cache_(cache),
+      routines_(routines),
+      bmi2_(x86::HostCpu::current().features.has(x86::Feature::kBmi2)) {}
+
+TlbKind Translator::tlb() const {
+  return !supervisor() ? TlbKind::kUser : (code_->mode & mode::kAc) != 0 ? TlbKind::kAc : TlbKind::kSup;
+}
+
+size_t Translator::tlb_base() const {
+  switch (tlb()) {
+    case TlbKind::kUser:
+      return Window::kUser;
+    case TlbKind::kSup:
+      return Window::kSup;
+    case TlbKind::kAc:
+      return Window::kAc;
+  }
+  return 0;
+}
+
+void Translator::land(uint32_t field, Offset target) {
+  const uint32_t distance = target - (field + 4);
+  std::memcpy(cache_.writable(field), &distance, 4);
+}
+
+Block& Translator::translate(const GuestCode& code, uint32_t page, uint32_t second_page) {
+  code_ = &code;
+  block_ = {};
+  block_.rip = code.rip;
+  block_.phys = code.phys;
+  block_.second_phys = code.second_phys;
+  block_.page = page;
+  block_.second_page = second_page;
+  block_.mode = code.mode;
+  block_.count = static_cast<uint16_t>(code.count);
+  block_.bytes = static_cast<uint16_t>(code.bytes);
+  block_.entry_flags = code.entry_flags;
+  block_.first_exit = cache_.next_exit();
+  block_.first_insn = static_cast<uint32_t>(cache_.insns().size());
+  hot_ = Assembler(cache_.writable(cache_.hot()), cache_.hot());
+  cold_ = Assembler(cache_.writable(cache_.cold()), cache_.cold());
+  // What begins by putting the flags into memory is better entered with them there.
+  const bool memory_entry = code.straddles || code.insns[0].kind == Kind::kInterpret;
+  entries(page, second_page, memory_entry);
+  body();
+  block_.end = hot_.offset();
+  block_.exits = cache_.next_exit() - block_.first_exit;
+  return cache_.add(block_, hot_.offset(), cold_.offset());
+}
+
+void Translator::entries(uint32_t page, uint32_t second_page, bool memory_entry) {
+  const bool live = block_.entry_flags != 0;
+  const size_t exec =
+      (supervisor() ? Window::kSup : Window::kUser) + offsetof(mmu::TlbArrays, exec_id);
+  const auto check_page = [&](uint64_t rip, uint32_t number, unsigned which) {
+    hot_.align_field(8);
+    hot_.compare32(exec + mmu::Tlb::slot_of(rip) * 4, number);
+    block_.id_fields[which] = hot_.offset() - 4;
+    cold_jump(hot_.jcc(kCcNe), code_->rip, routines_.exit_poll);
+  };
+  if (memory_entry) {
+    block_.entry = hot_.offset();
+    host_valid_ = live;
+    memory_valid_ = false;
+    free_flags(block_.entry_flags);
+  }
+  block_.checked = hot_.offset();
+  check_page(code_->rip, page, 0);
+  if (second_page != kNone) check_page((code_->rip | kPageMask) + 1, second_page, 1);
+  if (memory_entry) {
+    host_valid_ = false;
+    memory_valid_ = live;
+    poll();
+    return;
+  }
+  if (live) {
+    poll();
+    host_valid_ = false;
+    memory_valid_ = true;
+    reload_flags();
+    block_.entry = hot_.offset();
+    host_valid_ = true;
+    memory_valid_ = false;
+  } else {
+    block_.entry = hot_.offset();
+    host_valid_ = memory_valid_ = false;
+    poll();
+  }
+}
+
+void Translator::poll() {
+  hot_.compare32_small(offsetof(Hot, pending), 0);
+  cold_jump(hot_.jcc(kCcNe), code_->rip, routines_.exit_poll);
+}
+
+void Translator::cold_jump(uint32_t field, uint64_t rip, Offset routine) {
+  land(field, cold_.offset());
+  cold_.mov_imm(kS0, rip);
+  cold_.jmp(routine);
+}
+
+void Translator::body() {
+  for (unsigned i = 0; i < code_->count; ++i) {
+    const GuestInsn& g = code_->insns[i];
+    cache_.insns().push_back({.host = hot_.offset(), .guest = g.at, .host_flags = false});
+    instruction(g);
+  }
+  const GuestInsn& last = code_->insns[code_->count - 1];
+  switch (last.kind) {
+    case Kind::kInterpret:
+    case Kind::kJump:
+    case Kind::kCountJump:
+    case Kind::kCall:
+    case Kind::kJumpIndirect:
+    case Kind::kCallIndirect:
+    case Kind::kReturn:
+      break;
+    default:
+      exit_to(code_->next_rip(last), last.live_after, Branch::kJump);
+      break;
+  }
+}
+
+void Translator::instruction(const GuestInsn& g) {
+  switch (g.kind) {
+    case Kind::kInterpret:
+      return interpret(g);
+    case Kind::kGeneric:
+      return generic(g);
+    case Kind::kLea:
+      return lea(g);
+    case Kind::kPush:
+      return push(g);
+    case Kind::kPop:
+      return pop(g);
+    case Kind::kLeave:
+      return leave(g);
+    case Kind::kJump:
+      return exit_to(code_->next_rip(g) + g.insn.imm, g.live_after, Branch::kJump);
+    case Kind::kCondition:
+      return conditional_jump(g);
+    case Kind::kCountJump:
+      return count_jump(g);
+    case Kind::kCall:
+      return call(g);
+    case Kind::kJumpIndirect:
+    case Kind::kCallIndirect:
+      return indirect(g);
+    case Kind::kReturn:
+      return ret(g);
+    case Kind::kNothing:
+      return;
+  }
+}
+
+void Translator::interpret(const GuestInsn& g) {
+  free_flags(x86::rflags::kArithmetic);
+  hot_.mov_imm(kS0, code_->rip_of(g));
+  hot_.jmp(routines_.exit_interpret);
+}
+
+// ---- flags ----
+
+// LAHF and SETO leave in AX what CpuState::flags_ax is.
+void Translator::spill_flags() {
+  hot_.mov(kS0, kRax);
+  hot_.u8(0x9f);  // LAHF
+  hot_.u8(0x0f);  // SETO AL
+  hot_.u8(0x90);
+  hot_.u8(0xc0);
+  hot_.store16(kFlagsAt, kRax);
+  hot_.mov(kRax, kS0);
+  memory_valid_ = true;
+}
+
+// Both scratch registers may be in use.
+void Translator::reload_flags() {
+  hot_.store(offsetof(Hot, scratch), kRax);
+  hot_.u8(0x65);  // MOVZX EAX, word GS:[flags]
+  hot_.u8(0x0f);
+  hot_.u8(0xb7);
+  hot_.u8(0x04);
+  hot_.u8(0x25);
+  hot_.u32(static_cast<uint32_t>(kFlagsAt));
+  hot_.u8(0x04);  // ADD AL, 127: OF
+  hot_.u8(0x7f);
+  hot_.u8(0x9e);  // SAHF
+  hot_.load(kRax, offsetof(Hot, scratch));
+  host_valid_ = true;
+}
+
+void Translator::free_flags(uint16_t live) {
+  if (live != 0 && host_valid_ && !memory_valid_) spill_flags();
+  host_valid_ = false;
+}
+
+void Translator::want_flags() {
+  if (!host_valid_ && memory_valid_) reload_flags();
+}
+
+void Translator::flags_set() {
+  host_valid_ = true;
+  memory_valid_ = false;
+}
+
+}  // namespace ostler::bt

@@ -1,0 +1,91 @@
+// From guest code to host code: one superblock at a time. See docs/bt/design.md for the shape of what is emitted.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "bt/assembler.h"
+#include "bt/code_cache.h"
+#include "bt/guest_code.h"
+#include "bt/routines.h"
+
+namespace ostler::bt {
+
+// Writes translations into a code cache. All under the cache's mutex.
+class Translator {
+ public:
+  Translator(CodeCache& cache, const Routines& routines);
+
+  // The block for `code`, whose page has the number `page`, and `second_page` if it straddles. The cache has room.
+  Block& translate(const GuestCode& code, uint32_t page, uint32_t second_page);
+
+ private:
+  struct Fields;  // what an instruction's encoding names
+  enum class Direction : uint8_t { kRead, kWrite };
+
+  void body();
+  void entries(uint32_t page, uint32_t second_page, bool memory_entry);
+  void instruction(const GuestInsn& g);
+
+  // ---- flags ----
+  void spill_flags();
+  void reload_flags();
+  // Before code that clobbers the host's flags, when `live` of the guest's are still wanted.
+  void free_flags(uint16_t live);
+  void want_flags();  // in the host's
+  void flags_set();   // the host's are the guest's now
+  uint16_t live_before(const GuestInsn& g) const {
+    return static_cast<uint16_t>((g.live_after & ~g.writes) | g.reads);
+  }
+
+  // ---- memory (memory_access.cpp) ----
+  // The address of the memory operand as a host operand, without its segment; loads registers that live in memory.
+  HostMem address_operand(const x86::Instruction& insn);
+  // kS0 becomes the linear address.
+  void address(const GuestInsn& g);
+  // Checks `size` bytes at kS0: then kS0 + kS1 is their host address. Flags are free.
+  void check(const GuestInsn& g, unsigned size, Direction direction);
+  void check_at(const GuestInsn& g, const HostMem& where, unsigned size, Direction direction);
+
+  // ---- families ----
+  void generic(const GuestInsn& g);
+  void lea(const GuestInsn& g);
+  void push(const GuestInsn& g);
+  void pop(const GuestInsn& g);
+  void leave(const GuestInsn& g);
+  void push_value(const GuestInsn& g, uint64_t value);
+  void conditional_jump(const GuestInsn& g);
+  void count_jump(const GuestInsn& g);
+  void call(const GuestInsn& g);
+  void indirect(const GuestInsn& g);
+  void ret(const GuestInsn& g);
+  void target_to_s0(const GuestInsn& g);
+  void mix_mode();
+  void landing(const GuestInsn& g);
+  void interpret(const GuestInsn& g);
+
+  // ---- leaving ----
+  enum class Branch : uint8_t { kJump, kCall, kCondition };
+  // A patchable jump to `target`, when `live` flags are wanted there.
+  void exit_to(uint64_t target, uint16_t live, Branch branch, uint8_t cc = 0);
+  void poll();
+  void cold_jump(uint32_t field, uint64_t rip, Offset routine);  // field jumps to cold code: kS0 = rip; jmp routine
+
+  struct Reencoding;
+  void reencode(const GuestInsn& g, const Reencoding& r);
+
+  TlbKind tlb() const;
+  size_t tlb_base() const;
+  bool supervisor() const { return (code_->mode & mode::kSupervisor) != 0; }
+  void land(uint32_t field, Offset target);  // in hot or cold code being written
+
+  CodeCache& cache_;
+  const Routines& routines_;
+  const bool bmi2_;
+  const GuestCode* code_ = nullptr;
+  Block block_;
+  Assembler hot_, cold_;
+  bool host_valid_ = false, memory_valid_ = false;  // where the guest's flags are; neither: nobody wants them
+};
+
+}  // namespace ostler::bt
