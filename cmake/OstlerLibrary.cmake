@@ -27,12 +27,23 @@ function(ostler_library name)
   target_include_directories(ostler_${name} PUBLIC ${CMAKE_SOURCE_DIR}/src)
 endfunction()
 
-# ostler_test(name SOURCES a.cpp … LIBS lib … [LABELS l …]): a GoogleTest executable, discovered by ctest.
+# What tests of guest code run on beside the interpreter: values of OSTLER_TEST_ENGINE (tests/support/engine.h).
+set(OSTLER_ENGINE_VARIANTS)
+
+# ostler_test(name SOURCES a.cpp … LIBS lib … [LABELS l …] [ENGINES]): a GoogleTest executable, discovered by ctest.
+# ENGINES: once more for each of OSTLER_ENGINE_VARIANTS, as Test@variant.
 function(ostler_test name)
-  cmake_parse_arguments(ARG "" "" "SOURCES;LIBS;LABELS" ${ARGN})
+  cmake_parse_arguments(ARG "ENGINES" "" "SOURCES;LIBS;LABELS" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})
   target_link_libraries(${name} PRIVATE ostler_options ${ARG_LIBS} GTest::gtest GTest::gtest_main GTest::gmock Threads::Threads)
   gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 PROPERTIES TIMEOUT 300 LABELS "${ARG_LABELS}")
+  if(ARG_ENGINES)
+    target_link_libraries(${name} PRIVATE ostler_test_engine)
+    foreach(variant ${OSTLER_ENGINE_VARIANTS})
+      gtest_discover_tests(${name} TEST_SUFFIX "@${variant}" TEST_LIST ${name}_${variant} DISCOVERY_TIMEOUT 60
+        PROPERTIES TIMEOUT 300 LABELS "${ARG_LABELS};engine" ENVIRONMENT "OSTLER_TEST_ENGINE=${variant}")
+    endforeach()
+  endif()
 endfunction()
 
 # ostler_fuzz(name SOURCES a.cpp … LIBS lib …): the libFuzzer program name_fuzz; needs the fuzz preset (clang).

@@ -7,7 +7,7 @@
 #include "interp/interpreter.h"
 #include "memory/address_space.h"
 #include "mmu/code_pages.h"
-#include "mmu/soft_mmu.h"
+#include "support/engine.h"
 #include "x86/cpu_model.h"
 #include "x86/state.h"
 
@@ -76,9 +76,8 @@ struct GuestRunner::Machine {
     state.seg[kCs].attributes = user_code;
     state.seg[kCs].selector = 0x33;
     state.tr.attributes = Segment::kPresent | 0xb;
-    interpreter = std::make_unique<interp::Interpreter>(state, mmu, environment, model, size_t{1} << 20);
-    interpreter->stop_on_exceptions(true);
-    interpreter->state_changed();
+    interpreter.stop_on_exceptions(true);
+    interpreter.state_changed();
   }
 
   // Four-level tables; user pages.
@@ -111,10 +110,11 @@ struct GuestRunner::Machine {
   mmu::VcpuGroup group;
   mmu::CodePages code{space, group};
   x86::CpuModel model;
-  x86::CpuState state;
-  mmu::SoftMmu mmu{state, space, code, {}};
   NoDevices environment;
-  std::unique_ptr<interp::Interpreter> interpreter;
+  test::EngineMachine engine{space, code};
+  test::EngineVcpu vcpu{engine, environment, model};
+  x86::CpuState& state = vcpu.state();
+  interp::Interpreter& interpreter = vcpu.interpreter();
   uint64_t next_table = kTables + kPageBytes;
 };
 
@@ -135,19 +135,19 @@ Outcome GuestRunner::run(const TestCase& test) {
   s.seg[x86::kGs].base = test.state.gs_base;
   std::memcpy(&s.fx, test.state.vector.legacy, sizeof s.fx);
   for (unsigned i = 0; i < 16; ++i) test.state.vector.get_ymm(i, s.vec[i]);
-  if (((old_rest ^ s.flags_rest) & x86::rflags::kAc) != 0) m.interpreter->cpu().mode_changed();
+  if (((old_rest ^ s.flags_rest) & x86::rflags::kAc) != 0) m.interpreter.cpu().mode_changed();
 
-  const interp::Exit exit = m.interpreter->run(100'000);
+  const interp::Exit exit = m.interpreter.run(100'000);
   Outcome out;
   out.vector =
-      exit == interp::Exit::kException ? static_cast<uint8_t>(m.interpreter->exception().vector) : kTimeout;
-  out.error = exit == interp::Exit::kException ? m.interpreter->exception().error : 0;
+      exit == interp::Exit::kException ? static_cast<uint8_t>(m.interpreter.exception().vector) : kTimeout;
+  out.error = exit == interp::Exit::kException ? m.interpreter.exception().error : 0;
   // There is no IDT: what INT3 raises instead names its gate.
   if (out.vector == 13 && out.error == (3 << 3 | 2)) {
     out.vector = 3;
     out.error = 0;
   }
-  out.cr2 = out.vector == 14 ? m.interpreter->exception().cr2 : 0;
+  out.cr2 = out.vector == 14 ? m.interpreter.exception().cr2 : 0;
   std::copy_n(s.gpr.begin(), 16, out.state.gpr.begin());
   out.state.rip = s.rip;
   out.state.rflags = s.rflags();

@@ -10,7 +10,7 @@
 #include "interp/interpreter.h"
 #include "memory/address_space.h"
 #include "mmu/code_pages.h"
-#include "mmu/soft_mmu.h"
+#include "support/engine.h"
 #include "x86/cpu_model.h"
 
 namespace ostler::interp {
@@ -58,18 +58,19 @@ TEST(ModeTour, every_stop_is_reached_and_it_ends_in_shutdown) {
   auto model = x86::CpuModel::parse("Haswell");
   ASSERT_TRUE(model.has_value());
   PortLog environment;
-  x86::CpuState state;
+  mmu::VcpuGroup group;
+  mmu::CodePages code(space, group);
+  test::EngineMachine engine(space, code);
+  test::EngineVcpu vcpu(engine, environment, *model);
+  x86::CpuState& state = vcpu.state();
   state.reset(false);
   state.seg[x86::kCs].selector = 0;
   state.seg[x86::kCs].base = 0;
   state.rip = kBase;
-  mmu::VcpuGroup group;
-  mmu::CodePages code(space, group);
-  mmu::SoftMmu soft_mmu(state, space, code, {});
-  Interpreter interpreter(state, soft_mmu, environment, *model);
+  vcpu.interpreter().state_changed();
 
   constexpr int64_t kPlenty = 100'000;
-  const Exit exit = interpreter.run(kPlenty);
+  const Exit exit = vcpu.interpreter().run(kPlenty);
   EXPECT_EQ(environment.text, "RPiuvgtALXscfd.");
   EXPECT_EQ(exit, Exit::kShutdown);
 }

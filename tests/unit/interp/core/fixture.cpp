@@ -46,10 +46,7 @@ void Board::set_page(uint64_t linear, uint64_t entry) {
 }
 
 Vcpu::Vcpu(Board& the_board, size_t cache_bytes)
-    : board(the_board),
-      model(make_model()),
-      mmu(s, board.space, board.code, {}),
-      interpreter(s, mmu, world, model, cache_bytes) {
+    : board(the_board), model(make_model()), vcpu(board.engine, world, model, cache_bytes) {
   using namespace x86;
   s.cr0 = cr0::kPe | cr0::kEt | cr0::kNe | cr0::kWp | cr0::kPg;
   s.cr4 = cr4::kPae;

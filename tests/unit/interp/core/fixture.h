@@ -16,6 +16,7 @@
 #include "memory/address_space.h"
 #include "mmu/code_pages.h"
 #include "mmu/soft_mmu.h"
+#include "support/engine.h"
 #include "x86/cpu_model.h"
 
 namespace ostler::interp {
@@ -47,6 +48,7 @@ struct Board {
   memory::RamRegion ram;
   mmu::VcpuGroup group;
   mmu::CodePages code{space, group};
+  test::EngineMachine engine{space, code};
 };
 
 class World final : public Environment {
@@ -90,9 +92,10 @@ struct Vcpu {
   Board& board;
   x86::CpuModel model;
   World world;
-  x86::CpuState s;
-  mmu::SoftMmu mmu;
-  Interpreter interpreter;
+  test::EngineVcpu vcpu;
+  x86::CpuState& s = vcpu.state();
+  mmu::SoftMmu& mmu = vcpu.mmu();
+  Interpreter& interpreter = vcpu.interpreter();
 };
 
 }  // namespace ostler::interp

@@ -25,11 +25,7 @@ constexpr uint64_t kPml4 = 0x100000, kPdpt = 0x101000, kPd = 0x102000;
 }  // namespace
 
 Guest::Guest(std::string_view model_name)
-    : block(two_megabytes()),
-      ram("ram", block),
-      model(test_model(model_name)),
-      mmu(s, space, code, {}),
-      cpu(s, mmu, env, model) {
+    : block(two_megabytes()), ram("ram", block), model(test_model(model_name)), vcpu(engine, env, model) {
   memory::Transaction change(space);
   change.add(space.root(), 0, ram);
   s.reset(false);

@@ -17,6 +17,7 @@
 #include "memory/address_space.h"
 #include "mmu/code_pages.h"
 #include "mmu/soft_mmu.h"
+#include "support/engine.h"
 #include "x86/cpu_model.h"
 #include "x86/descriptor.h"
 
@@ -133,9 +134,11 @@ class Guest {
   mmu::CodePages code{space, group};
   x86::CpuModel model;
   FakeEnvironment env;
-  x86::CpuState s;
-  mmu::SoftMmu mmu;
-  Cpu cpu;
+  test::EngineMachine engine{space, code};
+  test::EngineVcpu vcpu;
+  x86::CpuState& s = vcpu.state();
+  mmu::SoftMmu& mmu = vcpu.mmu();
+  Cpu& cpu = vcpu.interpreter().cpu();
 };
 
 // Expectations on an exception: vector and error code.
