@@ -165,4 +165,10 @@ const Block* CodeCache::find_host(const uint8_t* host, InsnMap& insn) const {
   return &block;
 }
 
+const Block& CodeCache::block_of_insn(uint32_t index) const {
+  const auto after = std::upper_bound(blocks_.begin() + 1, blocks_.end(), index,
+                                      [](uint32_t i, const Block& block) { return i < block.first_insn; });
+  return *(after - 1);
+}
+
 }  // namespace ostler::bt

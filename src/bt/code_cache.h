@@ -63,6 +63,7 @@ struct InsnMap {
   Offset host = 0;
   uint16_t guest = 0;  // bytes from the start of the block
   bool host_flags = false;
+  int32_t undo = 0;  // indirect branches: what RSP has moved by
 };
 
 class CodeCache final : public mmu::SharedCodeObserver {
@@ -98,6 +99,8 @@ class CodeCache final : public mmu::SharedCodeObserver {
 
   // Block and instruction that host code at `host` belongs to; null: none.
   const Block* find_host(const uint8_t* host, InsnMap& insn) const;
+  // The block that instruction number `index` of insns() belongs to.
+  const Block& block_of_insn(uint32_t index) const;
 
   // ---- any thread ----
   const uint8_t* executable(Offset at) const { return executable_ + at; }

@@ -111,6 +111,12 @@ void Translator::exit_to(uint64_t target, uint16_t live, Branch branch, uint8_t 
   exit.mode = code_->mode;
   exit.same_page = same_page;
   exit.flags_in_host = live == 0 || (host_valid_ && !must_spill);
+  if (live != 0 && host_valid_ && !memory_valid_ && !must_spill) {
+    std::swap(hot_, cold_);
+    spill_flags();
+    memory_valid_ = false;  // not on the other paths
+    std::swap(hot_, cold_);
+  }
   cold_.mov_imm(kS0, number);
   cold_.jmp(routines_.exit_link);
 }
@@ -150,6 +156,12 @@ void Translator::count_jump(const GuestInsn& g) {
 }
 
 // ---- calls and returns ----
+
+// Whether an indirect branch's target is canonical is only found out where it leads.
+void Translator::note_branch(int32_t undo) {
+  cache_.insns().back().undo = undo;
+  hot_.store32(offsetof(Hot, branch), static_cast<uint32_t>(cache_.insns().size() - 1));
+}
 
 void Translator::mix_mode() {
   const uint64_t key = mode_key(code_->mode);
@@ -197,6 +209,7 @@ void Translator::indirect(const GuestInsn& g) {
   free_flags(x86::rflags::kArithmetic);
   target_to_s0(g);
   if (g.kind == Kind::kJumpIndirect) {
+    note_branch(0);
     mix_mode();
     hot_.jmp(routines_.lookup[supervisor()]);
     return;
@@ -204,6 +217,7 @@ void Translator::indirect(const GuestInsn& g) {
   hot_.store(offsetof(Hot, scratch) + 8, kS0);
   push_value(g, code_->next_rip(g));
   hot_.load(kS0, offsetof(Hot, scratch) + 8);
+  note_branch(-8);
   mix_mode();
   hot_.call(routines_.lookup[supervisor()]);
   landing(g);
@@ -213,8 +227,9 @@ void Translator::ret(const GuestInsn& g) {
   free_flags(x86::rflags::kArithmetic);
   check_at(g, {.base = kSp}, 8, Direction::kRead);
   hot_.load_mem(kS0, kHere);
-  const bool pops = g.insn.operand_count != 0;
-  hot_.lea(kSp, {.base = kSp, .disp = static_cast<int32_t>(8 + (pops ? g.insn.imm & 0xffff : 0))});
+  const auto popped = static_cast<int32_t>(8 + (g.insn.operand_count != 0 ? g.insn.imm & 0xffff : 0));
+  hot_.lea(kSp, {.base = kSp, .disp = popped});
+  note_branch(popped);
   mix_mode();
   hot_.u8(0xc3);
 }

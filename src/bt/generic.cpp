@@ -37,8 +37,11 @@ Raw parse(const Instruction& insn, const uint8_t* bytes) {
       raw.operand_size = true;
     else if (b == 0xf2 || b == 0xf3)
       raw.repeat = b;
+    else if ((b & 0xf0) == 0x40)
+      ;
     else if (b != 0xf0 && b != 0x67 && b != 0x2e && b != 0x36 && b != 0x3e && b != 0x26 && b != 0x64 && b != 0x65)
       break;
+    raw.rex = (b & 0xf0) == 0x40 ? b : 0;  // only counts just before the opcode
   }
   if (insn.encoding == x86::Encoding::kVex) {
     raw.vex = true;
@@ -54,7 +57,6 @@ Raw parse(const Instruction& insn, const uint8_t* bytes) {
       at += 3;
     }
   } else {
-    if ((bytes[at] & 0xf0) == 0x40) raw.rex = bytes[at++];
     at += insn.map == 0 ? 0 : insn.map == 1 ? 1 : 2;
   }
   raw.opcode_at = static_cast<uint8_t>(at++);

@@ -327,6 +327,8 @@ void read_guest_code(mmu::SoftMmu& mmu, const x86::CpuModel& model, uint64_t rip
       const x86::FlagEffect effect = x86::flag_effect(g.insn);
       g.reads = effect.read;
       g.writes = effect.written;
+      // A divide error's frame shows them.
+      if (g.insn.opcode == Opcode::kDiv || g.insn.opcode == Opcode::kIdiv) g.reads = x86::rflags::kArithmetic;
       g.touches_flags = (effect.read | effect.written) != 0 && !(effect.written == 0 && only_reads_flags(g.insn.opcode));
     } else {
       g.kind = Kind::kInterpret;

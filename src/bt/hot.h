@@ -33,7 +33,7 @@ struct alignas(4096) Hot {
   std::atomic<uint32_t> pending{0};
   Reason reason = Reason::kLookup;
   uint64_t exit_value = 0;
-  uint64_t mode_key = 0;    // of the running code
+  uint32_t branch = 0;      // the last indirect branch, for one that leads nowhere
   uint64_t shadow_rsp = 0;  // while not in translated code
   uint64_t engine_rsp = 0;  // while in translated code
   uint64_t scratch[4] = {};

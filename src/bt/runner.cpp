@@ -263,6 +263,15 @@ NativeExit Runner::run(interp::Cpu& cpu) {
       case Reason::kLookup:
         ++statistics_.lookups;
         s.rip = hot_.exit_value ^ mode_key(mode);
+        if (!cpu.canonical(s.rip)) [[unlikely]] {
+          // The branch itself faults.
+          const std::lock_guard lock(cache_.mutex());
+          const InsnMap& branch = cache_.insns()[hot_.branch];
+          s.rip = cache_.block_of_insn(hot_.branch).rip + branch.guest;
+          s.gpr[x86::kRsp] -= static_cast<uint64_t>(static_cast<int64_t>(branch.undo));
+          ++statistics_.interpreted;
+          return NativeExit::kInterpret;
+        }
         break;
       case Reason::kLink: {
         ++statistics_.links;

@@ -60,6 +60,7 @@ class Translator {
   void indirect(const GuestInsn& g);
   void ret(const GuestInsn& g);
   void target_to_s0(const GuestInsn& g);
+  void note_branch(int32_t undo);
   void mix_mode();
   void landing(const GuestInsn& g);
   void interpret(const GuestInsn& g);

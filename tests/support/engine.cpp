@@ -3,6 +3,8 @@
 #include <cstdio>
 #include <cstdlib>
 
+#include "bt/runner.h"
+
 namespace ostler::test {
 namespace {
 
@@ -31,13 +33,19 @@ EngineChoice parse(std::string_view text) {
   return choice;
 }
 
+template <class T>
+T value_of(Result<T> result) {
+  if (result) return *std::move(result);
+  std::fprintf(stderr, "%s\n", result.error().message().c_str());
+  std::exit(2);
+}
+
 }  // namespace
 
 const EngineChoice& engine_choice() {
   static const EngineChoice choice = [] {
     const char* text = std::getenv("OSTLER_TEST_ENGINE");
     EngineChoice parsed = parse(text != nullptr ? text : "interp");
-    if (parsed.translate) refuse(text, "this build has no translator");
     return parsed;
   }();
   return choice;
@@ -46,23 +54,35 @@ const EngineChoice& engine_choice() {
 struct EngineMachine::Parts {
   memory::AddressSpace& space;
   mmu::CodePages& code;
+  std::unique_ptr<bt::Shared> translator;
 };
 
 EngineMachine::EngineMachine(memory::AddressSpace& space, mmu::CodePages& code)
-    : parts_(new Parts{space, code}) {
-  engine_choice();
+    : parts_(new Parts{space, code, nullptr}) {
+  if (engine_choice().translate)
+    parts_->translator = value_of(bt::Shared::create(code, {.cache_bytes = size_t{4} << 20}));
 }
 EngineMachine::~EngineMachine() = default;
 
 struct EngineVcpu::Parts {
   Parts(EngineMachine::Parts& machine, interp::Environment& environment, const x86::CpuModel& model,
         size_t cache_bytes)
-      : mmu(state, machine.space, machine.code, {}),
-        interpreter(state, mmu, environment, model, cache_bytes) {}
+      : window(machine.translator != nullptr ? value_of(bt::Window::create()) : nullptr),
+        state(window != nullptr ? window->hot().cpu : own_state),
+        mmu(state, machine.space, machine.code, {}, window.get()),
+        interpreter(state, mmu, environment, model, cache_bytes,
+                    window != nullptr ? &window->hot().pending : nullptr) {
+    if (window == nullptr) return;
+    runner = value_of(bt::Runner::create(*machine.translator, *window, interpreter.cpu()));
+    interpreter.set_native(runner.get());
+  }
 
-  x86::CpuState state;
+  std::unique_ptr<bt::Window> window;
+  x86::CpuState own_state;
+  x86::CpuState& state;
   mmu::SoftMmu mmu;
   interp::Interpreter interpreter;
+  std::unique_ptr<bt::Runner> runner;
 };
 
 EngineVcpu::EngineVcpu(EngineMachine& machine, interp::Environment& environment, const x86::CpuModel& model,
