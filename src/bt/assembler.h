@@ -1,6 +1,6 @@
-// Writes the host instructions that translations are made of, straight into the code memory. asmjit writes the routines
-// (routines.cpp); for translations it costs more than the time there is for a guest instruction, see
-// docs/bt/design.md, "Emission".
+// Writes the host instructions that translations are made of, straight into the code memory. asmjit writes
+// the routines (routines.cpp); for translations it costs more than the time there is for a guest instruction,
+// see docs/bt/design.md, "Emission".
 #pragma once
 
 #include <cstddef>
@@ -26,7 +26,7 @@ struct HostMem {
   int32_t disp = 0;
 };
 
-inline constexpr uint8_t kCcB = 2, kCcE = 4, kCcNe = 5, kCcA = 7;
+inline constexpr uint8_t kCcB = 2, kCcE = 4, kCcNe = 5, kCcA = 7, kCcLe = 14;
 
 class Assembler {
  public:
@@ -46,7 +46,8 @@ class Assembler {
     std::memcpy(p_, &value, 8);
     p_ += 8;
   }
-  // The four bytes after `lead` more, which another thread may change while code runs, shall lie in one cache line.
+  // The four bytes after `lead` more, which another thread may change while code runs, shall lie in one cache
+  // line.
   void align_field(unsigned lead) {
     const unsigned in_line = (offset() + lead) & 63;
     if (in_line > 60) nops(64 - in_line);
@@ -190,7 +191,8 @@ class Assembler {
 
   // ---- encodings ----
   void rex(bool wide, Reg reg, const HostMem& mem) {
-    const unsigned bits = (wide ? 8u : 0u) | (reg >> 3) << 2 | (mem.index != kNoReg ? (mem.index >> 3) << 1 : 0) |
+    const unsigned bits = (wide ? 8u : 0u) | (reg >> 3) << 2 |
+                          (mem.index != kNoReg ? (mem.index >> 3) << 1 : 0) |
                           (mem.base != kNoReg ? mem.base >> 3 : 0);
     if (bits != 0) u8(0x40 | bits);
   }
@@ -204,7 +206,9 @@ class Assembler {
       return;
     }
     const bool sib = mem.index != kNoReg || (mem.base & 7) == 4;
-    const unsigned mod = mem.disp == 0 && (mem.base & 7) != 5 ? 0 : mem.disp == static_cast<int8_t>(mem.disp) ? 1 : 2;
+    const unsigned mod = mem.disp == 0 && (mem.base & 7) != 5        ? 0
+                         : mem.disp == static_cast<int8_t>(mem.disp) ? 1
+                                                                     : 2;
     u8(mod << 6 | reg | (sib ? 4u : mem.base & 7u));
     if (sib) u8(mem.scale << 6 | (mem.index == kNoReg ? 4u : mem.index & 7u) << 3 | (mem.base & 7));
     if (mod == 1) u8(static_cast<uint8_t>(mem.disp));
@@ -255,7 +259,8 @@ inline void Assembler::nops(unsigned count) {
   }
 }
 
-// Where the guest's register is while translated code runs: a host register, or kNoReg for those kept in memory.
+// Where the guest's register is while translated code runs: a host register, or kNoReg for those kept in
+// memory.
 constexpr Reg host_reg(unsigned guest) {
   return guest == 4 ? kSp : guest < 13 ? static_cast<Reg>(guest) : kNoReg;
 }

@@ -98,7 +98,8 @@ void CodeCache::link(uint32_t number, Block& target) {
   exit.next = target.incoming;
   target.incoming = number;
   ++statistics_.links;
-  const bool direct = exit.same_page && (exit.flags_in_host || target.entry_flags == 0) && target.second_page == kNone;
+  const bool direct = exit.same_page && target.second_page == kNone &&
+                      (target.entry_flags == 0 || (exit.flags_in_host && !exit.backward));
   patch(exit.field, direct ? target.entry : target.checked);
 }
 
@@ -116,8 +117,8 @@ void CodeCache::kill(Block& block) {
     exit.to = exit.next = kNone;
   }
   block.incoming = kNone;
-  // Its own exits stay linked: whoever is still inside leaves by them; but they must not be found by their targets'
-  // lists when the numbers are reused, and those are not reused.
+  // Its own exits stay linked: whoever is still inside leaves by them; but they must not be found by their
+  // targets' lists when the numbers are reused, and those are not reused.
 }
 
 void CodeCache::shared_code_written(GuestPhys page, unsigned, unsigned) {
@@ -151,9 +152,9 @@ void CodeCache::flush() {
 const Block* CodeCache::find_host(const uint8_t* host, InsnMap& insn) const {
   const auto at = static_cast<Offset>(host - executable_);
   // Blocks lie in the order of their numbers.
-  const auto after = std::upper_bound(blocks_.begin() + 1, blocks_.end(), at, [](Offset offset, const Block& block) {
-    return offset < std::min(block.checked, block.entry);
-  });
+  const auto after = std::upper_bound(
+      blocks_.begin() + 1, blocks_.end(), at,
+      [](Offset offset, const Block& block) { return offset < std::min(block.checked, block.entry); });
   if (after == blocks_.begin() + 1) return nullptr;
   const Block& block = *(after - 1);
   if (at >= block.end) return nullptr;

@@ -1,6 +1,6 @@
-// The translations of a machine, shared by its vCPUs: host code in one memory object that is mapped twice, writable
-// and executable, and what is known about it. Everything under one mutex, which nothing is waited for under; running
-// translated code takes no lock. See docs/bt/design.md, "The code cache".
+// The translations of a machine, shared by its vCPUs: host code in one memory object that is mapped twice,
+// writable and executable, and what is known about it. Everything under one mutex, which nothing is waited
+// for under; running translated code takes no lock. See docs/bt/design.md, "The code cache".
 #pragma once
 
 #include <array>
@@ -37,12 +37,12 @@ struct Block {
   uint16_t bytes = 0;
   Mode mode = 0;
   bool dead = false;
-  uint32_t incoming = kNone;              // exits that lead here, linked by Exit::next
-  uint32_t first_exit = 0, exits = 0;     // its own
-  uint32_t first_insn = 0;                // of its instructions in the map of host faults
-  uint32_t next_same = kNone;             // in the table's chain
-  uint32_t next_in_page[2] = {};          // of the physical page
-  uint32_t id_fields[2] = {};             // where the entry check's number stands, for killing
+  uint32_t incoming = kNone;           // exits that lead here, linked by Exit::next
+  uint32_t first_exit = 0, exits = 0;  // its own
+  uint32_t first_insn = 0;             // of its instructions in the map of host faults
+  uint32_t next_same = kNone;          // in the table's chain
+  uint32_t next_in_page[2] = {};       // of the physical page
+  uint32_t id_fields[2] = {};          // where the entry check's number stands, for killing
 };
 
 // A direct jump out of a block.
@@ -53,14 +53,17 @@ struct Exit {
   uint32_t block = kNone;  // whose it is
   uint32_t to = kNone;
   uint32_t next = kNone;
-  Mode mode = 0;           // of the target
+  uint16_t live = 0;          // flags that are wanted there
+  Mode mode = 0;              // of the target
   bool same_page = false;     // needs no check of the target's page
+  bool backward = false;      // a loop's jump: it must come by a poll
   bool flags_in_host = true;  // as the target's plain entry wants them; else in memory
 };
 
 // Where the host code of a guest instruction begins.
 struct InsnMap {
   Offset host = 0;
+  uint8_t index = 0;   // of the instruction in the block
   uint16_t guest = 0;  // bytes from the start of the block
   bool host_flags = false;
   int32_t undo = 0;  // indirect branches: what RSP has moved by
@@ -147,8 +150,8 @@ class CodeCache final : public mmu::SharedCodeObserver {
   std::vector<Block> blocks_;
   std::vector<Exit> exits_;
   std::vector<InsnMap> insns_;
-  std::vector<uint32_t> table_;                         // heads of chains by table_key()
-  std::unordered_map<uint64_t, uint32_t> by_phys_;      // page -> first block * 2 + which
+  std::vector<uint32_t> table_;                     // heads of chains by table_key()
+  std::unordered_map<uint64_t, uint32_t> by_phys_;  // page -> first block * 2 + which
   struct PageKey {
     uint64_t linear, phys;
     friend bool operator==(const PageKey&, const PageKey&) = default;

@@ -72,9 +72,12 @@ void Translator::leave(const GuestInsn& g) {
 
 // ---- leaving the block ----
 
+// A loop must come by a poll: at an entry where the flags are free, or else in the entry that checks, which
+// wants them in memory.
 void Translator::exit_to(uint64_t target, uint16_t live, Branch branch, uint8_t cc) {
   const bool same_page = (target ^ code_->rip) >> 12 == 0 && !code_->straddles;
-  const bool must_spill = live != 0 && host_valid_ && !memory_valid_ && !same_page;
+  const bool backward = target <= code_->rip + code_->bytes;
+  const bool must_spill = live != 0 && host_valid_ && !memory_valid_ && (!same_page || backward);
   Assembler* at = &hot_;
   if (must_spill && branch == Branch::kCondition) {
     // In the cold code, so that the path not taken keeps its flags.
@@ -110,6 +113,8 @@ void Translator::exit_to(uint64_t target, uint16_t live, Branch branch, uint8_t 
   exit.block = cache_.next_block();
   exit.mode = code_->mode;
   exit.same_page = same_page;
+  exit.live = live;
+  exit.backward = backward;
   exit.flags_in_host = live == 0 || (host_valid_ && !must_spill);
   if (live != 0 && host_valid_ && !memory_valid_ && !must_spill) {
     std::swap(hot_, cold_);
@@ -123,21 +128,7 @@ void Translator::exit_to(uint64_t target, uint16_t live, Branch branch, uint8_t 
 
 void Translator::conditional_jump(const GuestInsn& g) {
   want_flags();
-  const uint64_t target = code_->next_rip(g) + g.insn.imm;
-  // A loop must come by a poll: at an entry where the flags are free, or else in the entry that checks.
-  const bool backwards = target <= code_->rip_of(g);
-  if (backwards && g.live_taken != 0 && !memory_valid_) {
-    const bool host = host_valid_;
-    const uint32_t skip = hot_.jcc(g.insn.condition ^ 1);
-    spill_flags();
-    host_valid_ = false;
-    exit_to(target, g.live_taken, Branch::kJump);
-    land(skip, hot_.offset());
-    host_valid_ = host;
-    memory_valid_ = false;
-    return;
-  }
-  exit_to(target, g.live_taken, Branch::kCondition, g.insn.condition);
+  exit_to(code_->next_rip(g) + g.insn.imm, g.live_taken, Branch::kCondition, g.insn.condition);
 }
 
 void Translator::count_jump(const GuestInsn& g) {

@@ -1,5 +1,5 @@
-// Instructions that run on the host as they are, but for the names of registers and the address of their memory
-// operand.
+// Instructions that run on the host as they are, but for the names of registers and the address of their
+// memory operand.
 #include <utility>
 
 #include "bt/translator.h"
@@ -39,7 +39,8 @@ Raw parse(const Instruction& insn, const uint8_t* bytes) {
       raw.repeat = b;
     else if ((b & 0xf0) == 0x40)
       ;
-    else if (b != 0xf0 && b != 0x67 && b != 0x2e && b != 0x36 && b != 0x3e && b != 0x26 && b != 0x64 && b != 0x65)
+    else if (b != 0xf0 && b != 0x67 && b != 0x2e && b != 0x36 && b != 0x3e && b != 0x26 && b != 0x64 &&
+             b != 0x65)
       break;
     raw.rex = (b & 0xf0) == 0x40 ? b : 0;  // only counts just before the opcode
   }
@@ -129,8 +130,8 @@ bool writes_second(Opcode opcode) {
 // An instruction with its registers renamed.
 struct Translator::Reencoding {
   Raw raw;
-  uint8_t reg = 0;         // ModRM.reg
-  uint8_t rm = 0;          // ModRM.rm, when it is a register
+  uint8_t reg = 0;  // ModRM.reg
+  uint8_t rm = 0;   // ModRM.rm, when it is a register
   bool memory = false;
   HostMem mem;
   uint8_t vvvv = 0;
@@ -251,8 +252,8 @@ void Translator::generic(const GuestInsn& g) {
     slot.field = field;
     slot.guest = guest;
     slot.writes = (i == 0 && !only_reads_operands(insn.opcode)) || (i == 1 && writes_second(insn.opcode));
-    slot.reads = !slot.writes || operand.size < 4 || (i == 0 ? !replaces_destination(insn.opcode) && !vector
-                                                             : insn.opcode != Opcode::kMulx);
+    slot.reads = !slot.writes || operand.size < 4 ||
+                 (i == 0 ? !replaces_destination(insn.opcode) && !vector : insn.opcode != Opcode::kMulx);
     ++in_memory;
   }
   r.needs_rex = low_byte || (r.raw.rex != 0 && high < 0);

@@ -149,7 +149,8 @@ Kind kind_of(const Instruction& insn, const x86::CpuModel& model, Mode mode) {
     case Opcode::kBtr:
     case Opcode::kBtc:
       // With a register the bit may lie anywhere in memory.
-      return insn.has_memory() && insn.operand[1].kind == OperandKind::kGpr ? Kind::kInterpret : Kind::kGeneric;
+      return insn.has_memory() && insn.operand[1].kind == OperandKind::kGpr ? Kind::kInterpret
+                                                                            : Kind::kGeneric;
     case Opcode::kNop:
     case Opcode::kPrefetch:
     case Opcode::kPrefetchw:
@@ -203,8 +204,8 @@ void read_more(mmu::SoftMmu& mmu, GuestCode& code, unsigned upto) {
   const auto in_page = static_cast<unsigned>(kPageSize - (code.phys & kPageMask));
   upto = std::min(in_page, upto);
   if (upto <= code.code_read) return;
-  code.keep &= mmu.read_code(GuestPhys{code.phys + code.code_read}, {code.code + code.code_read, upto - code.code_read},
-                             true);
+  code.keep &= mmu.read_code(GuestPhys{code.phys + code.code_read},
+                             {code.code + code.code_read, upto - code.code_read}, true);
   code.code_read = upto;
 }
 
@@ -299,7 +300,7 @@ void analyse_flags(mmu::SoftMmu& mmu, GuestCode& code) {
 }  // namespace
 
 void read_guest_code(mmu::SoftMmu& mmu, const x86::CpuModel& model, uint64_t rip, uint64_t phys, Mode mode,
-                     unsigned most, GuestCode& out) {
+                     unsigned most, bool end_at_branches, GuestCode& out) {
   out.rip = rip;
   out.phys = phys;
   out.mode = mode;
@@ -329,7 +330,8 @@ void read_guest_code(mmu::SoftMmu& mmu, const x86::CpuModel& model, uint64_t rip
       g.writes = effect.written;
       // A divide error's frame shows them.
       if (g.insn.opcode == Opcode::kDiv || g.insn.opcode == Opcode::kIdiv) g.reads = x86::rflags::kArithmetic;
-      g.touches_flags = (effect.read | effect.written) != 0 && !(effect.written == 0 && only_reads_flags(g.insn.opcode));
+      g.touches_flags =
+          (effect.read | effect.written) != 0 && !(effect.written == 0 && only_reads_flags(g.insn.opcode));
     } else {
       g.kind = Kind::kInterpret;
       g.insn.length = std::max<uint8_t>(g.insn.length, 1);
@@ -337,11 +339,12 @@ void read_guest_code(mmu::SoftMmu& mmu, const x86::CpuModel& model, uint64_t rip
       g.writes = 0;
       g.touches_flags = true;
     }
-    // What the interpreter does gets a block of its own when it comes first; otherwise the block ends before it.
+    // What the interpreter does gets a block of its own when it comes first; otherwise the block ends before
+    // it.
     if (g.kind == Kind::kInterpret && out.count != 0) break;
     at += g.insn.length;
     ++out.count;
-    if (ends_block(g.kind) || out.straddles) break;
+    if (ends_block(g.kind) || out.straddles || (end_at_branches && g.kind == Kind::kCondition)) break;
   }
   out.bytes = at;
   analyse_flags(mmu, out);

@@ -1,4 +1,5 @@
-// Guest code as the translator sees it: the instructions of one superblock, decoded, with their flags analysed.
+// Guest code as the translator sees it: the instructions of one superblock, decoded, with their flags
+// analysed.
 #pragma once
 
 #include <array>
@@ -32,8 +33,8 @@ enum class Kind : uint8_t {
 struct GuestInsn {
   x86::Instruction insn;
   const uint8_t* bytes = nullptr;
-  uint16_t at = 0;          // from the start of the block
-  uint16_t reads = 0;       // flags
+  uint16_t at = 0;     // from the start of the block
+  uint16_t reads = 0;  // flags
   uint16_t writes = 0;
   uint16_t live_after = 0;  // flags that somebody may look at after it
   uint16_t live_taken = 0;  // Jcc: where it leads when taken
@@ -48,22 +49,23 @@ struct GuestCode {
   uint64_t phys = 0;
   uint64_t second_phys = 0;  // of the other page, when the only instruction crosses into it
   bool straddles = false;
-  bool keep = true;          // false: from a device, not to be kept
+  bool keep = true;  // false: from a device, not to be kept
   Mode mode = 0;
   unsigned count = 0;
   unsigned bytes = 0;
   uint16_t entry_flags = 0;  // live at the start
   std::array<GuestInsn, kMost> insns;
-  uint8_t code[4096 + 16];   // copy of the bytes from `phys` on, as far as they were read
+  uint8_t code[4096 + 16];  // copy of the bytes from `phys` on, as far as they were read
   unsigned code_read = 0;
 
   uint64_t rip_of(const GuestInsn& insn) const { return rip + insn.at; }
   uint64_t next_rip(const GuestInsn& insn) const { return rip + insn.at + insn.insn.length; }
 };
 
-// Reads and decodes the superblock at `rip`, which lies at `phys`. Registers what it reads with CodePages as shared.
-// Raises what fetching the second page of a first instruction that straddles raises. May wait for other vCPUs.
+// Reads and decodes the superblock at `rip`, which lies at `phys`. Registers what it reads with CodePages as
+// shared. Raises what fetching the second page of a first instruction that straddles raises. May wait for
+// other vCPUs.
 void read_guest_code(mmu::SoftMmu& mmu, const x86::CpuModel& model, uint64_t rip, uint64_t phys, Mode mode,
-                     unsigned most, GuestCode& out);
+                     unsigned most, bool end_at_branches, GuestCode& out);
 
 }  // namespace ostler::bt

@@ -16,7 +16,8 @@ constexpr int kSignals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL};
 struct sigaction previous[std::size(kSignals)];
 
 void on_signal(int signal, siginfo_t* info, void* context) {
-  if (current != nullptr && current->host_fault(signal, context, reinterpret_cast<uint64_t>(info->si_addr))) return;
+  if (current != nullptr && current->host_fault(signal, context, reinterpret_cast<uint64_t>(info->si_addr)))
+    return;
   // Not ours: as if we were not here.
   for (unsigned i = 0; i < std::size(kSignals); ++i) {
     if (kSignals[i] != signal) continue;

@@ -37,7 +37,7 @@ struct alignas(4096) Hot {
   uint64_t shadow_rsp = 0;  // while not in translated code
   uint64_t engine_rsp = 0;  // while in translated code
   uint64_t scratch[4] = {};
-  uint64_t pext_mask = 0;
+  int64_t budget = 0;  // instructions left, with Options::count
   uint32_t default_mxcsr = 0x1f80;
   Runner* runner = nullptr;
 };

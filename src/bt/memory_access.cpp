@@ -57,7 +57,8 @@ void Translator::check(const GuestInsn& g, unsigned size, Direction direction) {
     hot_.shr(kS1, 12);
   }
   hot_.and32(kS1, mmu::Tlb::kEntries - 1);
-  hot_.sub_indexed(kS0, kS1, base + (write ? offsetof(mmu::TlbArrays, write_tag) : offsetof(mmu::TlbArrays, read_tag)));
+  hot_.sub_indexed(kS0, kS1,
+                   base + (write ? offsetof(mmu::TlbArrays, write_tag) : offsetof(mmu::TlbArrays, read_tag)));
   hot_.cmp_imm(kS0, static_cast<uint32_t>(kPageSize - size));
   const uint32_t miss = hot_.jcc(kCcA);
   hot_.load_indexed(kS1, kS1, base + offsetof(mmu::TlbArrays, host));
@@ -67,6 +68,7 @@ void Translator::check(const GuestInsn& g, unsigned size, Direction direction) {
   const MissInfo info{.rip = code_->rip_of(g),
                       .resume = static_cast<int32_t>(hot_.offset() - cold_.offset()),
                       .size = static_cast<uint8_t>(size),
+                      .left = static_cast<uint8_t>(code_->count - (&g - code_->insns.data())),
                       .write = write};
   for (unsigned i = 0; i < sizeof info; ++i) cold_.u8(reinterpret_cast<const uint8_t*>(&info)[i]);
 }

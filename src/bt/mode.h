@@ -17,10 +17,11 @@ inline constexpr uint8_t kCpl0 = 1u << 5;
 
 using Mode = uint8_t;
 
-// Mixed into RIP for the keys of the hash tables and for return addresses on the shadow stack, of which there is a
-// pair for user and one for supervisor code.
+// Mixed into RIP for the keys of the hash tables and for return addresses on the shadow stack, of which there
+// is a pair for user and one for supervisor code.
 constexpr uint64_t mode_key(Mode m) {
-  return static_cast<uint64_t>(m & (mode::kAc | mode::kNoX87 | mode::kNoSse | mode::kNoAvx | mode::kCpl0)) << 56 ^
+  return static_cast<uint64_t>(m & (mode::kAc | mode::kNoX87 | mode::kNoSse | mode::kNoAvx | mode::kCpl0))
+             << 56 ^
          (m & mode::kSupervisor ? uint64_t{mode::kCpl0} << 56 : 0);
 }
 

@@ -16,8 +16,7 @@ constexpr size_t kRoutineBytes = 8192;
 constexpr size_t at_gpr(unsigned n) {
   return offsetof(Hot, cpu) + offsetof(x86::CpuState, gpr) + n * 8;
 }
-constexpr size_t kMxcsrAt =
-    offsetof(Hot, cpu) + offsetof(x86::CpuState, fx) + offsetof(x86::FxState, mxcsr);
+constexpr size_t kMxcsrAt = offsetof(Hot, cpu) + offsetof(x86::CpuState, fx) + offsetof(x86::FxState, mxcsr);
 
 Mem gs(size_t offset, uint32_t size) {
   Mem mem = ptr(offset, size);
@@ -140,8 +139,9 @@ Result<Routines> make_routines(CodeCache& cache, MissFunction miss) {
   for (unsigned kind = 0; kind < 3; ++kind) {
     for (unsigned write = 0; write < 2; ++write) {
       r.miss[kind][write] = here();
-      const size_t tags = tlb_at(static_cast<TlbKind>(kind)) +
-                          (write != 0 ? offsetof(mmu::TlbArrays, write_tag) : offsetof(mmu::TlbArrays, read_tag));
+      const size_t tags =
+          tlb_at(static_cast<TlbKind>(kind)) +
+          (write != 0 ? offsetof(mmu::TlbArrays, write_tag) : offsetof(mmu::TlbArrays, read_tag));
       a.add(r14, gs_indexed(r15, 3, tags));  // the address again
       m.store_registers();
       a.pop(rsi);

@@ -1,5 +1,5 @@
-// The routines that all translations share, at the start of the code memory: going in and out of translated code, the
-// slow path of memory accesses, indirect branches.
+// The routines that all translations share, at the start of the code memory: going in and out of translated
+// code, the slow path of memory accesses, indirect branches.
 #pragma once
 
 #include <cstdint>
@@ -15,6 +15,7 @@ struct [[gnu::packed]] MissInfo {
   uint64_t rip;    // of the guest instruction
   int32_t resume;  // from here to behind the check
   uint8_t size;    // bytes
+  uint8_t left;    // instructions of the block from this one on
   uint8_t write;
 };
 
@@ -35,7 +36,8 @@ struct Routines {
   Offset underflow[2] = {};
 };
 
-// Result of the slow path: the difference between host and guest address where the access goes on, or 0: leave.
+// Result of the slow path: the difference between host and guest address where the access goes on, or 0:
+// leave.
 using MissFunction = uint64_t (*)(Runner*, const MissInfo*, uint64_t address);
 
 Result<Routines> make_routines(CodeCache& cache, MissFunction miss);

@@ -40,31 +40,35 @@ bool write_gs_base(std::byte* base) {
 
 }  // namespace
 
-Result<std::unique_ptr<Runner>> Runner::create(Shared& shared, Window& window, interp::Cpu& cpu) {
-  std::unique_ptr<Runner> runner(new Runner(shared, window, cpu));
+Result<std::unique_ptr<Runner>> Runner::create(Shared& shared, Window& window,
+                                               interp::Interpreter& interpreter) {
+  std::unique_ptr<Runner> runner(new Runner(shared, window, interpreter));
   for (unsigned i = 0; i < 2; ++i) {
-    auto stack = ShadowStack::create(reinterpret_cast<uint64_t>(shared.cache->executable(shared.routines.underflow[i])));
+    auto stack = ShadowStack::create(
+        reinterpret_cast<uint64_t>(shared.cache->executable(shared.routines.underflow[i])));
     if (!stack) return std::move(stack).error();
     runner->shadow_[i] = *std::move(stack);
   }
   return runner;
 }
 
-Runner::Runner(Shared& shared, Window& window, interp::Cpu& cpu)
+Runner::Runner(Shared& shared, Window& window, interp::Interpreter& interpreter)
     : shared_(shared),
       window_(window),
       hot_(window.hot()),
-      cpu_(cpu),
+      cpu_(interpreter.cpu()),
       cache_(*shared.cache),
       code_(std::make_unique<GuestCode>()) {
   hot_.runner = this;
+  if (shared.options.check != 0) checker_ = std::make_unique<Checker>(interpreter);
 }
 
 Runner::~Runner() {
   const Statistics& s = statistics_;
   if (s.entries != 0)
     log::trace(log::Subject::kStats,
-               "entered translated code {} times: {} links, {} look-ups, {} polls, {} instructions interpreted, {} host "
+               "entered translated code {} times: {} links, {} look-ups, {} polls, {} instructions "
+               "interpreted, {} host "
                "faults; {} slow memory accesses",
                s.entries, s.links, s.lookups, s.polls, s.interpreted, s.host_faults, s.misses);
 }
@@ -99,8 +103,8 @@ void Runner::load_x87() {
   asm volatile("fxrstor64 %0"
                :
                : "m"(image)
-               : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11",
-                 "xmm12", "xmm13", "xmm14", "xmm15");
+               : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10",
+                 "xmm11", "xmm12", "xmm13", "xmm14", "xmm15");
   x87_live_ = true;
 }
 
@@ -170,10 +174,12 @@ std::optional<Runner::Place> Runner::find(uint64_t rip, Mode mode) {
           return Place{cache_.number_of(*block), cache_.executable(block->checked), cache_.generation()};
       }
     }
-    // Reading code may wait for other vCPUs and serve what they ask for, so addresses and numbers may be stale after.
+    // Reading code may wait for other vCPUs and serve what they ask for, so addresses and numbers may be
+    // stale after.
     const auto start = std::chrono::steady_clock::now();
     const uint64_t writes = cache_.writes(), epoch = cpu_.mmu.fetch_epoch(), generation = cache_.generation();
-    read_guest_code(cpu_.mmu, cpu_.model, rip, phys, mode, shared_.options.block_instructions, *code_);
+    read_guest_code(cpu_.mmu, cpu_.model, rip, phys, mode, shared_.options.block_instructions,
+                    shared_.options.count, *code_);
     if (!code_->keep) return std::nullopt;
     if (epoch != cpu_.mmu.fetch_epoch() || generation != cache_.generation()) continue;
     uint32_t second_page = kNone;
@@ -192,7 +198,8 @@ std::optional<Runner::Place> Runner::find(uint64_t rip, Mode mode) {
         }
         Block& block = shared_.translator->translate(*code_, page, second_page);
         cache_.statistics().nanoseconds += static_cast<uint64_t>(
-            std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - start).count());
+            std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - start)
+                .count());
         return Place{cache_.number_of(block), cache_.executable(block.checked), cache_.generation()};
       }
     }
@@ -206,6 +213,41 @@ void Runner::flush_cache() {
 }
 
 // ---- running ----
+
+// Runs one block on both engines.
+void Runner::run_checked(const Place& place, bool supervisor) {
+  const uint64_t rip = cpu_.s.rip;
+  settle();
+  bool check = ++checks_ % shared_.options.check == 0;
+  if (check) {
+    uint64_t phys = cpu_.mmu.translate_fetch(rip).value;
+    read_guest_code(cpu_.mmu, cpu_.model, rip, phys, mode_of(cpu_), shared_.options.block_instructions,
+                    shared_.options.count, *code_);
+    check = checker_->before(*code_);
+  }
+  const bool x87 = (mode_of(cpu_) & mode::kNoX87) == 0;
+  if (x87) load_x87();
+  hot_.budget = cpu_.budget;
+  enter(place.checked, supervisor);
+  settle();
+  if (check && hot_.reason != Reason::kPoll && hot_.reason != Reason::kHostFault) {
+    x86::CpuState& s = cpu_.s;
+    const uint64_t rip_now = s.rip;
+    uint16_t flags = x86::rflags::kArithmetic;
+    if (hot_.reason == Reason::kLookup) s.rip = hot_.exit_value ^ mode_key(mode_of(cpu_));
+    if (hot_.reason == Reason::kInterpret) s.rip = hot_.exit_value;
+    if (hot_.reason == Reason::kFault) flags = 0;
+    if (hot_.reason == Reason::kLink) {
+      const std::lock_guard lock(cache_.mutex());
+      const Exit& exit = cache_.exit(static_cast<uint32_t>(hot_.exit_value));
+      s.rip = exit.target;
+      flags = exit.live;
+    }
+    if (cpu_.canonical(s.rip)) checker_->after(*code_, fault_, flags);
+    s.rip = rip_now;
+  }
+  if (x87) load_x87();
+}
 
 void Runner::enter(const uint8_t* host, bool supervisor) {
   ++statistics_.entries;
@@ -230,7 +272,7 @@ NativeExit Runner::run(interp::Cpu& cpu) {
   uint32_t link = kNone;
   uint64_t link_generation = 0;
   for (;;) {
-    if (cpu.pending_.load(std::memory_order_relaxed) != 0) return NativeExit::kLook;
+    if (cpu.pending_.load(std::memory_order_relaxed) != 0 || cpu.budget <= 0) return NativeExit::kLook;
     const auto place = find(s.rip, mode);
     if (!place) {
       ++statistics_.interpreted;
@@ -246,11 +288,16 @@ NativeExit Runner::run(interp::Cpu& cpu) {
       shadow_epoch_ = epoch;
       for (unsigned i = 0; i < 2; ++i) shadow_rsp_[i] = shadow_[i].base();
     }
-    if (link != kNone && link_generation == place->generation) {
+    if (checker_ != nullptr) {
+      // Each block for itself.
+      link = kNone;
+      for (unsigned i = 0; i < 2; ++i) shadow_rsp_[i] = shadow_[i].base();
+    } else if (link != kNone && link_generation == place->generation) {
       const std::lock_guard lock(cache_.mutex());
       Exit& exit = cache_.exit(link);
       Block& target = cache_.block(place->block);
-      if (!target.dead && (!exit.same_page || cache_.block(exit.block).page == target.page)) cache_.link(link, target);
+      if (!target.dead && (!exit.same_page || cache_.block(exit.block).page == target.page))
+        cache_.link(link, target);
     } else if (link == kNone) {
       const uint64_t key = s.rip ^ mode_key(mode);
       HashEntry& entry = window_.hash(supervisor)[key & (Window::kHashEntries - 1)];
@@ -258,7 +305,12 @@ NativeExit Runner::run(interp::Cpu& cpu) {
     }
     link = kNone;
     write_gs_base(Window::base_of(cpu.mmu.user_tlb()));
-    enter(place->checked, supervisor);
+    hot_.budget = cpu.budget;
+    if (checker_ != nullptr)
+      run_checked(*place, supervisor);
+    else
+      enter(place->checked, supervisor);
+    if (shared_.options.count) cpu.budget = hot_.budget;
     switch (hot_.reason) {
       case Reason::kLookup:
         ++statistics_.lookups;
@@ -311,6 +363,11 @@ uint64_t Runner::miss(Runner* runner, const MissInfo* info, uint64_t address) {
   Hot& hot = runner->hot_;
   hot.reason = Reason::kFault;
   hot.cpu.rip = info->rip;
+  struct TakeBack {
+    Hot& hot;
+    int64_t left;
+    ~TakeBack() { hot.budget += left; }
+  } take_back{hot, info->left};
   interp::Cpu& cpu = runner->cpu_;
   // What the interpreter knows better: addresses that are not canonical, page crossings, devices, code pages.
   if (!cpu.canonical(address) || !cpu.canonical(address + info->size - 1)) return 0;
@@ -318,6 +375,7 @@ uint64_t Runner::miss(Runner* runner, const MissInfo* info, uint64_t address) {
     const auto access = info->write != 0 ? mmu::Access::kWrite : mmu::Access::kRead;
     if ((address & kPageMask) + info->size > kPageSize) return 0;
     void* host = cpu.mmu.pointer(address, info->size, access);
+    if (host != nullptr) take_back.left = 0;
     return host == nullptr ? 0 : reinterpret_cast<uint64_t>(host) - address;
   } catch (const x86::Exception& exception) {
     runner->fault_ = exception;
@@ -340,7 +398,8 @@ bool Runner::host_fault(int, void* context, uint64_t address) {
   hot_.exit_value = static_cast<uint64_t>(regs[REG_RIP]);
   fault_flags_ = static_cast<uint64_t>(regs[REG_EFL]);
   regs[REG_EFL] &= static_cast<greg_t>(~kTrapFlags);
-  regs[REG_RIP] = static_cast<greg_t>(reinterpret_cast<uintptr_t>(cache_.executable(shared_.routines.host_fault)));
+  regs[REG_RIP] =
+      static_cast<greg_t>(reinterpret_cast<uintptr_t>(cache_.executable(shared_.routines.host_fault)));
   return true;
 }
 
@@ -350,6 +409,7 @@ bool Runner::take_host_fault() {
   const Block* block = cache_.find_host(reinterpret_cast<const uint8_t*>(hot_.exit_value), insn);
   ASSERT(block != nullptr, "translated code faults only inside blocks");
   cpu_.s.rip = block->rip + insn.guest;
+  if (shared_.options.count) cpu_.budget += block->count - insn.index;
   if (insn.host_flags)
     cpu_.s.flags_ax = static_cast<uint16_t>(((fault_flags_ & 0xd5) | 2) << 8 | ((fault_flags_ >> 11) & 1));
   return true;

@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 
+#include "bt/checker.h"
 #include "bt/guest_code.h"
 #include "bt/shadow_stack.h"
 #include "bt/shared.h"
@@ -19,7 +20,8 @@ namespace ostler::bt {
 class Runner final : public interp::Native {
  public:
   // `window`: where the vCPU's CpuState, pending bits and TLBs lie. All outlive the runner.
-  static Result<std::unique_ptr<Runner>> create(Shared& shared, Window& window, interp::Cpu& cpu);
+  static Result<std::unique_ptr<Runner>> create(Shared& shared, Window& window,
+                                                interp::Interpreter& interpreter);
   ~Runner() override;
 
   interp::NativeExit run(interp::Cpu& cpu) override;
@@ -38,7 +40,7 @@ class Runner final : public interp::Native {
   bool host_fault(int signal, void* context, uint64_t address);
 
  private:
-  Runner(Shared& shared, Window& window, interp::Cpu& cpu);
+  Runner(Shared& shared, Window& window, interp::Interpreter& interpreter);
 
   struct Place {
     uint32_t block;
@@ -46,12 +48,14 @@ class Runner final : public interp::Native {
     uint64_t generation;
   };
   Mode mode_of(const interp::Cpu& cpu) const;
-  // The translation at `rip`, made if there is none. Nothing: what lies there is not to be kept, or somebody writes it.
+  // The translation at `rip`, made if there is none. Nothing: what lies there is not to be kept, or somebody
+  // writes it.
   std::optional<Place> find(uint64_t rip, Mode mode);
   void flush_cache();
   void enter(const uint8_t* host, bool supervisor);
   void load_x87();
   bool take_host_fault();
+  void run_checked(const Place& place, bool supervisor);
 
   Shared& shared_;
   Window& window_;
@@ -65,8 +69,10 @@ class Runner final : public interp::Native {
   Mode special_ = 0;         // the mode's bits that the shadow stacks are not kept apart by
   bool x87_live_ = false;    // x87 state is in the host's registers, not in CpuState
   std::optional<x86::Exception> fault_;
+  uint64_t checks_ = 0;
   uint64_t fault_flags_ = 0;  // RFLAGS at a host fault
   std::unique_ptr<GuestCode> code_;
+  std::unique_ptr<Checker> checker_;
   Statistics statistics_;
 };
 

@@ -10,7 +10,8 @@ namespace ostler::bt {
 
 Result<ShadowStack> ShadowStack::create(uint64_t underflow) {
   ShadowStack stack;
-  void* memory = mmap(nullptr, kGuard + kSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* memory = mmap(nullptr, kGuard + kSize, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED) return errno_error("memory of a vCPU", errno);
   stack.memory_ = static_cast<std::byte*>(memory);
   if (mprotect(memory, kGuard, PROT_NONE) != 0) return errno_error("memory of a vCPU", errno);

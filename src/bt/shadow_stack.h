@@ -1,5 +1,5 @@
-// The host stack that translated code runs on: nothing but return addresses of translated calls, so that returns are
-// predicted. A guard page ends it; a call that meets it starts again at the base.
+// The host stack that translated code runs on: nothing but return addresses of translated calls, so that
+// returns are predicted. A guard page ends it; a call that meets it starts again at the base.
 #pragma once
 
 #include <cstddef>

@@ -13,7 +13,7 @@ Result<std::unique_ptr<Shared>> Shared::create(mmu::CodePages& pages, const Opti
   auto routines = make_routines(*shared->cache, &Runner::miss);
   if (!routines) return std::move(routines).error();
   shared->routines = *routines;
-  shared->translator = std::make_unique<Translator>(*shared->cache, shared->routines);
+  shared->translator = std::make_unique<Translator>(*shared->cache, shared->routines, options.count);
   return shared;
 }
 
@@ -22,10 +22,11 @@ Shared::~Shared() {
   const CodeCache::Statistics& s = cache->statistics();
   if (s.instructions != 0)
     log::trace(log::Subject::kStats,
-               "translated {} instructions in {} ms ({} blocks, {} bytes of guest code, {} of host code); {} links, {} "
+               "translated {} instructions in {} ms ({} blocks, {} bytes of guest code, {} of host code); {} "
+               "links, {} "
                "blocks overwritten, {} flushes",
-               s.instructions, s.nanoseconds / 1'000'000, s.blocks, s.guest_bytes, s.host_bytes, s.links, s.killed,
-               s.flushes);
+               s.instructions, s.nanoseconds / 1'000'000, s.blocks, s.guest_bytes, s.host_bytes, s.links,
+               s.killed, s.flushes);
 }
 
 }  // namespace ostler::bt

@@ -7,10 +7,11 @@ namespace ostler::bt {
 
 using x86::Opcode;
 
-Translator::Translator(CodeCache& cache, const Routines& routines)
+Translator::Translator(CodeCache& cache, const Routines& routines, bool count)
     : cache_(cache),
       routines_(routines),
-      bmi2_(x86::HostCpu::current().features.has(x86::Feature::kBmi2)) {}
+      bmi2_(x86::HostCpu::current().features.has(x86::Feature::kBmi2)),
+      count_(count) {}
 
 TlbKind Translator::tlb() const {
   return !supervisor() ? TlbKind::kUser : (code_->mode & mode::kAc) != 0 ? TlbKind::kAc : TlbKind::kSup;
@@ -60,8 +61,7 @@ Block& Translator::translate(const GuestCode& code, uint32_t page, uint32_t seco
 
 void Translator::entries(uint32_t page, uint32_t second_page, bool memory_entry) {
   const bool live = block_.entry_flags != 0;
-  const size_t exec =
-      (supervisor() ? Window::kSup : Window::kUser) + offsetof(mmu::TlbArrays, exec_id);
+  const size_t exec = (supervisor() ? Window::kSup : Window::kUser) + offsetof(mmu::TlbArrays, exec_id);
   const auto check_page = [&](uint64_t rip, uint32_t number, unsigned which) {
     hot_.align_field(8);
     hot_.compare32(exec + mmu::Tlb::slot_of(rip) * 4, number);
@@ -81,6 +81,7 @@ void Translator::entries(uint32_t page, uint32_t second_page, bool memory_entry)
     host_valid_ = false;
     memory_valid_ = live;
     poll();
+    count_down();
     return;
   }
   if (live) {
@@ -96,9 +97,26 @@ void Translator::entries(uint32_t page, uint32_t second_page, bool memory_entry)
     host_valid_ = memory_valid_ = false;
     poll();
   }
+  count_down();
+}
+
+// Blocks end at every branch then, so all of their instructions run unless one faults.
+void Translator::count_down() {
+  if (!count_ || code_->insns[0].kind == Kind::kInterpret) return;
+  // Flags stay: a budget that has run out is seen at the next poll.
+  hot_.load(kS0, offsetof(Hot, budget));
+  hot_.lea(kS0, {.base = kS0, .disp = -static_cast<int32_t>(code_->count)});
+  hot_.store(offsetof(Hot, budget), kS0);
 }
 
 void Translator::poll() {
+  if (count_) {
+    hot_.load(kS0, offsetof(Hot, budget));
+    hot_.u8(0x4d);  // TEST r14, r14
+    hot_.u8(0x85);
+    hot_.u8(0xf6);
+    cold_jump(hot_.jcc(kCcLe), code_->rip, routines_.exit_poll);
+  }
   hot_.compare32_small(offsetof(Hot, pending), 0);
   cold_jump(hot_.jcc(kCcNe), code_->rip, routines_.exit_poll);
 }
@@ -112,7 +130,8 @@ void Translator::cold_jump(uint32_t field, uint64_t rip, Offset routine) {
 void Translator::body() {
   for (unsigned i = 0; i < code_->count; ++i) {
     const GuestInsn& g = code_->insns[i];
-    cache_.insns().push_back({.host = hot_.offset(), .guest = g.at, .host_flags = false});
+    cache_.insns().push_back(
+        {.host = hot_.offset(), .index = static_cast<uint8_t>(i), .guest = g.at, .host_flags = false});
     instruction(g);
   }
   const GuestInsn& last = code_->insns[code_->count - 1];

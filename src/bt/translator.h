@@ -1,4 +1,5 @@
-// From guest code to host code: one superblock at a time. See docs/bt/design.md for the shape of what is emitted.
+// From guest code to host code: one superblock at a time. See docs/bt/design.md for the shape of what is
+// emitted.
 #pragma once
 
 #include <cstdint>
@@ -14,9 +15,10 @@ namespace ostler::bt {
 // Writes translations into a code cache. All under the cache's mutex.
 class Translator {
  public:
-  Translator(CodeCache& cache, const Routines& routines);
+  Translator(CodeCache& cache, const Routines& routines, bool count);
 
-  // The block for `code`, whose page has the number `page`, and `second_page` if it straddles. The cache has room.
+  // The block for `code`, whose page has the number `page`, and `second_page` if it straddles. The cache has
+  // room.
   Block& translate(const GuestCode& code, uint32_t page, uint32_t second_page);
 
  private:
@@ -39,7 +41,8 @@ class Translator {
   }
 
   // ---- memory (memory_access.cpp) ----
-  // The address of the memory operand as a host operand, without its segment; loads registers that live in memory.
+  // The address of the memory operand as a host operand, without its segment; loads registers that live in
+  // memory.
   HostMem address_operand(const x86::Instruction& insn);
   // kS0 becomes the linear address.
   void address(const GuestInsn& g);
@@ -70,7 +73,9 @@ class Translator {
   // A patchable jump to `target`, when `live` flags are wanted there.
   void exit_to(uint64_t target, uint16_t live, Branch branch, uint8_t cc = 0);
   void poll();
-  void cold_jump(uint32_t field, uint64_t rip, Offset routine);  // field jumps to cold code: kS0 = rip; jmp routine
+  void count_down();
+  void cold_jump(uint32_t field, uint64_t rip,
+                 Offset routine);  // field jumps to cold code: kS0 = rip; jmp routine
 
   struct Reencoding;
   void reencode(const GuestInsn& g, const Reencoding& r);
@@ -83,6 +88,7 @@ class Translator {
   CodeCache& cache_;
   const Routines& routines_;
   const bool bmi2_;
+  const bool count_;
   const GuestCode* code_ = nullptr;
   Block block_;
   Assembler hot_, cold_;

@@ -14,7 +14,8 @@ namespace ostler::bt {
 Result<std::unique_ptr<Window>> Window::create() {
   const Fd memory(memfd_create("ostler-vcpu", MFD_CLOEXEC));
   constexpr size_t kUserBytes = kSize - kUser;
-  if (!memory || ftruncate(memory.get(), static_cast<off_t>(kUser + mmu::UserContexts::kMost * kUserBytes)) != 0)
+  if (!memory ||
+      ftruncate(memory.get(), static_cast<off_t>(kUser + mmu::UserContexts::kMost * kUserBytes)) != 0)
     return errno_error("memory of a vCPU", errno);
   std::unique_ptr<Window> window(new Window);
   for (unsigned i = 0; i < mmu::UserContexts::kMost; ++i) {

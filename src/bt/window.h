@@ -1,6 +1,6 @@
-// A vCPU's window: the memory that translated code addresses relative to GS. There is one view of it for each user
-// TLB context; a view has the same things at the same distances, all shared with the other views but the user TLB, so
-// that changing address spaces is changing the GS base.
+// A vCPU's window: the memory that translated code addresses relative to GS. There is one view of it for each
+// user TLB context; a view has the same things at the same distances, all shared with the other views but the
+// user TLB, so that changing address spaces is changing the GS base.
 //
 //   0          Hot: CpuState and what translated code keeps beside it
 //   kHash      hash tables of indirect branch targets: user, supervisor

@@ -134,6 +134,18 @@ void Interpreter::run_block(Block* block) {
   } while (op != nullptr);
 }
 
+void Interpreter::execute_one() {
+  const uint64_t rip = cpu_.s.rip;
+  try {
+    interpret_one();
+  } catch (...) {
+    cpu_.s.rip = rip;
+    cpu_.current_op = nullptr;
+    cpu_.debug_traps = 0;
+    throw;
+  }
+}
+
 // The instruction at RIP, for the translator: it is checked in full, and no other follows it.
 void Interpreter::interpret_one() {
   Block* block = cache_.find(cpu_.s.rip, cache_.intern_slow());

@@ -57,6 +57,10 @@ class Interpreter {
   // The INIT, SIPI and SMI bits of pending:: that were posted, and takes them back.
   uint32_t take_events();
 
+  // For checking other engines: executes the instruction at RIP and nothing else. Exceptions are thrown, with
+  // RIP at the instruction. On the vCPU's thread, while it runs.
+  void execute_one();
+
   // For tests and debuggers: exceptions end run() instead of being delivered to the guest.
   void stop_on_exceptions(bool stop) { stop_on_exceptions_ = stop; }
   const x86::Exception& exception() const { return exception_; }

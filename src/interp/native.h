@@ -1,5 +1,6 @@
-// Host code that runs in place of the interpreter where it can: the translator of 64-bit code. The interpreter keeps
-// the run loop: it takes what is pending, delivers exceptions, and executes what the translator leaves to it.
+// Host code that runs in place of the interpreter where it can: the translator of 64-bit code. The
+// interpreter keeps the run loop: it takes what is pending, delivers exceptions, and executes what the
+// translator leaves to it.
 #pragma once
 
 #include <cstdint>
@@ -18,12 +19,12 @@ enum class NativeExit : uint8_t {
 class Native {
  public:
   virtual ~Native() = default;
-  // Runs guest code from CpuState::rip on the vCPU's thread until there is something else to do. Raises what the guest
-  // raises, with CpuState complete and RIP at the faulting instruction. Called in 64-bit mode without TF, breakpoints,
-  // alignment checks or anything pending.
+  // Runs guest code from CpuState::rip on the vCPU's thread until there is something else to do. Raises what
+  // the guest raises, with CpuState complete and RIP at the faulting instruction. Called in 64-bit mode
+  // without TF, breakpoints, alignment checks or anything pending.
   virtual NativeExit run(Cpu& cpu) = 0;
-  // Before the interpreter executes `insn`, and before CpuState is looked at from outside: x87 and MXCSR state that is
-  // held in the host's registers goes to CpuState where the instruction may use it.
+  // Before the interpreter executes `insn`, and before CpuState is looked at from outside: x87 and MXCSR
+  // state that is held in the host's registers goes to CpuState where the instruction may use it.
   virtual void before(const x86::Instruction& insn) = 0;
   virtual void settle() = 0;
   // CpuState was replaced: the host's registers hold nothing.

@@ -94,7 +94,10 @@ Result<std::unique_ptr<Core>> Core::create(const config::Machine& config, chipse
   const size_t cache =
       std::max(kLeastDecodedCode, std::min(kDecodedCodePerVcpu, kDecodedCodeInAll / config.cpus));
   if (accelerator == Accelerator::kBt) {
-    TRY_ASSIGN(core->translator_, bt::Shared::create(core->code_, {}));
+    bt::Options options;
+    for (const auto& [key, value] : config.accelerator_properties)
+      if (key == "check") options.check = static_cast<unsigned>(std::stoul(value));
+    TRY_ASSIGN(core->translator_, bt::Shared::create(core->code_, options));
   }
   for (unsigned i = 0; i < config.cpus; ++i) {
     x86::VcpuInfo info;

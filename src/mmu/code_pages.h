@@ -31,8 +31,8 @@ namespace ostler::mmu {
 class SharedCodeObserver {
  public:
   virtual ~SharedCodeObserver() = default;
-  // Code made of bytes [first, last] of the physical page at `page` is stale, and must not be entered any more when
-  // this returns. Any thread, with CodePages' mutex held.
+  // Code made of bytes [first, last] of the physical page at `page` is stale, and must not be entered any
+  // more when this returns. Any thread, with CodePages' mutex held.
   virtual void shared_code_written(GuestPhys page, unsigned first, unsigned last) = 0;
 };
 

@@ -231,6 +231,11 @@ void SoftMmu::load_pdptes(uint64_t cr3) {
   for (unsigned i = 0; i < 4; ++i) state_.pdpte[i] = loaded[i];
 }
 
+void SoftMmu::set_recorder(WriteRecorder* recorder) {
+  recorder_ = recorder;
+  if (recorder != nullptr) drop_write_access(nullptr);
+}
+
 void SoftMmu::drop_translations() {
   flush_all();
 }
@@ -299,7 +304,8 @@ SoftMmu::Page SoftMmu::translate(uint64_t linear, Access access, Privilege privi
     const GuestPhys phys{tlb.phys_page(slot).value | (linear & kPageMask)};
     const memory::FlatRange* range = reader_.find(phys);
     if (range != nullptr && range->is_ram())
-      return {phys, range->ram.get(), range->offset_of(phys), access == Access::kWrite};
+      return {phys, range->ram.get(), range->offset_of(phys),
+              access == Access::kWrite && recorder_ == nullptr};
     return {phys};
   }
 
@@ -361,6 +367,7 @@ SoftMmu::Page SoftMmu::locate(GuestPhys phys, uint64_t linear, Access access, un
       if ((before & flag::kTracked) != 0) ram.note_dirty(offset);
       direct = (before & flag::kCode) == 0;
     }
+    if (recorder_ != nullptr) direct = false;
   }
   tlbs_[context]->fill({.linear = linear,
                         .phys = page,
@@ -506,6 +513,7 @@ void SoftMmu::read_phys(GuestPhys at, std::span<uint8_t> out) {
       if (range->is_ram()) {
         memory::guest_copy(out.data(), range->ram->host() + range->offset_of(at), step);
       } else {
+        if (recorder_ != nullptr) throw WriteRecorder::NotMemory{};
         step = std::min<size_t>(step, 8);
         ++statistics_.mmio;
         const memory::FlatRange io = *range;
@@ -528,6 +536,7 @@ void SoftMmu::write_phys(GuestPhys at, std::span<const uint8_t> in) {
       if (range->is_writable_ram()) {
         store_noted(*range->ram, range->offset_of(at), in.first(step));
       } else if (range->handler != nullptr) {
+        if (recorder_ != nullptr) throw WriteRecorder::NotMemory{};
         step = std::min<size_t>(step, 8);
         ++statistics_.mmio;
         uint64_t value = 0;
@@ -546,6 +555,7 @@ void SoftMmu::write_phys(GuestPhys at, std::span<const uint8_t> in) {
 // instruction ends.
 void SoftMmu::store_noted(memory::RamBlock& ram, uint64_t offset, std::span<const uint8_t> in) {
   std::byte* host = ram.host() + offset;
+  if (recorder_ != nullptr) recorder_->note(host, in.size());
   switch (in.size()) {  // in one access, where the guest's is one
     case 1:
       memory::guest_store(host, in[0]);

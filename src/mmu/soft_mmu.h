@@ -23,6 +23,7 @@
 #include "mmu/tlb.h"
 #include "mmu/user_contexts.h"
 #include "mmu/vcpu_group.h"
+#include "mmu/write_recorder.h"
 #include "x86/exception.h"
 #include "x86/state.h"
 
@@ -93,14 +94,17 @@ class SoftMmu final : private Coherent {
   // must not be kept.
   // `shared`: for code that all vCPUs use, whose keeper is CodePages' shared observer.
   bool read_code(GuestPhys address, std::span<uint8_t> out, bool shared = false);
-  // The fetch entry of a linear address after translate_fetch(): where the number for translated code is kept.
+  // The fetch entry of a linear address after translate_fetch(): where the number for translated code is
+  // kept.
   uint32_t& exec_id(uint64_t linear) { return fetch_->exec_id[Tlb::slot_of(linear)]; }
   // The user context's TLB, the one that changes with CR3.
   Tlb* user_tlb() const { return tlbs_[kUser]; }
   CodePages& code_pages() { return code_; }
-  // Throws x86::Exception like a data access; the host address of `size` bytes that may be accessed in place, or null.
+  // Throws x86::Exception like a data access; the host address of `size` bytes that may be accessed in place,
+  // or null.
   void* pointer(uint64_t linear, unsigned size, Access access) {
-    return access == Access::kWrite ? rmw_pointer(linear, size) : const_cast<void*>(read_pointer(linear, size));
+    return access == Access::kWrite ? rmw_pointer(linear, size)
+                                    : const_cast<void*>(read_pointer(linear, size));
   }
   void set_code_observer(CodeObserver* observer) { observer_ = observer; }
   // All blocks were dropped: no page has code of this vCPU any more.
@@ -166,6 +170,9 @@ class SoftMmu final : private Coherent {
   // PAE: loads CpuState::pdpte from CR3; raises #GP(0) on reserved bits.
   void load_pdptes(uint64_t cr3);
 
+  // While there is one, all writes are noted, and accesses to anything but memory are refused.
+  void set_recorder(WriteRecorder* recorder);
+
   struct Statistics {
     uint64_t misses = 0, walks = 0, faults = 0, mmio = 0, code_writes = 0;
   };
@@ -230,6 +237,7 @@ class SoftMmu final : private Coherent {
   bool ac_ = false;      // SMAP does not apply to explicit accesses
   bool code64_ = false;  // linear addresses do not wrap around at 4 GiB
   CodeObserver* observer_ = nullptr;
+  WriteRecorder* recorder_ = nullptr;
   // Pages (hashed) from which code was fetched since all fetch tags were clear: most INVLPGs are about data,
   // and must not make the epoch grow.
   std::unique_ptr<std::array<bool, kCodeFilter>> code_filter_;

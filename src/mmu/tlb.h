@@ -25,8 +25,8 @@ struct TlbArrays {
   std::array<uint64_t, kEntries> fetch_tag;
   std::array<std::byte*, kEntries> host;  // page
   std::array<uint64_t, kEntries> phys;    // page | flags
-  // For translated code: a number that its owner has given to this linear page at this physical page, valid while
-  // the fetch tag is; 0: none.
+  // For translated code: a number that its owner has given to this linear page at this physical page, valid
+  // while the fetch tag is; 0: none.
   std::array<uint32_t, kEntries> exec_id;
 };
 

@@ -60,7 +60,8 @@ struct EngineMachine::Parts {
 EngineMachine::EngineMachine(memory::AddressSpace& space, mmu::CodePages& code)
     : parts_(new Parts{space, code, nullptr}) {
   if (engine_choice().translate)
-    parts_->translator = value_of(bt::Shared::create(code, {.cache_bytes = size_t{4} << 20}));
+    parts_->translator = value_of(bt::Shared::create(
+        code, {.cache_bytes = size_t{4} << 20, .block_instructions = 64, .count = true, .check = 0}));
 }
 EngineMachine::~EngineMachine() = default;
 
@@ -73,7 +74,7 @@ struct EngineVcpu::Parts {
         interpreter(state, mmu, environment, model, cache_bytes,
                     window != nullptr ? &window->hot().pending : nullptr) {
     if (window == nullptr) return;
-    runner = value_of(bt::Runner::create(*machine.translator, *window, interpreter.cpu()));
+    runner = value_of(bt::Runner::create(*machine.translator, *window, interpreter));
     interpreter.set_native(runner.get());
   }
 

@@ -48,7 +48,7 @@ Result<std::unique_ptr<SoftEngine>> SoftEngine::create(SoftContext context) {
   std::unique_ptr<SoftEngine> engine(new SoftEngine(std::move(context)));
   if (engine->context_.translator != nullptr) {
     TRY_ASSIGN(engine->runner_, bt::Runner::create(*engine->context_.translator, *engine->context_.window,
-                                                   engine->interpreter_.cpu()));
+                                                   engine->interpreter_));
     engine->interpreter_.set_native(engine->runner_.get());
   }
   return engine;

@@ -1,5 +1,5 @@
-// A vCPU on the interpreter, and on the translator where there is one: joins them, the software MMU and the world
-// around them.
+// A vCPU on the interpreter, and on the translator where there is one: joins them, the software MMU and the
+// world around them.
 #pragma once
 
 #include <atomic>
