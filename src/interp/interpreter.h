@@ -24,6 +24,7 @@ enum class Exit : uint8_t {
   kShutdown,  // triple fault
   kEvent,     // INIT, SIPI or SMI is pending: take_events(), change the state, state_changed(), run() again
   kWaitForSipi,  // after INIT, until a SIPI
+  kDebug,        // debug_stop() tells what a debugger outside the guest waited for
   kException,    // stop_on_exceptions(): exception() was raised by the instruction at RIP and not delivered
 };
 
@@ -57,6 +58,13 @@ class Interpreter {
   void stop_on_exceptions(bool stop) { stop_on_exceptions_ = stop; }
   const x86::Exception& exception() const { return exception_; }
 
+  // For a debugger outside the guest; the vCPU is paused, or on its own thread. run() then ends with kDebug
+  // at each of these, before a breakpoint and after a step or a watched access. A breakpoint at RIP ends it
+  // at once.
+  void set_debug(DebugRequest request);
+  bool debugged() const { return debugged_; }  // anything of these is wanted
+  const DebugStop& debug_stop() const { return debug_stop_; }
+
   // Instructions executed so far. Any thread; while running, as of the last time the dispatcher was passed.
   uint64_t retired() const { return published_.load(std::memory_order_relaxed); }
   Cpu& cpu() { return cpu_; }
@@ -68,6 +76,10 @@ class Interpreter {
   bool deliver_pending();
   std::optional<Exit> run_blocks();
   void step();
+  Exit stop_for_debugger(DebugStop stop);
+  std::optional<Exit> watched_access();
+  void forget_watched_access();
+  uint64_t linear_rip() const;
   void handle(const x86::Exception& exception);
   void count_unfinished(bool faulted);
 
@@ -87,6 +99,8 @@ class Interpreter {
   bool stop_on_exceptions_ = false;
   bool stopped_ = false;
   x86::Exception exception_{};
+  bool debugged_ = false;
+  DebugStop debug_stop_;
 };
 
 }  // namespace ostler::interp
