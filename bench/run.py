@@ -2,6 +2,7 @@
 """Measures Ostler beside Debian's qemu-system-x86_64 (-accel tcg) in the same run; `./dev bench` calls it.
 
     bench/run.py [NAME…] [--runs N] [--record]      NAME: mips, start, boot, memory; all four by default
+    bench/run.py engine [NAME…] [--accel NAME]      bench/engine.py: programs in a guest
     bench/run.py mixed [--minutes N] [--cpus N]     bench/mixed_load.py: not a figure but a verdict
 
 The two programs run alternately and the medians are compared, so that a busy machine slows both.
@@ -153,8 +154,8 @@ def record(table):
 
 
 def main():
-    if sys.argv[1:2] == ["mixed"]:
-        os.execv(sys.executable, [sys.executable, str(ROOT / "bench/mixed_load.py"), *sys.argv[2:]])
+    if script := {"mixed": "mixed_load.py", "engine": "engine.py"}.get((sys.argv[1:2] or [""])[0]):
+        os.execv(sys.executable, [sys.executable, str(ROOT / "bench" / script), *sys.argv[2:]])
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--runs", type=int, default=5)
@@ -163,7 +164,7 @@ def main():
     parser.add_argument("--qemu", default="qemu-system-x86_64", help="default: %(default)s")
     options = parser.parse_args()
     if unknown := [name for name in options.names if name not in BENCHES]:
-        parser.error(f"there is no benchmark '{unknown[0]}'; there are {', '.join(BENCHES)} and mixed")
+        parser.error(f"there is no benchmark '{unknown[0]}'; there are {', '.join(BENCHES)}, mixed and engine")
     lines = ["| figure | unit | Ostler | QEMU TCG | Ostler / QEMU | goal |", "| --- | --- | ---: | ---: | ---: | --- |"]
     print("\n".join(lines), flush=True)
     failed = False

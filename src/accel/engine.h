@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "accel/debug.h"
+
 namespace ostler::x86 {
 struct CpuState;
 }
@@ -16,6 +18,7 @@ enum class VcpuExit : uint8_t {
   kStopped,   // kick() or an INIT, SIPI or SMI wants attention
   kHalted,    // HLT with nothing to wake it: CpuState::activity is kHalted
   kShutdown,  // triple fault
+  kDebug,     // what set_debug() asked for has happened: debug_stop()
 };
 
 class Engine {
@@ -33,6 +36,8 @@ class Engine {
   virtual bool wants_wakeup() = 0;    // although the vCPU is halted, run() would find something to look at
   virtual void state_loaded() = 0;  // cpu_state() was changed from outside: forget everything derived from it
   virtual void state(state::Archive& archive) = 0;
+  virtual void set_debug(const DebugRequest& request) = 0;  // replaces the last one; kept over resets
+  virtual const DebugStop& debug_stop() const = 0;
   virtual uint64_t instructions() const = 0;  // retired so far; any thread, approximate while running
 };
 

@@ -2,6 +2,8 @@
 
 #include <pthread.h>
 
+#include <utility>
+
 #include "base/assert.h"
 #include "base/log.h"
 #include "state/archive.h"
@@ -36,12 +38,20 @@ void Vcpu::wait_paused() {
 }
 
 void Vcpu::resume() {
+  if (held_) return;
   {
     const std::lock_guard lock(mutex_);
+    at_debug_stop_ = false;
     pause_.store(false);
     paused_ = false;
   }
   wake_.notify_all();
+}
+
+std::optional<DebugStop> Vcpu::take_debug_stop() {
+  const std::lock_guard lock(mutex_);
+  if (!std::exchange(at_debug_stop_, false)) return std::nullopt;
+  return engine_->debug_stop();
 }
 
 void Vcpu::stop() {
@@ -131,6 +141,15 @@ void Vcpu::take_events() {
   }
 }
 
+void Vcpu::pause_for_debugger() {
+  {
+    const std::lock_guard lock(mutex_);
+    at_debug_stop_ = true;
+    pause_.store(true);
+  }
+  if (debug_stopped_) debug_stopped_();
+}
+
 void Vcpu::thread_main() {
   for (;;) {
     if (pause_.load()) {
@@ -152,7 +171,9 @@ void Vcpu::thread_main() {
       sleep_until_woken();
       continue;
     }
-    if (engine_->run() == VcpuExit::kShutdown && state.activity == Activity::kShutdown) triple_fault_();
+    const VcpuExit exit = engine_->run();
+    if (exit == VcpuExit::kShutdown && state.activity == Activity::kShutdown) triple_fault_();
+    if (exit == VcpuExit::kDebug) pause_for_debugger();
   }
 }
 

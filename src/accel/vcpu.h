@@ -13,6 +13,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 
@@ -36,11 +37,17 @@ class Vcpu final : public bus::CpuEvents {
   void start();          // creates the thread, paused
   void request_pause();  // returns at once
   void wait_paused();    // until the engine has left guest code
-  void resume();
-  void stop();  // ends and joins the thread
+  void resume();         // does nothing while held
+  void stop();           // ends and joins the thread
   // While paused: power-on reset. The first vCPU starts at the reset vector, the others wait for SIPI.
   void reset();
   void state(state::Archive& archive);  // while paused
+  // For a debugger. `stopped` is called on the vCPU's thread after it paused itself for VcpuExit::kDebug; set
+  // before start().
+  void set_debug_listener(std::function<void()> stopped) { debug_stopped_ = std::move(stopped); }
+  void hold(bool held) { held_ = held; }  // while paused: resume() leaves it so
+  // While paused: why it paused itself, if it did and has not been resumed or asked since.
+  std::optional<DebugStop> take_debug_stop();
 
   // ---- bus::CpuEvents, any thread ----
   void interrupt_changed() override;
@@ -52,6 +59,7 @@ class Vcpu final : public bus::CpuEvents {
  private:
   void thread_main();
   void take_events();
+  void pause_for_debugger();
   void sleep_until_woken();
   bool has_reason_to_wake();
   void wake();
@@ -60,6 +68,7 @@ class Vcpu final : public bus::CpuEvents {
 
   const unsigned index_;
   const std::function<void()> triple_fault_;
+  std::function<void()> debug_stopped_;
   std::unique_ptr<Engine> engine_;
   std::thread thread_;
   std::atomic<uint32_t> events_{kNothing};
@@ -68,6 +77,8 @@ class Vcpu final : public bus::CpuEvents {
   std::condition_variable wake_, paused_cv_;
   std::atomic<bool> pause_{true}, quit_{false};
   bool paused_ = true;
+  bool held_ = false;           // control thread
+  bool at_debug_stop_ = false;  // written by the vCPU's thread, read while it is paused
 };
 
 }  // namespace ostler::accel

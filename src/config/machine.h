@@ -75,8 +75,9 @@ struct Machine {
   bool reboot = true;              // false: -no-reboot, the process ends instead
   bool shutdown = true;            // false: -no-shutdown, the guest stays paused instead
   bool start_paused = false;       // -S
-  bool defaults = true;            // false: -nodefaults
-  bool snapshot_all = false;       // -snapshot
+  std::optional<std::string> gdb_chardev;
+  bool defaults = true;       // false: -nodefaults
+  bool snapshot_all = false;  // -snapshot
   std::string log_subjects, log_file;
 };
 

@@ -18,7 +18,8 @@ struct RunOptions {
   std::string kernel, initrd, append, memory = "1G", net = "user", accel, machine = "pc", cpu, name, log,
                                       log_file;
   unsigned cpus = 1;
-  bool snapshot = false, no_reboot = false, no_rng = false;
+  std::string gdb;
+  bool paused = false, snapshot = false, no_reboot = false, no_rng = false;
 };
 
 // "PATH[,readonly][,snapshot]": the short form of a disk.
@@ -78,6 +79,11 @@ Result<CommandLine> build(const RunOptions& options) {
   m.reboot = !options.no_reboot;
   m.log_subjects = options.log;
   m.log_file = options.log_file;
+  m.start_paused = options.paused;
+  if (!options.gdb.empty()) {
+    if (auto done = option_gdb(b, options.gdb); !done)
+      return std::move(done).error().with_context("--gdb " + options.gdb);
+  }
   for (const auto* list : {&options.disks, &options.more_disks})
     for (const std::string& disk : *list) TRY(add_disk(b, disk, options.snapshot));
 
@@ -110,7 +116,7 @@ constexpr std::pair<std::string_view, std::string_view> kOtherNames[] = {
     {"-m", "--memory"},      {"-smp", "--cpus"},        {"-d", "--log"},       {"-D", "--log-file"},
     {"-drive", "--disk"},    {"-kernel", "--kernel"},   {"-cpu", "--cpu"},     {"-initrd", "--initrd"},
     {"-append", "--append"}, {"-machine", "--machine"}, {"-accel", "--accel"}, {"-device", "--device"},
-    {"-name", "--name"},
+    {"-name", "--name"},     {"-gdb", "--gdb"},         {"-S", "--paused"},
 };
 
 std::vector<std::string_view> option_names(const CLI::App& app, std::vector<std::string>& storage) {
@@ -170,6 +176,8 @@ Result<CommandLine> parse_ostler_command_line(std::span<const std::string> argum
   run->add_option("--name", options.name, "name of the guest");
   run->add_flag("--no-reboot", options.no_reboot, "end when the guest resets");
   run->add_flag("--no-rng", options.no_rng, "no virtio random number device");
+  run->add_option("--gdb", options.gdb, "serve a debugger: tcp:HOST:PORT, tcp::PORT, unix:PATH or stdio");
+  run->add_flag("--paused", options.paused, "do not start the guest: a debugger will");
   run->add_option("--log", options.log, "log these subjects to the terminal or --log-file");
   run->add_option("--log-file", options.log_file, "file for the log");
   run->allow_extras();

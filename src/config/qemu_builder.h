@@ -60,6 +60,7 @@ Result<void> option_netdev(QemuBuilder& b, std::string_view value);
 Result<void> option_nic(QemuBuilder& b, std::string_view value);
 Result<void> option_chardev(QemuBuilder& b, std::string_view value);
 Result<void> option_debugcon(QemuBuilder& b, std::string_view value);
+Result<void> option_gdb(QemuBuilder& b, std::string_view value);
 
 // A character back end in the short form of -serial ("stdio", "mon:stdio", "file:x", "unix:x,server=on",
 // "chardev:id"): adds a Chardev and returns its id; "" for none.

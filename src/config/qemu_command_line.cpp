@@ -117,6 +117,10 @@ constexpr Option kOptions[] = {
        b.machine().start_paused = true;
        return {};
      }},
+    {"s", "", "the same as -gdb tcp::1234",
+     [](QemuBuilder& b, std::string_view) { return option_gdb(b, "tcp::1234"); }},
+    {"gdb", "tcp:host:port|unix:path|stdio|chardev:id|none", "serve a debugger (GDB's remote protocol)",
+     option_gdb},
     {"nodefaults", "", "no default serial port",
      [](QemuBuilder& b, std::string_view) -> Result<void> {
        b.machine().defaults = false;

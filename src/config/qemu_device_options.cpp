@@ -142,6 +142,25 @@ Result<void> option_debugcon(QemuBuilder& b, std::string_view value) {
   return {};
 }
 
+Result<void> option_gdb(QemuBuilder& b, std::string_view value) {
+  if (b.machine().gdb_chardev)
+    return Error(ErrorKind::kInvalidArgument, "there is one debugger's port; -s and -gdb give it once");
+  TRY_ASSIGN(auto id, short_chardev(b, "-gdb", value));
+  if (id.empty()) return {};
+  // Debuggers come to us, and the guest need not wait for one.
+  const bool socket = value.starts_with("tcp:") || value.starts_with("unix:");
+  if (socket) {
+    Properties& properties = b.machine().chardevs.back().properties;
+    const auto has = [&](std::string_view key) {
+      return std::any_of(properties.begin(), properties.end(), [&](const auto& p) { return p.key == key; });
+    };
+    if (!has("server")) properties.push_back({"server", "on"});
+    if (!has("wait")) properties.push_back({"wait", "off"});
+  }
+  b.machine().gdb_chardev = std::move(id);
+  return {};
+}
+
 Result<void> QemuBuilder::finish() {
   Machine& m = machine();
   const std::string suffix = m.type == "microvm" ? "-device" : "-pci";

@@ -40,6 +40,14 @@ const Op* go_on(Cpu& cpu, const Op* op) {
 // Stands in for the instruction after one that overwrote the code of its own block.
 const Op* leave(Cpu& cpu, const Op* op) {
   cpu.s.rip = cpu.current_rip(*op);
+  cpu.current_op = op - 1;  // the one that it stands in for is not counted
+  return nullptr;
+}
+
+// Stands in for an instruction with a breakpoint of a debugger outside the guest.
+const Op* stop_at_breakpoint(Cpu& cpu, const Op* op) {
+  cpu.at_breakpoint = true;
+  cpu.s.rip = cpu.current_rip(*op);
   return nullptr;
 }
 
@@ -266,6 +274,8 @@ Block* BlockCache::build(uint64_t phys, uint64_t rip, uint32_t context_index) {
     }
     Op& op = *new (ops + count) Op;
     const uint64_t at_rip = rip + (position - phys);
+    const bool breaks = cpu_.debug.breaks_at(linear_of(at_rip, context));
+    if (breaks && count != 0) break;
     const DecodeStatus status =
         x86::decode({window + (position - window_start), static_cast<size_t>(window_end - position)},
                     context.code_size, op.insn);
@@ -285,11 +295,12 @@ Block* BlockCache::build(uint64_t phys, uint64_t rip, uint32_t context_index) {
       if (count != 0) break;
       op.run = raise_gp;
     }
+    if (breaks) op.run = stop_at_breakpoint;
     position += length;
     op.next_offset = static_cast<uint16_t>(position - phys);
     ++count;
     leaves = always_leaves(op.insn.opcode) && status == DecodeStatus::kOk;
-    if (leaves || status != DecodeStatus::kOk || ends_block(op.insn.opcode)) break;
+    if (breaks || leaves || status != DecodeStatus::kOk || ends_block(op.insn.opcode)) break;
   }
 
   block->count = static_cast<uint8_t>(count);

@@ -37,6 +37,10 @@ class BlockCache final : public mmu::CodeObserver {
   // Interns Cpu::context's variant with one instruction per block and every access checked in full.
   uint32_t intern_slow();
   void flush();
+  // The running block is left after the instruction that executes now, and decoded anew when it is next due.
+  void leave_running_block() {
+    if (cpu_.block != nullptr) kill(cpu_.block);
+  }
 
   bool code_written(GuestPhys page, unsigned first, unsigned last) override;
 

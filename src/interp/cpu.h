@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "interp/debug.h"
 #include "interp/environment.h"
 #include "interp/op.h"
 #include "mmu/soft_mmu.h"
@@ -134,6 +135,8 @@ class Cpu {
   const Op* current_op = nullptr;
   // #DB causes (DR6 bits) collected during the current instruction, raised as a trap after it.
   mutable uint64_t debug_traps = 0;
+  DebugRequest debug;          // of a debugger outside the guest
+  bool at_breakpoint = false;  // the block that ran last ended at one of its breakpoints
 
   // ---- for the run loop and control transfers ----
   std::atomic<uint32_t> own_pending_{0};

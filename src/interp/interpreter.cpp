@@ -48,6 +48,41 @@ void Interpreter::reset() {
   state_changed();
 }
 
+void Interpreter::set_debug(DebugRequest request) {
+  // Blocks are made of the breakpoints.
+  if (request.breakpoints != cpu_.debug.breakpoints) cache_.flush();
+  cpu_.debug = std::move(request);
+  debugged_ = cpu_.debug.step || !cpu_.debug.breakpoints.empty() || !cpu_.debug.watches.empty();
+  forget_watched_access();
+  cpu_.mmu.set_watches(cpu_.debug.watches, [this] {
+    cache_.leave_running_block();
+    cpu_.post(pending::kSlow);  // also for instructions that leave their block, or repeat
+  });
+}
+
+Exit Interpreter::stop_for_debugger(DebugStop stop) {
+  debug_stop_ = stop;
+  forget_watched_access();
+  return Exit::kDebug;
+}
+
+std::optional<Exit> Interpreter::watched_access() {
+  const mmu::WatchHit& hit = cpu_.mmu.watch_hit();
+  if (!hit.present) return std::nullopt;
+  return stop_for_debugger({DebugStop::Reason::kWatch, hit.address, hit.access});
+}
+
+void Interpreter::forget_watched_access() {
+  if (!cpu_.mmu.watch_hit().present) return;
+  cpu_.mmu.forget_watch_hit();
+  cpu_.pending_.fetch_and(~pending::kSlow, std::memory_order_relaxed);
+}
+
+uint64_t Interpreter::linear_rip() const {
+  const x86::CpuState& s = cpu_.s;
+  return cpu_.code_size == x86::CodeSize::k64 ? s.rip : static_cast<uint32_t>(s.rip + s.seg[x86::kCs].base);
+}
+
 bool Interpreter::wants_wakeup() const {
   const uint32_t bits = cpu_.pending_.load(std::memory_order_acquire);
   const bool nmi = nmi_waiting_ || (bits & pending::kNmi) != 0;
@@ -76,6 +111,7 @@ Exit Interpreter::run(int64_t max_instructions) {
     try {
       exit = run_blocks();
     } catch (const x86::Exception& exception) {
+      forget_watched_access();  // the instruction has not happened
       handle(exception);
     }
     if (stopped_) [[unlikely]] {
@@ -93,7 +129,8 @@ bool Interpreter::needs_attention() const {
   const x86::CpuState& s = cpu_.s;
   return cpu_.pending_.load(std::memory_order_relaxed) != 0 || cpu_.budget <= 0 ||
          s.activity != Activity::kRunning || s.interrupt_shadow || s.flag(x86::rflags::kTf) ||
-         cpu_.instruction_breakpoints || cpu_.data_breakpoints || interrupt_waiting_ || nmi_waiting_;
+         cpu_.instruction_breakpoints || cpu_.data_breakpoints || interrupt_waiting_ || nmi_waiting_ ||
+         debugged_;
 }
 
 std::optional<Exit> Interpreter::run_blocks() {
@@ -103,7 +140,7 @@ std::optional<Exit> Interpreter::run_blocks() {
       if (exit) return exit;
     }
     cpu_.current_op = nullptr;
-    if (native_ != nullptr && cpu_.code_size == x86::CodeSize::k64 && !cpu_.alignment_check) {
+    if (native_ != nullptr && cpu_.code_size == x86::CodeSize::k64 && !cpu_.alignment_check && !debugged_) {
       cpu_.s.flags_rest &= ~x86::rflags::kRf;
       cpu_.link = nullptr;
       if (native_->run(cpu_) == NativeExit::kInterpret) interpret_one();
@@ -118,6 +155,11 @@ std::optional<Exit> Interpreter::run_blocks() {
     }
     if (native_ != nullptr) native_->settle();
     run_block(block);
+    if (cpu_.at_breakpoint) [[unlikely]] {
+      cpu_.at_breakpoint = false;
+      count_unfinished(true);
+      return stop_for_debugger({.reason = DebugStop::Reason::kBreakpoint, .address = linear_rip()});
+    }
     count_unfinished(false);
     publish();
   }
@@ -192,6 +234,7 @@ std::optional<Exit> Interpreter::attend() {
   cpu_.link = nullptr;
   x86::CpuState& s = cpu_.s;
   for (;;) {
+    if (const auto exit = watched_access()) return exit;
     // Taken before they are acted on, so that what is posted meanwhile is seen the next time around.
     constexpr uint32_t kTaken = pending::kStop | pending::kInterrupt | pending::kNmi | pending::kGroup;
     uint32_t bits = cpu_.pending_.load(std::memory_order_acquire);
@@ -203,10 +246,22 @@ std::optional<Exit> Interpreter::attend() {
     if ((bits & kEvents) != 0) return Exit::kEvent;
     if (s.activity == Activity::kShutdown) return Exit::kShutdown;
     if (s.activity == Activity::kWaitForSipi) return Exit::kWaitForSipi;
-    if (deliver_pending()) continue;
+    if (deliver_pending()) {
+      if (cpu_.debug.step) return stop_for_debugger({.reason = DebugStop::Reason::kStep});
+      continue;
+    }
     if (s.activity == Activity::kHalted) return Exit::kHalted;
     if (cpu_.budget <= 0) return Exit::kBudget;
 
+    if (cpu_.debug.breaks_at(linear_rip()))
+      return stop_for_debugger({.reason = DebugStop::Reason::kBreakpoint, .address = linear_rip()});
+    if (cpu_.debug.step) {
+      step();
+      if (stopped_) [[unlikely]]
+        return Exit::kException;
+      if (const auto exit = watched_access()) return exit;
+      return stop_for_debugger({.reason = DebugStop::Reason::kStep});
+    }
     const bool masked_by_shadow =
         s.interrupt_shadow && ((interrupt_waiting_ && s.flag(x86::rflags::kIf)) || nmi_waiting_);
     if (masked_by_shadow || s.flag(x86::rflags::kTf) || cpu_.instruction_breakpoints ||
@@ -225,6 +280,8 @@ std::optional<Exit> Interpreter::attend() {
 bool Interpreter::deliver_pending() {
   x86::CpuState& s = cpu_.s;
   if (s.interrupt_shadow) return false;
+  // A debugger's step is one of the code that it looks at, unless that code waits for an interrupt.
+  if (cpu_.debug.step && s.activity == Activity::kRunning) return false;
   if (nmi_waiting_ && !s.nmi_blocked) {
     nmi_waiting_ = false;
     s.activity = Activity::kRunning;
@@ -249,8 +306,7 @@ void Interpreter::step() {
   x86::CpuState& s = cpu_.s;
   if (cpu_.instruction_breakpoints && !s.flag(x86::rflags::kRf)) {
     uint64_t hits = 0;
-    const uint64_t linear =
-        cpu_.code_size == x86::CodeSize::k64 ? s.rip : static_cast<uint32_t>(s.rip + s.seg[x86::kCs].base);
+    const uint64_t linear = linear_rip();
     for (unsigned i = 0; i < 4; ++i)
       if (((s.dr[7] >> (2 * i)) & 3) != 0 && ((s.dr[7] >> (16 + 4 * i)) & 3) == 0 && s.dr[i] == linear)
         hits |= uint64_t{1} << i;
@@ -278,6 +334,7 @@ void Interpreter::step() {
     run_block(block);
   } catch (const x86::Exception& exception) {
     end_step();
+    forget_watched_access();
     handle(exception);
     return;
   }

@@ -25,6 +25,7 @@ enum class Exit : uint8_t {
   kShutdown,  // triple fault
   kEvent,     // INIT, SIPI or SMI is pending: take_events(), change the state, state_changed(), run() again
   kWaitForSipi,  // after INIT, until a SIPI
+  kDebug,        // debug_stop() tells what a debugger outside the guest waited for
   kException,    // stop_on_exceptions(): exception() was raised by the instruction at RIP and not delivered
 };
 
@@ -65,6 +66,13 @@ class Interpreter {
   void stop_on_exceptions(bool stop) { stop_on_exceptions_ = stop; }
   const x86::Exception& exception() const { return exception_; }
 
+  // For a debugger outside the guest; the vCPU is paused, or on its own thread. run() then ends with kDebug
+  // at each of these, before a breakpoint and after a step or a watched access. A breakpoint at RIP ends it
+  // at once.
+  void set_debug(DebugRequest request);
+  bool debugged() const { return debugged_; }  // anything of these is wanted
+  const DebugStop& debug_stop() const { return debug_stop_; }
+
   // Instructions executed so far. Any thread; while running, as of the last time the dispatcher was passed.
   uint64_t retired() const { return published_.load(std::memory_order_relaxed); }
   Cpu& cpu() { return cpu_; }
@@ -78,6 +86,10 @@ class Interpreter {
   void step();
   void run_block(Block* block);
   void interpret_one();
+  Exit stop_for_debugger(DebugStop stop);
+  std::optional<Exit> watched_access();
+  void forget_watched_access();
+  uint64_t linear_rip() const;
   void handle(const x86::Exception& exception);
   void count_unfinished(bool faulted);
 
@@ -98,6 +110,8 @@ class Interpreter {
   bool stop_on_exceptions_ = false;
   bool stopped_ = false;
   x86::Exception exception_{};
+  bool debugged_ = false;
+  DebugStop debug_stop_;
 };
 
 }  // namespace ostler::interp

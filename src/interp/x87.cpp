@@ -187,7 +187,7 @@ void x87_execute_on_host(Cpu& cpu, const Op* op) {
   if (store) {
     memory = buffer.bytes;
   } else if (stub.rm == Slot::kMemory) {
-    const uint64_t linear = cpu.linear(*op, info.memory_size, Access::kRead);
+    const uint64_t linear = x87_linear(cpu, op, info.memory_size, Access::kRead);
     memory = const_cast<void*>(read_memory(cpu, linear, info.memory_size, buffer));  // the stub only reads
   }
 
@@ -201,7 +201,8 @@ void x87_execute_on_host(Cpu& cpu, const Op* op) {
   constexpr unsigned kPrecision = 1u << 5;
   // A store with an unmasked exception other than precision does not take place, so it cannot fault either.
   if (store && (unmasked & ~ignored & ~kPrecision) == 0)
-    cpu.mmu.write_bytes(cpu.linear(*op, info.memory_size, Access::kWrite), {buffer.bytes, info.memory_size});
+    cpu.mmu.write_bytes(x87_linear(cpu, op, info.memory_size, Access::kWrite),
+                        {buffer.bytes, info.memory_size});
 
   const FxState before = cpu.s.fx;
   cpu.s.fx = image.fx;

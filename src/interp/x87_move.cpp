@@ -92,7 +92,7 @@ template <class T>
 bool read_value(Cpu& cpu, const Op* op, Extended& out) {
   if constexpr (std::is_same_v<T, M80>) {
     uint8_t bytes[10];
-    cpu.mmu.read_bytes(cpu.linear(*op, sizeof bytes, Access::kRead), bytes);
+    cpu.mmu.read_bytes(x87_linear(cpu, op, sizeof bytes, Access::kRead), bytes);
     std::memcpy(&out.significand, bytes, 8);
     std::memcpy(&out.sign_exponent, bytes + 8, 2);
     return true;
@@ -133,7 +133,7 @@ void execute_store_extended(Cpu& cpu, const Op* op) {
   check_mmx_or_x87(cpu, x86::VectorClass::kX87);
   FxState& fx = cpu.s.fx;
   if (!nothing_pending(fx) || !tag_valid(fx, 0)) return x87_execute_on_host(cpu, op);
-  cpu.mmu.write_bytes(cpu.linear(*op, 10, Access::kWrite), {fx.st[0], 10});
+  cpu.mmu.write_bytes(x87_linear(cpu, op, 10, Access::kWrite), {fx.st[0], 10});
   pop(fx);
   x87_set_pointers(cpu, op, true);
 }

@@ -148,6 +148,10 @@ accel::Vcpu& Core::vcpu(size_t index) {
   return processors_[index]->vcpu();
 }
 
+chipset::LocalApic& Core::local_apic(size_t index) {
+  return processors_[index]->apic();
+}
+
 std::vector<uint32_t> Core::apic_ids() const {
   std::vector<uint32_t> ids;
   for (const auto& processor : processors_) ids.push_back(processor->apic().id());

@@ -49,6 +49,7 @@ class Core {
   // What the user should know once the machine stands.
   const std::vector<std::string>& warnings() const { return warnings_; }
   accel::Vcpu& vcpu(size_t index);
+  chipset::LocalApic& local_apic(size_t index);
   std::vector<uint32_t> apic_ids() const;
 
   // ---- control thread ----

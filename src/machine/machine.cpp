@@ -10,6 +10,7 @@
 #include "machine/backends.h"
 #include "machine/board.h"
 #include "machine/core.h"
+#include "machine/debugger.h"
 #include "machine/kernel_loader.h"
 #include "machine/microvm_board.h"
 #include "machine/pc_board.h"
@@ -44,6 +45,7 @@ Machine::Machine(const config::Machine& config) : config_(config) {}
 Machine::~Machine() {
   // vCPUs end before the devices they use; devices before the back ends and the memory they use.
   if (core_ != nullptr) core_->stop_vcpus();
+  debugger_.reset();
   devices_.reset();
   board_.reset();
   backends_.reset();
@@ -69,6 +71,10 @@ Result<void> Machine::build() {
   }
   TRY_ASSIGN(devices_, PluggedDevices::create(config_, *core_, *backends_, *board_, *this));
   TRY(start_guest_code());
+  if (config_.gdb_chardev) {
+    TRY_ASSIGN(chardev::CharBackend * backend, backends_->take_chardev(*config_.gdb_chardev, "-gdb"));
+    debugger_ = std::make_unique<Debugger>(*this, *backend, !config_.start_paused);
+  }
   core_->start_vcpus();
   // Not earlier: a mistake gets one sentence, its own.
   for (const std::string& warning : core_->warnings()) log::warning(warning);
@@ -120,9 +126,11 @@ Result<void> Machine::start_guest_code() {
 }
 
 int Machine::run() {
-  if (!config_.start_paused) resume();
+  started_ = true;
+  if (!config_.start_paused && (debugger_ == nullptr || !debugger_->connected())) resume();
   core_->loop().run();
-  if (!paused_) pause();
+  if (debugger_ != nullptr) debugger_->program_ends(status_);
+  pause_guest();
   if (log::enabled(log::Subject::kStats)) report_statistics();
   return status_;
 }
@@ -131,25 +139,37 @@ event::Loop& Machine::loop() {
   return core_->loop();
 }
 
-void Machine::pause() {
+void Machine::pause_guest() {
   if (paused_) return;
   core_->pause();
   paused_ = true;
 }
 
-void Machine::resume() {
+void Machine::resume_guest() {
   if (!paused_) return;
   paused_ = false;
   core_->resume();
 }
 
+void Machine::pause() {
+  if (paused_) return;
+  pause_guest();
+  if (debugger_ != nullptr) debugger_->run_state_changed(false);
+}
+
+void Machine::resume() {
+  if (!paused_) return;
+  resume_guest();
+  if (debugger_ != nullptr) debugger_->run_state_changed(true);
+}
+
 Result<void> Machine::reset() {
   const bool was_paused = paused_;
-  pause();
+  pause_guest();
   board_->reset();
   core_->reset();
   TRY(start_guest_code());
-  if (!was_paused) resume();
+  if (!was_paused) resume_guest();
   return {};
 }
 

@@ -26,6 +26,7 @@ namespace ostler::machine {
 class Board;
 class Core;
 class Backends;
+class Debugger;
 class PluggedDevices;
 
 // A whole guest, as taken while it was paused.
@@ -53,6 +54,7 @@ class Machine final : private chipset::SystemRequests {
   void pause();
   void resume();
   bool paused() const { return paused_; }
+  bool started() const { return started_; }  // run() was called
   Result<void> reset();
   void press_power_button();
   Snapshot save();                        // while paused
@@ -65,6 +67,8 @@ class Machine final : private chipset::SystemRequests {
   Result<void> build();
   Result<void> start_guest_code();  // kernel or firmware into memory, registers of the boot vCPU
   Result<void> place_tables();
+  void pause_guest();  // without telling the debugger
+  void resume_guest();
   void state(state::Archive& archive);
   void report_statistics();
 
@@ -79,9 +83,10 @@ class Machine final : private chipset::SystemRequests {
   std::unique_ptr<Backends> backends_;
   std::unique_ptr<Board> board_;
   std::unique_ptr<PluggedDevices> devices_;
+  std::unique_ptr<Debugger> debugger_;  // null: not asked for
   MachineProperties properties_;
   std::atomic<bool> reset_posted_{false};
-  bool paused_ = true;
+  bool paused_ = true, started_ = false;
   int status_ = 0;
 };
 

@@ -219,6 +219,22 @@ void SoftMmu::invpcid(uint64_t type, uint64_t pcid, uint64_t linear) {
   }
 }
 
+void SoftMmu::set_watches(std::vector<Watch> watches, std::function<void()> on_hit) {
+  on_watch_hit_ = std::move(on_hit);
+  forget_watch_hit();
+  if (watches == watches_.list()) return;
+  watches_.set(std::move(watches));
+  flush_all();  // no page keeps or lacks its data tags wrongly
+}
+
+void SoftMmu::note_watched(uint64_t linear, uint64_t size, Access access) {
+  if (watches_.empty()) return;
+  const WatchHit hit = watches_.find(linear, size, access);
+  if (!hit.present) return;
+  watch_hit_ = hit;
+  if (on_watch_hit_) on_watch_hit_();
+}
+
 void SoftMmu::load_pdptes(uint64_t cr3) {
   PageTables tables(*this);
   uint64_t loaded[4];
@@ -369,6 +385,9 @@ SoftMmu::Page SoftMmu::locate(GuestPhys phys, uint64_t linear, Access access, un
     }
     if (recorder_ != nullptr) direct = false;
   }
+  // Stays out of the TLB, so that each access comes here.
+  if (access != Access::kFetch && !watches_.empty() && watches_.on_page(linear))
+    return {phys, &ram, offset, direct};
   tlbs_[context]->fill({.linear = linear,
                         .phys = page,
                         .host = ram.host() + (offset & ~kPageMask),
@@ -417,6 +436,7 @@ void SoftMmu::probe(uint64_t linear, unsigned size, Access access, Privilege pri
 const void* SoftMmu::read_miss(uint64_t linear, void* out, unsigned size, Privilege privilege) {
   if ((linear & kPageMask) + size <= kPageSize) {
     const Page page = translate(linear, Access::kRead, privilege);
+    note_watched(linear, size, Access::kRead);
     if (page.ram != nullptr) return page.host();
     read_phys(page.phys, {static_cast<uint8_t*>(out), size});
     return nullptr;
@@ -429,6 +449,7 @@ void* SoftMmu::write_miss(uint64_t linear, const void* in, unsigned size, Privil
   const std::span<const uint8_t> bytes(static_cast<const uint8_t*>(in), size);
   if ((linear & kPageMask) + size <= kPageSize) {
     const Page page = translate(linear, Access::kWrite, privilege);
+    note_watched(linear, size, Access::kWrite);
     if (page.direct) return page.host();
     write_phys(page.phys, bytes);
     return nullptr;
@@ -444,7 +465,10 @@ void* SoftMmu::rmw_pointer(uint64_t linear, unsigned size) {
     return nullptr;
   }
   const Page page = translate(linear, Access::kWrite, Privilege::kCurrent);
-  return page.direct ? page.host() : nullptr;
+  if (!page.direct) return nullptr;
+  note_watched(linear, size, Access::kRead);
+  note_watched(linear, size, Access::kWrite);
+  return page.host();
 }
 
 const void* SoftMmu::read_pointer(uint64_t linear, unsigned size) {
@@ -454,12 +478,15 @@ const void* SoftMmu::read_pointer(uint64_t linear, unsigned size) {
     return nullptr;
   }
   const Page page = translate(linear, Access::kRead, Privilege::kCurrent);
-  return page.ram != nullptr ? page.host() : nullptr;
+  if (page.ram == nullptr) return nullptr;
+  note_watched(linear, size, Access::kRead);
+  return page.host();
 }
 
 void SoftMmu::read_bytes(uint64_t linear, std::span<uint8_t> out, Privilege privilege) {
   std::array<GuestPhys, 3> pages;
   translate_pages(linear, out.size(), Access::kRead, privilege, pages);
+  note_watched(linear, out.size(), Access::kRead);
   for (size_t i = 0; !out.empty(); ++i) {
     const size_t step = std::min<size_t>(out.size(), kPageSize - (pages[i].value & kPageMask));
     read_phys(pages[i], out.first(step));
@@ -470,6 +497,7 @@ void SoftMmu::read_bytes(uint64_t linear, std::span<uint8_t> out, Privilege priv
 void SoftMmu::write_bytes(uint64_t linear, std::span<const uint8_t> in, Privilege privilege) {
   std::array<GuestPhys, 3> pages;
   translate_pages(linear, in.size(), Access::kWrite, privilege, pages);
+  note_watched(linear, in.size(), Access::kWrite);
   for (size_t i = 0; !in.empty(); ++i) {
     const size_t step = std::min<size_t>(in.size(), kPageSize - (pages[i].value & kPageMask));
     write_phys(pages[i], in.first(step));

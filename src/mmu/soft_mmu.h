@@ -10,6 +10,7 @@
 #include <array>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
@@ -23,6 +24,7 @@
 #include "mmu/tlb.h"
 #include "mmu/user_contexts.h"
 #include "mmu/vcpu_group.h"
+#include "mmu/watch.h"
 #include "mmu/write_recorder.h"
 #include "x86/exception.h"
 #include "x86/state.h"
@@ -172,6 +174,12 @@ class SoftMmu final : private Coherent {
 
   // While there is one, all writes are noted, and accesses to anything but memory are refused.
   void set_recorder(WriteRecorder* recorder);
+  // ---- for a debugger; the vCPU is paused, or on its thread ----
+  // `on_hit` is called for each data access that a watch sees, before the access is complete: what raises an
+  // exception later has not happened. The last one stays in watch_hit().
+  void set_watches(std::vector<Watch> watches, std::function<void()> on_hit);
+  const WatchHit& watch_hit() const { return watch_hit_; }
+  void forget_watch_hit() { watch_hit_.present = false; }
 
   struct Statistics {
     uint64_t misses = 0, walks = 0, faults = 0, mmio = 0, code_writes = 0;
@@ -217,6 +225,7 @@ class SoftMmu final : private Coherent {
   // Within one page.
   void read_phys(GuestPhys at, std::span<uint8_t> out);
   void write_phys(GuestPhys at, std::span<const uint8_t> in);
+  void note_watched(uint64_t linear, uint64_t size, Access access);
   void store_noted(memory::RamBlock& ram, uint64_t offset, std::span<const uint8_t> in);
 
   Tlb* data_;  // of the current privilege
@@ -243,6 +252,9 @@ class SoftMmu final : private Coherent {
   std::unique_ptr<std::array<bool, kCodeFilter>> code_filter_;
   unsigned code_filter_used_ = 0;
   std::vector<CodePages::Stale> own_stale_;
+  Watches watches_;
+  std::function<void()> on_watch_hit_;
+  WatchHit watch_hit_;
   Statistics statistics_;
   Participant participant_;
 };

@@ -28,40 +28,6 @@ x86::Instruction decode(const TestCase& test) {
   return insn;
 }
 
-// The differences, one line each; empty when there are none.
-std::string compare(const Outcome& host, const Outcome& guest, const Options& options) {
-  std::string text;
-  const auto field = [&](const std::string& name, uint64_t a, uint64_t b) {
-    if (a != b) text += fmt::format("    {:<8} host {:#018x}  guest {:#018x}\n", name, a, b);
-  };
-  field("vector", host.vector, guest.vector);
-  field("error", host.error, guest.error);
-  field("cr2", host.cr2, guest.cr2);
-  field("rip", host.state.rip, guest.state.rip);
-  field("rflags", host.state.rflags, guest.state.rflags);
-  for (unsigned i = 0; i < 16; ++i) field(kRegisterNames[i], host.state.gpr[i], guest.state.gpr[i]);
-  if (host.data != guest.data) {
-    for (size_t i = 0; i < kDataBytes; i += 8)
-      field(fmt::format("[{:#x}]", kData + i), load_le<uint64_t>(&host.data[i]),
-            load_le<uint64_t>(&guest.data[i]));
-  }
-  if (options.compare_vectors) {
-    const auto& a = host.state.vector;
-    const auto& b = guest.state.vector;
-    for (size_t i = 0; i < 160; i += 8)
-      field(fmt::format("fx+{}", i), load_le<uint64_t>(a.legacy + i), load_le<uint64_t>(b.legacy + i));
-    for (unsigned i = 0; i < 16; ++i) {
-      uint8_t left[32], right[32];
-      a.get_ymm(i, left);
-      b.get_ymm(i, right);
-      for (unsigned j = 0; j < 4; ++j)
-        field(fmt::format("ymm{}.{}", i, j), load_le<uint64_t>(left + 8 * j),
-              load_le<uint64_t>(right + 8 * j));
-    }
-  }
-  return text;
-}
-
 class Campaign {
  public:
   Campaign(const Family& family, const Options& options) : family_(family), options_(options) {}
@@ -75,7 +41,7 @@ class Campaign {
     // The kernel reports addresses that are not user space as present whatever is there.
     if (host.vector == 14 && host.cr2 >= kUserSpaceEnd) host.error = guest.error = 0;
     if (family_.forgive) family_.forgive(insn, test, host, guest);
-    return compare(host, guest, options_);
+    return compare(host, guest, options_.compare_vectors);
   }
 
   // Makes the case simpler as long as it still fails.
@@ -121,6 +87,39 @@ class Campaign {
 };
 
 }  // namespace
+
+std::string compare(const Outcome& host, const Outcome& guest, bool vectors) {
+  std::string text;
+  const auto field = [&](const std::string& name, uint64_t a, uint64_t b) {
+    if (a != b) text += fmt::format("    {:<8} host {:#018x}  guest {:#018x}\n", name, a, b);
+  };
+  field("vector", host.vector, guest.vector);
+  field("error", host.error, guest.error);
+  field("cr2", host.cr2, guest.cr2);
+  field("rip", host.state.rip, guest.state.rip);
+  field("rflags", host.state.rflags, guest.state.rflags);
+  for (unsigned i = 0; i < 16; ++i) field(kRegisterNames[i], host.state.gpr[i], guest.state.gpr[i]);
+  if (host.data != guest.data) {
+    for (size_t i = 0; i < kDataBytes; i += 8)
+      field(fmt::format("[{:#x}]", kData + i), load_le<uint64_t>(&host.data[i]),
+            load_le<uint64_t>(&guest.data[i]));
+  }
+  if (vectors) {
+    const auto& a = host.state.vector;
+    const auto& b = guest.state.vector;
+    for (size_t i = 0; i < 160; i += 8)
+      field(fmt::format("fx+{}", i), load_le<uint64_t>(a.legacy + i), load_le<uint64_t>(b.legacy + i));
+    for (unsigned i = 0; i < 16; ++i) {
+      uint8_t left[32], right[32];
+      a.get_ymm(i, left);
+      b.get_ymm(i, right);
+      for (unsigned j = 0; j < 4; ++j)
+        field(fmt::format("ymm{}.{}", i, j), load_le<uint64_t>(left + 8 * j),
+              load_le<uint64_t>(right + 8 * j));
+    }
+  }
+  return text;
+}
 
 Options parse_options(int argc, char** argv, Options options) {
   for (int i = 1; i < argc; ++i) {

@@ -50,6 +50,9 @@ Options parse_options(int argc, char** argv, Options defaults);
 // minimised.
 unsigned run_campaign(const Family& family, const Options& options);
 
+// The differences of two outcomes, one line each; empty when there are none.
+std::string compare(const Outcome& host, const Outcome& guest, bool vectors);
+
 // ---- for generators ----
 // Values on which arithmetic turns: small, all ones, sign bits, powers of two, random.
 uint64_t interesting_value(Random& random);

@@ -121,10 +121,18 @@ struct GuestRunner::Machine {
 GuestRunner::GuestRunner(const std::string& cpu) : machine_(std::make_unique<Machine>(cpu)) {}
 GuestRunner::~GuestRunner() = default;
 
-Outcome GuestRunner::run(const TestCase& test) {
+Outcome GuestRunner::run(const TestCase& test, unsigned rounds, int64_t most) {
+  machine_->write_code(test.address, test.code.data(), test.code.size());
+  Outcome out;
+  for (unsigned i = 0; i < rounds; ++i) out = run_once(test, most);
+  const std::vector<uint8_t> filler(test.code.size(), kFiller);
+  machine_->write_code(test.address, filler.data(), filler.size());
+  return out;
+}
+
+Outcome GuestRunner::run_once(const TestCase& test, int64_t most) {
   Machine& m = *machine_;
   x86::CpuState& s = m.state;
-  m.write_code(test.address, test.code.data(), test.code.size());
   std::memcpy(m.block->host() + kDataPhys, test.data.data(), kDataBytes);
   std::memcpy(m.block->host() + kReadOnlyPhys, test.read_only.data(), kPageBytes);
 
@@ -137,7 +145,7 @@ Outcome GuestRunner::run(const TestCase& test) {
   for (unsigned i = 0; i < 16; ++i) test.state.vector.get_ymm(i, s.vec[i]);
   if (((old_rest ^ s.flags_rest) & x86::rflags::kAc) != 0) m.interpreter.cpu().mode_changed();
 
-  const interp::Exit exit = m.interpreter.run(100'000);
+  const interp::Exit exit = m.interpreter.run(most);
   Outcome out;
   out.vector =
       exit == interp::Exit::kException ? static_cast<uint8_t>(m.interpreter.exception().vector) : kTimeout;
@@ -155,9 +163,6 @@ Outcome GuestRunner::run(const TestCase& test) {
   std::memcpy(out.state.vector.legacy, &s.fx, sizeof s.fx);
   for (unsigned i = 0; i < 16; ++i) out.state.vector.set_ymm(i, s.vec[i]);
   std::memcpy(out.data.data(), m.block->host() + kDataPhys, kDataBytes);
-
-  const std::vector<uint8_t> filler(test.code.size(), kFiller);
-  m.write_code(test.address, filler.data(), filler.size());
   return out;
 }
 

@@ -76,13 +76,10 @@ Encoding random_opcode(Random& random) {
 }
 
 std::optional<TestCase> generate(Random& random) {
-  const Encoding encoding = random_opcode(random);
   TestCase test;
-  test.code = random_encoding(random, encoding.map, encoding.opcode, encoding.vex);
+  test.code = random_integer_code(random);
   x86::Instruction insn;
-  if (x86::decode(test.code, x86::CodeSize::k64, insn) != x86::DecodeStatus::kOk || !wanted(insn))
-    return std::nullopt;
-  test.code.resize(insn.length);
+  if (x86::decode(test.code, x86::CodeSize::k64, insn) != x86::DecodeStatus::kOk) return std::nullopt;
   randomize(test, random);
   if (random() % 16 != 0) aim(test, insn, interesting_address(random));
   auto& gpr = test.state.gpr;
@@ -119,6 +116,15 @@ void forgive(const x86::Instruction& insn, const TestCase&, Outcome& host, Outco
 }
 
 }  // namespace
+
+std::vector<uint8_t> random_integer_code(Random& random) {
+  const Encoding encoding = random_opcode(random);
+  std::vector<uint8_t> code = random_encoding(random, encoding.map, encoding.opcode, encoding.vex);
+  x86::Instruction insn;
+  if (x86::decode(code, x86::CodeSize::k64, insn) != x86::DecodeStatus::kOk || !wanted(insn)) return {};
+  code.resize(insn.length);
+  return code;
+}
 
 Family integer_family() {
   return {.name = "integer", .generate = generate, .forgive = forgive};

@@ -7,4 +7,7 @@ namespace ostler::differential {
 
 Family integer_family();
 
+// The bytes of one of them, nothing else decided; empty when the dice gave none.
+std::vector<uint8_t> random_integer_code(Random& random);
+
 }  // namespace ostler::differential

@@ -58,7 +58,7 @@ struct MachineState {
   XsaveImage vector;
 };
 
-// How the instruction ended. Without a fault of its own the next one is the filler's #BP, reported at its own
+// How the code ended. Without a fault of its own the next one is the filler's #BP, reported at its own
 // RIP.
 struct Outcome {
   MachineState state;  // rip: of the faulting instruction, which is the filler when all went well
@@ -69,7 +69,7 @@ struct Outcome {
 };
 
 struct TestCase {
-  std::vector<uint8_t> code;  // one instruction, at most 15 bytes
+  std::vector<uint8_t> code;  // one instruction or a stream of them, less than a page
   uint64_t address = kCode;   // where it lies; anywhere in the code pages
   MachineState state;         // rip is ignored
   std::array<uint8_t, kDataBytes> data{};

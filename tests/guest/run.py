@@ -15,11 +15,12 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent.parent / "tools")]
 import boot  # noqa: E402
 import debian  # noqa: E402
+import debugger  # noqa: E402
 import devices  # noqa: E402
 from guestlib import guests, vmm  # noqa: E402
 from guestlib.steps import Failed, Steps  # noqa: E402
 
-MODULES = (boot, devices, debian)
+MODULES = (boot, devices, debugger, debian)
 BOOT_SECONDS = 600      # a slow engine on a busy machine
 COMMAND_SECONDS = 120
 

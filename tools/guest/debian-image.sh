@@ -1,9 +1,10 @@
 #!/bin/bash
 # Turns the archive that mmdebstrap wrote into a bootable ext4 image; run under fakeroot by tools/guest/make.
-#   debian-image.sh ROOT.TAR KERNEL_FOLDER IMAGE
+#   debian-image.sh ROOT.TAR KERNEL_FOLDER IMAGE SIZE
+# A tree with /opt/engine stays beside the image, as `root`: what runs in that guest also runs natively.
 # Nothing is mounted: mkfs.ext4 fills the file system from a folder, so that no privilege is needed.
 set -euo pipefail
-archive=$1 kernel_folder=$2 image=$3
+archive=$1 kernel_folder=$2 image=$3 size=$4
 root=$image.tree
 mkdir "$root"
 tar --numeric-owner -xf "$archive" -C "$root"
@@ -58,6 +59,10 @@ exec agetty $autologin --keep-baud 115200,57600,38400,9600 "$1" "${TERM:-vt220}"
 END
 chmod 755 "$root/usr/local/sbin/serial-login"
 
-truncate -s 2G "$image"
+truncate -s "$size" "$image"
 mkfs.ext4 -q -F -L ostler -m 0 -d "$root" "$image"
-rm -rf "$root"
+if [[ -d $root/opt/engine ]]; then
+  mv "$root" "$(dirname "$image")/root"
+else
+  rm -rf "$root"
+fi

@@ -2,6 +2,8 @@
 
 #include <x86intrin.h>
 
+#include <algorithm>
+
 #include "state/archive.h"
 
 namespace ostler::accel {
@@ -67,6 +69,9 @@ VcpuExit SoftEngine::run() {
       return VcpuExit::kHalted;
     case interp::Exit::kShutdown:
       return VcpuExit::kShutdown;
+    case interp::Exit::kDebug:
+      debug_stop_ = debug_stop_of(interpreter_.debug_stop());
+      return VcpuExit::kDebug;
     default:
       return VcpuExit::kStopped;
   }
@@ -83,6 +88,41 @@ void SoftEngine::state(state::Archive& archive) {
   state_.state(archive);
   interpreter_.state(archive);
   if (archive.loading() && !archive.failed()) interpreter_.state_changed();
+}
+
+void SoftEngine::set_debug(const DebugRequest& request) {
+  debug_ = request;
+  interp::DebugRequest wanted{.step = request.single_step, .breakpoints = {}, .watches = {}};
+  for (const Breakpoint& point : request.breakpoints) {
+    if (!point.watches_data()) {
+      wanted.breakpoints.push_back(point.address);
+      continue;
+    }
+    wanted.watches.push_back({.first = point.address,
+                              .last = point.address + (point.length - 1),
+                              .reads = point.kind != BreakpointKind::kWrite,
+                              .writes = point.kind != BreakpointKind::kRead});
+  }
+  std::sort(wanted.breakpoints.begin(), wanted.breakpoints.end());
+  interpreter_.set_debug(std::move(wanted));
+}
+
+// Which of the breakpoints it was. A software one goes before a hardware one at the same address.
+DebugStop SoftEngine::debug_stop_of(const interp::DebugStop& stop) const {
+  using Reason = interp::DebugStop::Reason;
+  DebugStop out{.hit = std::nullopt, .address = stop.address};
+  if (stop.reason == Reason::kStep) return out;
+  for (const Breakpoint& point : debug_.breakpoints) {
+    const bool here = stop.address >= point.address && stop.address - point.address < point.length;
+    const bool fits =
+        stop.reason == Reason::kBreakpoint
+            ? !point.watches_data() && stop.address == point.address
+            : here && (point.kind == BreakpointKind::kAccess ||
+                       point.kind == (stop.access == mmu::Access::kWrite ? BreakpointKind::kWrite
+                                                                         : BreakpointKind::kRead));
+    if (fits && (!out.hit || point.kind < *out.hit)) out.hit = point.kind;
+  }
+  return out;
 }
 
 uint32_t SoftEngine::port_read(uint16_t port, unsigned size) {

@@ -48,10 +48,13 @@ class SoftEngine final : public Engine, private interp::Environment {
   bool wants_wakeup() override { return interpreter_.wants_wakeup(); }
   void state_loaded() override { interpreter_.state_changed(); }
   void state(state::Archive& archive) override;
+  void set_debug(const DebugRequest& request) override;
+  const DebugStop& debug_stop() const override { return debug_stop_; }
   uint64_t instructions() const override { return interpreter_.retired(); }
 
  private:
   explicit SoftEngine(SoftContext context);
+  DebugStop debug_stop_of(const interp::DebugStop& stop) const;
 
   // interp::Environment
   uint32_t port_read(uint16_t port, unsigned size) override;
@@ -74,6 +77,8 @@ class SoftEngine final : public Engine, private interp::Environment {
   memory::AddressSpace::Reader ports_;
   interp::Interpreter interpreter_;
   std::unique_ptr<bt::Runner> runner_;
+  DebugRequest debug_;
+  DebugStop debug_stop_;
   bool bound_ = false;
 };
 

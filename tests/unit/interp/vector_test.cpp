@@ -257,6 +257,18 @@ TEST_F(VectorTest, ArenaHoldsEveryForm) {
   EXPECT_LT(arena.used(), interp::StubArena::kSize * 3 / 4);
 }
 
+TEST_F(VectorTest, AlignmentChecksTake80BitValuesForEightBytes) {
+  constexpr int kAc = 17;
+  s.cr0 |= x86::cr0::kAm;
+  s.flags_rest |= x86::rflags::kAc;
+  s.seg[x86::kSs].attributes |= 3 << 5;  // CPL 3
+  guest.cpl_changed();
+  s.gpr[x86::kRbx] = kDataBase + 16;
+  EXPECT_EQ(run({0xdb, 0x2b}), kNone);  // fld tbyte [rbx]
+  s.gpr[x86::kRbx] = kDataBase + 20;
+  EXPECT_EQ(run({0xdb, 0x2b}), kAc);
+}
+
 TEST_F(VectorTest, EncodingsTheHostDoesNotKnowAreUndefined) {
   x86::Instruction insn;
   const uint8_t code[] = {0x66, 0x0f, 0x38, 0x00, 0xc1};  // pshufb xmm0, xmm1
