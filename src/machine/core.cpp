@@ -21,11 +21,11 @@ enum class Accelerator : uint8_t { kInterp, kBt };
 // The first that is there. What was passed over is told in `warnings`.
 Result<Accelerator> choose_accelerator(const config::Machine& config, std::vector<std::string>& warnings) {
   for (const std::string& name : config.accelerators) {
-    if (name == "interp" || name == "auto") return Accelerator::kInterp;
-    if (name == "bt" || name == "tcg") return Accelerator::kBt;
+    if (name == "interp") return Accelerator::kInterp;
+    if (name == "auto" || name == "bt" || name == "tcg") return Accelerator::kBt;
     warnings.push_back(fmt::format("-accel {}: is not available in this version", name));
   }
-  if (config.accelerators.empty()) return Accelerator::kInterp;
+  if (config.accelerators.empty()) return Accelerator::kBt;
   return Error(ErrorKind::kUnsupported,
                fmt::format("-accel {}: is not available in this version; leave it out, or say -accel bt",
                            config.accelerators.back()));
