@@ -18,11 +18,14 @@ unsigned number(const x86::Operand& operand) {
 
 // Stores `value` below the stack pointer. What may fault is done before anything changes.
 void Translator::push_value(const GuestInsn& g, uint64_t value) {
-  check_at(g, {.base = kSp, .disp = -8}, 8, Direction::kWrite);
+  const HostMem where = stack_operand(g, -8, 8, Direction::kWrite);
   if (static_cast<int64_t>(value) == static_cast<int32_t>(value)) {
-    hot_.store_mem_imm(kHere, static_cast<uint32_t>(value));
+    hot_.store_mem_imm(where, static_cast<uint32_t>(value));
+  } else if (g.in_window) {
+    hot_.mov_imm(kS0, value);
+    hot_.store_mem(where, kS0);
   } else {
-    hot_.lea(kS0, kHere);
+    hot_.lea(kS0, where);
     hot_.mov_imm(kS1, value);
     hot_.store_mem({.base = kS0}, kS1);
   }
@@ -30,34 +33,38 @@ void Translator::push_value(const GuestInsn& g, uint64_t value) {
 }
 
 void Translator::push(const GuestInsn& g) {
-  free_flags(g.live_after);
   const x86::Operand& operand = g.insn.operand[0];
+  const bool memory = operand.kind == OperandKind::kMem;
+  if (!g.in_window || memory) free_flags(g.live_after);
   if (operand.kind == OperandKind::kImm) return push_value(g, g.insn.imm);
-  if (operand.kind == OperandKind::kMem) {
+  if (memory) {
     address(g);
     check(g, 8, Direction::kRead);
     hot_.load_mem(kS0, kHere);
-    hot_.store(offsetof(Hot, scratch) + 8, kS0);
+    if (!g.in_window) hot_.store(offsetof(Hot, scratch) + 8, kS0);
   }
-  check_at(g, {.base = kSp, .disp = -8}, 8, Direction::kWrite);
+  const HostMem where = stack_operand(g, -8, 8, Direction::kWrite);
   Reg value = operand.kind == OperandKind::kGpr ? host_reg(number(operand)) : kNoReg;
   if (value != kNoReg) {
-    hot_.store_mem(kHere, value);
+    hot_.store_mem(where, value);
+  } else if (g.in_window) {
+    if (!memory) hot_.load(kS0, gpr_at(number(operand)));
+    hot_.store_mem(where, kS0);
   } else {
-    hot_.lea(kS0, kHere);
-    hot_.load(kS1, operand.kind == OperandKind::kMem ? offsetof(Hot, scratch) + 8 : gpr_at(number(operand)));
+    hot_.lea(kS0, where);
+    hot_.load(kS1, memory ? offsetof(Hot, scratch) + 8 : gpr_at(number(operand)));
     hot_.store_mem({.base = kS0}, kS1);
   }
   hot_.lea(kSp, {.base = kSp, .disp = -8});
 }
 
 void Translator::pop(const GuestInsn& g) {
-  free_flags(g.live_after);
-  check_at(g, {.base = kSp}, 8, Direction::kRead);
+  if (!g.in_window) free_flags(g.live_after);
+  const HostMem where = stack_operand(g, 0, 8, Direction::kRead);
   const unsigned guest = number(g.insn.operand[0]);
   const Reg to = host_reg(guest);
-  if (to == kSp) return hot_.load_mem(kSp, kHere);
-  hot_.load_mem(to == kNoReg ? kS1 : to, kHere);
+  if (to == kSp) return hot_.load_mem(kSp, where);
+  hot_.load_mem(to == kNoReg ? kS1 : to, where);
   if (to == kNoReg) hot_.store(gpr_at(guest), kS1);
   hot_.lea(kSp, {.base = kSp, .disp = 8});
 }
@@ -91,7 +98,6 @@ void Translator::exit_to(uint64_t target, uint16_t live, Branch branch, uint8_t 
   } else if (must_spill) {
     spill_flags();
   }
-  const uint32_t number = cache_.next_exit();
   at->align_field(branch == Branch::kCondition ? 2 : 1);
   uint32_t field = 0;
   switch (branch) {
@@ -106,24 +112,32 @@ void Translator::exit_to(uint64_t target, uint16_t live, Branch branch, uint8_t 
       break;
   }
   land(field, cold_.offset());
-  Exit& exit = cache_.add_exit();
-  exit.target = target;
-  exit.field = field;
-  exit.stub = cold_.offset();
-  exit.block = cache_.next_block();
-  exit.mode = code_->mode;
-  exit.same_page = same_page;
-  exit.live = live;
-  exit.backward = backward;
-  exit.flags_in_host = live == 0 || (host_valid_ && !must_spill);
-  if (live != 0 && host_valid_ && !memory_valid_ && !must_spill) {
+  const bool spill_in_stub = live != 0 && host_valid_ && !memory_valid_ && !must_spill;
+  if (spill_in_stub) {
     std::swap(hot_, cold_);
     spill_flags();
     memory_valid_ = false;  // not on the other paths
     std::swap(hot_, cold_);
   }
+  Exit& exit = new_exit(target, field, live);
+  exit.same_page = same_page;
+  exit.backward = backward;
+  exit.flags_in_host = live == 0 || (host_valid_ && !must_spill);
+}
+
+Exit& Translator::new_exit(uint64_t target, uint32_t field, uint16_t live) {
+  const uint32_t number = cache_.next_exit();
   cold_.mov_imm(kS0, number);
   cold_.jmp(routines_.exit_link);
+  Exit& exit = cache_.add_exit();
+  exit.target = target;
+  exit.live = live;
+  exit.field = field;
+  std::memcpy(&exit.stub, cache_.writable(field), 4);
+  exit.stub += field + 4;
+  exit.block = cache_.next_block();
+  exit.mode = code_->mode & static_cast<Mode>(~mode::kNoWindow);
+  return exit;
 }
 
 void Translator::conditional_jump(const GuestInsn& g) {
@@ -216,8 +230,7 @@ void Translator::indirect(const GuestInsn& g) {
 
 void Translator::ret(const GuestInsn& g) {
   free_flags(x86::rflags::kArithmetic);
-  check_at(g, {.base = kSp}, 8, Direction::kRead);
-  hot_.load_mem(kS0, kHere);
+  hot_.load_mem(kS0, stack_operand(g, 0, 8, Direction::kRead));
   const auto popped = static_cast<int32_t>(8 + (g.insn.operand_count != 0 ? g.insn.imm & 0xffff : 0));
   hot_.lea(kSp, {.base = kSp, .disp = popped});
   note_branch(popped);

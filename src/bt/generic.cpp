@@ -258,7 +258,13 @@ void Translator::generic(const GuestInsn& g) {
   }
   r.needs_rex = low_byte || (r.raw.rex != 0 && high < 0);
 
-  if (r.memory) {
+  if (r.memory && g.in_window) {
+    r.mem = in_window(static_cast<int32_t>(insn.disp));
+    if (in_memory > 1) {
+      hot_.lea(kS0, r.mem);
+      r.mem = {.base = kS0};
+    }
+  } else if (r.memory) {
     free_flags(live_before(g));
     address(g);
     check(g, size, write ? Direction::kWrite : Direction::kRead);
@@ -271,7 +277,8 @@ void Translator::generic(const GuestInsn& g) {
   if (g.reads != 0 || (g.touches_flags && (g.live_after & ~g.writes) != 0)) want_flags();
 
   // Destinations that are only written share a scratch register with a source.
-  Reg next = r.memory ? kS1 : kS0;
+  const bool one_is_free = g.in_window && in_memory == 1;
+  Reg next = r.memory && !one_is_free ? kS1 : kS0;
   const auto take = [&] {
     const Reg reg = next;
     next = kS1;
@@ -287,7 +294,9 @@ void Translator::generic(const GuestInsn& g) {
   bool first_taken = false;
   for (unsigned i = 0; i < count; ++i) {
     if (slots[i].scratch != kNoReg) continue;
-    slots[i].scratch = insn.opcode == Opcode::kMulx ? (first_taken ? kS1 : kS0) : kS1;
+    slots[i].scratch = one_is_free                    ? kS0
+                       : insn.opcode == Opcode::kMulx ? (first_taken ? kS1 : kS0)
+                                                      : kS1;
     first_taken = true;
   }
   for (unsigned i = 0; i < count; ++i) {

@@ -321,6 +321,7 @@ void read_guest_code(mmu::SoftMmu& mmu, const x86::CpuModel& model, uint64_t rip
       out.straddles = true;
       status = x86::decode({out.code + at, kMaxLength}, CodeSize::k64, g.insn);
     }
+    g.in_window = g.window_here = false;
     g.bytes = out.code + at;
     g.at = static_cast<uint16_t>(at);
     if (status == DecodeStatus::kOk) {
@@ -348,6 +349,7 @@ void read_guest_code(mmu::SoftMmu& mmu, const x86::CpuModel& model, uint64_t rip
   }
   out.bytes = at;
   analyse_flags(mmu, out);
+  if ((mode & mode::kNoWindow) == 0) plan_window(out);
 }
 
 }  // namespace ostler::bt

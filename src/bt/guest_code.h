@@ -40,6 +40,10 @@ struct GuestInsn {
   uint16_t live_taken = 0;  // Jcc: where it leads when taken
   Kind kind = Kind::kInterpret;
   bool touches_flags = false;  // may change one
+  bool in_window = false;      // its stack access is covered by the block's window check
+  bool window_here = false;    // the check stands before it
+  int16_t window_from = 0;     // then: the first byte, relative to RSP there
+  uint16_t window_size = 0;
 };
 
 struct GuestCode {
@@ -58,6 +62,9 @@ struct GuestCode {
   uint8_t code[4096 + 16];  // copy of the bytes from `phys` on, as far as they were read
   unsigned code_read = 0;
 
+  uint16_t live_before(const GuestInsn& g) const {
+    return static_cast<uint16_t>((g.live_after & ~g.writes) | g.reads);
+  }
   uint64_t rip_of(const GuestInsn& insn) const { return rip + insn.at; }
   uint64_t next_rip(const GuestInsn& insn) const { return rip + insn.at + insn.insn.length; }
 };
@@ -65,6 +72,9 @@ struct GuestCode {
 // Reads and decodes the superblock at `rip`, which lies at `phys`. Registers what it reads with CodePages as
 // shared. Raises what fetching the second page of a first instruction that straddles raises. May wait for
 // other vCPUs.
+// Chooses what the stack window's check of the block covers, and where it stands.
+void plan_window(GuestCode& code);
+
 void read_guest_code(mmu::SoftMmu& mmu, const x86::CpuModel& model, uint64_t rip, uint64_t phys, Mode mode,
                      unsigned most, bool end_at_branches, GuestCode& out);
 

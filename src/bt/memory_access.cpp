@@ -73,6 +73,48 @@ void Translator::check(const GuestInsn& g, unsigned size, Direction direction) {
   for (unsigned i = 0; i < sizeof info; ++i) cold_.u8(reinterpret_cast<const uint8_t*>(&info)[i]);
 }
 
+void Translator::check_window(const GuestInsn& g) {
+  free_flags(live_before(g));
+  const Offset again = hot_.offset();
+  hot_.lea(kS0, {.base = kSp, .disp = g.window_from});
+  hot_.sub(kS0, offsetof(Hot, window_tag));
+  hot_.cmp_imm(kS0, static_cast<uint32_t>(kPageSize - g.window_size));
+  const uint32_t miss = hot_.jcc(kCcA);
+
+  land(miss, cold_.offset());
+  cold_.lea(kS0, {.base = kSp, .disp = g.window_from});
+  cold_.mov(kS1, kS0);
+  cold_.and32(kS1, kPageMask);
+  cold_.cmp_imm(kS1, static_cast<uint32_t>(kPageSize - g.window_size));
+  const uint32_t crosses = cold_.jcc(kCcA);
+  cold_.call(routines_.window[static_cast<unsigned>(tlb())]);
+  cold_.jcc(kCcE, again);
+  // Without the window from here on.
+  land(crosses, cold_.offset());
+  if (count_) {
+    cold_.load(kS0, offsetof(Hot, budget));
+    cold_.lea(kS0, {.base = kS0, .disp = static_cast<int32_t>(code_->count - (&g - code_->insns.data()))});
+    cold_.store(offsetof(Hot, budget), kS0);
+  }
+  cold_.align_field(1);
+  const uint32_t field = cold_.jmp();
+  land(field, cold_.offset());
+  Exit& exit = new_exit(code_->rip_of(g), field, live_before(g));
+  exit.mode |= mode::kNoWindow;
+  exit.flags_in_host = live_before(g) == 0;
+}
+
+HostMem Translator::in_window(int32_t disp) {
+  hot_.load(kS1, offsetof(Hot, window_delta));
+  return {.base = kSp, .index = kS1, .disp = disp};
+}
+
+HostMem Translator::stack_operand(const GuestInsn& g, int32_t disp, unsigned size, Direction direction) {
+  if (g.in_window) return in_window(disp);
+  check_at(g, {.base = kSp, .disp = disp}, size, direction);
+  return {.base = kS0, .index = kS1};
+}
+
 void Translator::check_at(const GuestInsn& g, const HostMem& where, unsigned size, Direction direction) {
   hot_.lea(kS0, where);
   check(g, size, direction);

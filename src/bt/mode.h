@@ -13,6 +13,8 @@ inline constexpr uint8_t kNoX87 = 1u << 2;       // x87 and MMX raise #NM or #UD
 inline constexpr uint8_t kNoSse = 1u << 3;
 inline constexpr uint8_t kNoAvx = 1u << 4;
 inline constexpr uint8_t kCpl0 = 1u << 5;
+// Of a block, not of the processor: stack accesses are checked one by one.
+inline constexpr uint8_t kNoWindow = 1u << 6;
 }  // namespace mode
 
 using Mode = uint8_t;

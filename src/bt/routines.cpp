@@ -167,6 +167,25 @@ Result<Routines> make_routines(CodeCache& cache, MissFunction miss) {
     }
   }
 
+  for (unsigned kind = 0; kind < 3; ++kind) {
+    const size_t base_at = tlb_at(static_cast<TlbKind>(kind));
+    r.window[kind] = here();
+    asmjit::Label no = a.newLabel();
+    a.mov(r15, r14);
+    a.shr(r15, 12);
+    a.and_(r15d, mmu::Tlb::kEntries - 1);
+    a.and_(r14, -4096);
+    a.cmp(r14, gs_indexed(r15, 3, base_at + offsetof(mmu::TlbArrays, write_tag)));
+    a.jne(no);
+    a.mov(gs64(offsetof(Hot, window_tag)), r14);
+    a.mov(r15, gs_indexed(r15, 3, base_at + offsetof(mmu::TlbArrays, host)));
+    a.sub(r15, r14);
+    a.mov(gs64(offsetof(Hot, window_delta)), r15);
+    a.cmp(r14, r14);
+    a.bind(no);
+    a.ret();
+  }
+
   for (unsigned supervisor = 0; supervisor < 2; ++supervisor) {
     const size_t hash = Window::kHash + supervisor * Window::kHashBytes;
     r.lookup[supervisor] = here();

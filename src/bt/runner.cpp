@@ -171,7 +171,7 @@ std::optional<Runner::Place> Runner::find(uint64_t rip, Mode mode) {
           if (second_id != block->second_page) block = nullptr;
         }
         if (block != nullptr)
-          return Place{cache_.number_of(*block), cache_.executable(block->checked), cache_.generation()};
+          return Place{cache_.number_of(*block), cache_.executable(block->checked), cache_.generation(), mode};
       }
     }
     // Reading code may wait for other vCPUs and serve what they ask for, so addresses and numbers may be
@@ -200,7 +200,7 @@ std::optional<Runner::Place> Runner::find(uint64_t rip, Mode mode) {
         cache_.statistics().nanoseconds += static_cast<uint64_t>(
             std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - start)
                 .count());
-        return Place{cache_.number_of(block), cache_.executable(block.checked), cache_.generation()};
+        return Place{cache_.number_of(block), cache_.executable(block.checked), cache_.generation(), mode};
       }
     }
     flush_cache();
@@ -221,7 +221,7 @@ void Runner::run_checked(const Place& place, bool supervisor) {
   bool check = ++checks_ % shared_.options.check == 0;
   if (check) {
     uint64_t phys = cpu_.mmu.translate_fetch(rip).value;
-    read_guest_code(cpu_.mmu, cpu_.model, rip, phys, mode_of(cpu_), shared_.options.block_instructions,
+    read_guest_code(cpu_.mmu, cpu_.model, rip, phys, place.mode, shared_.options.block_instructions,
                     shared_.options.count, *code_);
     check = checker_->before(*code_);
   }
@@ -252,6 +252,7 @@ void Runner::run_checked(const Place& place, bool supervisor) {
 void Runner::enter(const uint8_t* host, bool supervisor) {
   ++statistics_.entries;
   hot_.shadow_rsp = shadow_rsp_[supervisor];
+  hot_.window_tag = ~uint64_t{0};  // the TLB may have changed
   const auto routine = reinterpret_cast<void (*)(const uint8_t*)>(
       reinterpret_cast<uintptr_t>(cache_.executable(shared_.routines.enter)));
   routine(host);
@@ -271,9 +272,11 @@ NativeExit Runner::run(interp::Cpu& cpu) {
   if (!x87_live_ && (mode & mode::kNoX87) == 0) load_x87();
   uint32_t link = kNone;
   uint64_t link_generation = 0;
+  Mode block_mode = 0;  // of the next block alone
   for (;;) {
     if (cpu.pending_.load(std::memory_order_relaxed) != 0 || cpu.budget <= 0) return NativeExit::kLook;
-    const auto place = find(s.rip, mode);
+    const auto place = find(s.rip, mode | block_mode);
+    block_mode = 0;
     if (!place) {
       ++statistics_.interpreted;
       return NativeExit::kInterpret;
@@ -331,6 +334,7 @@ NativeExit Runner::run(interp::Cpu& cpu) {
         link_generation = place->generation;
         const std::lock_guard lock(cache_.mutex());
         s.rip = cache_.exit(link).target;
+        block_mode = cache_.exit(link).mode & mode::kNoWindow;
         break;
       }
       case Reason::kPoll:

@@ -46,6 +46,7 @@ class Runner final : public interp::Native {
     uint32_t block;
     const uint8_t* checked;
     uint64_t generation;
+    Mode mode;
   };
   Mode mode_of(const interp::Cpu& cpu) const;
   // The translation at `rip`, made if there is none. Nothing: what lies there is not to be kept, or somebody

@@ -132,6 +132,7 @@ void Translator::body() {
     const GuestInsn& g = code_->insns[i];
     cache_.insns().push_back(
         {.host = hot_.offset(), .index = static_cast<uint8_t>(i), .guest = g.at, .host_flags = false});
+    if (g.window_here) check_window(g);
     instruction(g);
   }
   const GuestInsn& last = code_->insns[code_->count - 1];

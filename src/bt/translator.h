@@ -36,9 +36,7 @@ class Translator {
   void free_flags(uint16_t live);
   void want_flags();  // in the host's
   void flags_set();   // the host's are the guest's now
-  uint16_t live_before(const GuestInsn& g) const {
-    return static_cast<uint16_t>((g.live_after & ~g.writes) | g.reads);
-  }
+  uint16_t live_before(const GuestInsn& g) const { return code_->live_before(g); }
 
   // ---- memory (memory_access.cpp) ----
   // The address of the memory operand as a host operand, without its segment; loads registers that live in
@@ -48,6 +46,12 @@ class Translator {
   void address(const GuestInsn& g);
   // Checks `size` bytes at kS0: then kS0 + kS1 is their host address. Flags are free.
   void check(const GuestInsn& g, unsigned size, Direction direction);
+  // The block's stack window check.
+  void check_window(const GuestInsn& g);
+  // `disp` bytes from RSP, in the window; loads kS1.
+  HostMem in_window(int32_t disp);
+  // The operand for `size` bytes there, checked in the window or alone.
+  HostMem stack_operand(const GuestInsn& g, int32_t disp, unsigned size, Direction direction);
   void check_at(const GuestInsn& g, const HostMem& where, unsigned size, Direction direction);
 
   // ---- families ----
@@ -72,6 +76,8 @@ class Translator {
   enum class Branch : uint8_t { kJump, kCall, kCondition };
   // A patchable jump to `target`, when `live` flags are wanted there.
   void exit_to(uint64_t target, uint16_t live, Branch branch, uint8_t cc = 0);
+  // Of the jump whose rel32 is at `field`; the stub is where the cold code is now.
+  Exit& new_exit(uint64_t target, uint32_t field, uint16_t live);
   void poll();
   void count_down();
   void cold_jump(uint32_t field, uint64_t rip,

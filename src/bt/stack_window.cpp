@@ -1,0 +1,134 @@
+// Which stack accesses of a block one check covers: docs/bt/design.md, "The stack".
+#include <algorithm>
+#include <optional>
+
+#include "bt/guest_code.h"
+#include "x86/vector_info.h"
+
+namespace ostler::bt {
+namespace {
+
+using x86::Instruction;
+using x86::Opcode;
+using x86::OperandKind;
+
+constexpr int kWidest = 1024;  // bytes; wider ranges would too often cross a page
+constexpr uint8_t kRspOffset = x86::kRsp * 8;
+
+struct Range {
+  int from, size;
+};
+
+bool is_rsp(const x86::Operand& operand) {
+  return operand.kind == OperandKind::kGpr && operand.index / 8 == x86::kRsp;
+}
+
+unsigned memory_size(const Instruction& insn) {
+  if (insn.opcode >= Opcode::kFadd) return x86::vector_info(insn).memory_size;
+  if (insn.opcode == Opcode::kCmpxchg8b) return 8;
+  if (insn.opcode == Opcode::kCmpxchg16b) return 16;
+  for (unsigned i = 0; i < insn.operand_count; ++i)
+    if (insn.operand[i].kind == OperandKind::kMem) return insn.operand[i].size;
+  return 0;
+}
+
+bool addresses_stack(const Instruction& insn) {
+  return insn.has_memory() && insn.base == kRspOffset && insn.index == x86::kNoRegister && insn.address_size == 8 &&
+         insn.segment < x86::kFs && insn.disp > -kWidest && insn.disp < kWidest;
+}
+
+// The bytes at the stack that the instruction accesses, relative to RSP before it.
+std::optional<Range> access_of(const GuestInsn& g) {
+  switch (g.kind) {
+    case Kind::kPush:
+    case Kind::kCall:
+      return Range{-8, 8};
+    case Kind::kPop:
+    case Kind::kReturn:
+      return Range{0, 8};
+    case Kind::kGeneric:
+      if (!addresses_stack(g.insn) || memory_size(g.insn) == 0) return std::nullopt;
+      return Range{static_cast<int>(g.insn.disp), static_cast<int>(memory_size(g.insn))};
+    default:
+      return std::nullopt;
+  }
+}
+
+// How RSP moves; nothing when that is not known.
+std::optional<int> movement_of(const GuestInsn& g) {
+  const Instruction& insn = g.insn;
+  switch (g.kind) {
+    case Kind::kPush:
+      return -8;
+    case Kind::kPop:
+      if (is_rsp(insn.operand[0])) return std::nullopt;
+      return 8;
+    case Kind::kLeave:
+      return std::nullopt;
+    case Kind::kLea:
+      if (!is_rsp(insn.operand[0])) return 0;
+      if (insn.operand_size != 8 || !addresses_stack(insn)) return std::nullopt;
+      return static_cast<int>(insn.disp);
+    case Kind::kGeneric: {
+      bool named = false;
+      for (unsigned i = 0; i < insn.operand_count; ++i) named |= is_rsp(insn.operand[i]);
+      if (!named) return 0;
+      if (insn.opcode == Opcode::kCmp || insn.opcode == Opcode::kTest) return 0;
+      if (!is_rsp(insn.operand[0])) {
+        if (insn.opcode == Opcode::kXchg || insn.opcode == Opcode::kXadd || insn.opcode == Opcode::kMulx)
+          return std::nullopt;
+        return 0;
+      }
+      const bool adds = insn.opcode == Opcode::kAdd || insn.opcode == Opcode::kSub;
+      if (!adds || insn.operand_size != 8 || insn.operand[1].kind != OperandKind::kImm) return std::nullopt;
+      const auto amount = static_cast<int64_t>(insn.imm);
+      if (amount <= -(1 << 20) || amount >= 1 << 20) return std::nullopt;
+      return static_cast<int>(insn.opcode == Opcode::kAdd ? amount : -amount);
+    }
+    default:
+      return 0;
+  }
+}
+
+}  // namespace
+
+void plan_window(GuestCode& code) {
+  int rsp = 0, low = 0, high = 0;  // relative to the start of the block
+  int at_best = 0;                 // RSP where the check shall stand
+  GuestInsn* best = nullptr;       // the last instruction so far before which flags are dead
+  GuestInsn* check = nullptr;
+  for (unsigned i = 0; i < code.count; ++i) {
+    GuestInsn& g = code.insns[i];
+    if (check == nullptr && code.live_before(g) == 0) {
+      best = &g;
+      at_best = rsp;
+    }
+    if (const auto range = access_of(g)) {
+      const int from = rsp + range->from, to = from + range->size;
+      const int new_low = check == nullptr ? from : std::min(low, from);
+      const int new_high = check == nullptr ? to : std::max(high, to);
+      if (new_high - new_low <= kWidest) {
+        if (check == nullptr) {
+          if (best == nullptr) {
+            best = &g;
+            at_best = rsp;
+          }
+          check = best;
+        }
+        low = new_low;
+        high = new_high;
+        g.in_window = true;
+      }
+    }
+    const auto movement = movement_of(g);
+    if (!movement) break;
+    rsp += *movement;
+    if (rsp < -4096 || rsp > 4096) break;
+  }
+  if (check == nullptr) return;
+  check->window_here = true;
+  check->window_from = static_cast<int16_t>(low - at_best);
+  check->window_size = static_cast<uint16_t>(high - low);
+}
+
+}  // namespace ostler::bt
