@@ -122,6 +122,20 @@ class Assembler {
     u8(0xc0 | (to & 7) << 3 | (from & 7));
     u8(count);
   }
+  // to = bits of `from` that the mask at GS:`at` chooses; leaves flags alone, as does not_().
+  void pext(Reg to, Reg from, size_t at) {
+    u8(0x65);
+    u8(0xc4);
+    u8((to < 8 ? 0x80 : 0) | 0x40 | 0x20 | 2);
+    u8(0x80 | (~from & 15) << 3 | 2);
+    u8(0xf5);
+    absolute(to, at);
+  }
+  void not_(Reg r) {
+    u8(0x48 | r >> 3);
+    u8(0xf7);
+    u8(0xd0 | (r & 7));
+  }
   void shr(Reg r, uint8_t count) {
     u8(0x48 | r >> 3);
     u8(0xc1);

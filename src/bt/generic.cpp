@@ -265,9 +265,15 @@ void Translator::generic(const GuestInsn& g) {
       r.mem = {.base = kS0};
     }
   } else if (r.memory) {
-    free_flags(live_before(g));
-    address(g);
-    check(g, size, write ? Direction::kWrite : Direction::kRead);
+    const Direction direction = write ? Direction::kWrite : Direction::kRead;
+    if (live_before(g) != 0 && host_valid_ && !memory_valid_ && fast_pext_) {
+      address_keeping_flags(g);
+      check_keeping_flags(g, size, direction);
+    } else {
+      free_flags(live_before(g));
+      address(g);
+      check(g, size, direction);
+    }
     r.mem = kHere;
     if (in_memory != 0) {
       hot_.lea(kS0, kHere);
@@ -290,14 +296,17 @@ void Translator::generic(const GuestInsn& g) {
       if (slots[j].guest == slot.guest) slot.scratch = slots[j].scratch;
     if (slot.scratch == kNoReg && slot.reads) slot.scratch = take();
   }
-  // MULX has two of those. Its memory operand's address may be overwritten: it is used up by then.
-  bool first_taken = false;
+  // MULX has two of those. A memory operand's address may be overwritten: it is used up by then.
   for (unsigned i = 0; i < count; ++i) {
     if (slots[i].scratch != kNoReg) continue;
-    slots[i].scratch = one_is_free                    ? kS0
-                       : insn.opcode == Opcode::kMulx ? (first_taken ? kS1 : kS0)
-                                                      : kS1;
-    first_taken = true;
+    slots[i].scratch = kS1;
+    for (unsigned j = 0; j < count; ++j) {
+      if (j == i || !slots[j].writes || slots[j].scratch == kNoReg) continue;
+      if (slots[j].guest == slots[i].guest)
+        slots[i].scratch = slots[j].scratch;  // the high half wins
+      else if (slots[j].scratch == kS1)
+        slots[i].scratch = kS0;
+    }
   }
   for (unsigned i = 0; i < count; ++i) {
     *slots[i].field = slots[i].scratch;

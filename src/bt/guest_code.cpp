@@ -128,7 +128,6 @@ Kind kind_of(const Instruction& insn, const x86::CpuModel& model, Mode mode) {
     case Opcode::kAdox:
     case Opcode::kCrc32:
     case Opcode::kXadd:
-    case Opcode::kCmpxchg:
     case Opcode::kCmpxchg8b:
     case Opcode::kCmpxchg16b:
     case Opcode::kRdrand:
@@ -144,6 +143,9 @@ Kind kind_of(const Instruction& insn, const x86::CpuModel& model, Mode mode) {
     case Opcode::kSfence:
     case Opcode::kPause:
       return Kind::kGeneric;
+    case Opcode::kCmpxchg:
+      // AH cannot be named beside a memory operand, and AL is taken.
+      return insn.has_memory() && insn.operand[1].index == 1 ? Kind::kInterpret : Kind::kGeneric;
     case Opcode::kBt:
     case Opcode::kBts:
     case Opcode::kBtr:

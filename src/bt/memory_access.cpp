@@ -65,12 +65,70 @@ void Translator::check(const GuestInsn& g, unsigned size, Direction direction) {
 
   land(miss, cold_.offset());
   cold_.call(routines_.miss[static_cast<unsigned>(tlb())][write]);
+  miss_info(g, size, write, hot_.offset());
+}
+
+void Translator::miss_info(const GuestInsn& g, unsigned size, bool write, Offset resume) {
   const MissInfo info{.rip = code_->rip_of(g),
-                      .resume = static_cast<int32_t>(hot_.offset() - cold_.offset()),
+                      .resume = static_cast<int32_t>(resume - cold_.offset()),
                       .size = static_cast<uint8_t>(size),
                       .left = static_cast<uint8_t>(code_->count - (&g - code_->insns.data())),
                       .write = write};
   for (unsigned i = 0; i < sizeof info; ++i) cold_.u8(reinterpret_cast<const uint8_t*>(&info)[i]);
+}
+
+void Translator::address_keeping_flags(const GuestInsn& g) {
+  const x86::Instruction& insn = g.insn;
+  if (insn.base == x86::kRipBase) {
+    const uint64_t target = code_->next_rip(g) + static_cast<uint64_t>(insn.disp);
+    hot_.mov_imm(kS0, insn.address_size == 4 ? target & 0xffff'ffff : target);
+  } else {
+    const HostMem mem = address_operand(insn);
+    if (insn.address_size == 4) hot_.u8(0x67);
+    hot_.lea(kS0, mem, insn.address_size == 8);
+  }
+  if (insn.segment >= x86::kFs) {
+    hot_.load(kS1, segment_base_at(insn.segment));
+    hot_.lea(kS0, {.base = kS0, .index = kS1});
+  }
+}
+
+// Only PEXT, NOT, LEA and JRCXZ: whether offset + size - 1 is below 4096 is whether its upper bits are all 0.
+void Translator::check_keeping_flags(const GuestInsn& g, unsigned size, Direction direction) {
+  const bool write = direction == Direction::kWrite;
+  const size_t base = tlb_base();
+  hot_.store(offsetof(Hot, scratch) + 16, kRcx);
+  hot_.pext(kS1, kS0, offsetof(Hot, slot_mask));
+  hot_.load_indexed(kRcx, kS1, base + (write ? offsetof(mmu::TlbArrays, write_tag) : offsetof(mmu::TlbArrays, read_tag)));
+  hot_.not_(kRcx);
+  hot_.lea(kS0, {.base = kS0, .index = kRcx, .disp = 1});
+  hot_.lea(kRcx, {.base = kS0, .disp = static_cast<int32_t>(size - 1)});
+  hot_.pext(kRcx, kRcx, offsetof(Hot, page_mask));
+  hot_.u8(0xe3);  // JRCXZ over the jump
+  hot_.u8(5);
+  const uint32_t miss = hot_.jmp();
+  hot_.load_indexed(kS1, kS1, base + offsetof(mmu::TlbArrays, host));
+  const Offset resume = hot_.offset();
+  hot_.load(kRcx, offsetof(Hot, scratch) + 16);
+
+  // The slow path wants the flags in memory.
+  land(miss, cold_.offset());
+  cold_.load(kRcx, offsetof(Hot, scratch) + 16);
+  cold_.store(offsetof(Hot, scratch) + 24, kRax);
+  cold_.u8(0x9f);  // LAHF
+  cold_.u8(0x0f);  // SETO AL
+  cold_.u8(0x90);
+  cold_.u8(0xc0);
+  cold_.store16(kFlagsAt, kRax);
+  cold_.load(kRax, offsetof(Hot, scratch) + 24);
+  cold_.call(routines_.miss[static_cast<unsigned>(tlb())][write]);
+  miss_info(g, size, write, cold_.offset() + sizeof(MissInfo));
+  const bool memory = memory_valid_;
+  std::swap(hot_, cold_);
+  reload_flags();
+  std::swap(hot_, cold_);
+  memory_valid_ = memory;
+  cold_.jmp(resume);
 }
 
 void Translator::check_window(const GuestInsn& g) {

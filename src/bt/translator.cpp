@@ -7,10 +7,21 @@ namespace ostler::bt {
 
 using x86::Opcode;
 
+namespace {
+
+// AMD processors before Zen 3 take tens of cycles for PEXT.
+bool has_fast_pext() {
+  const x86::HostCpu& host = x86::HostCpu::current();
+  return host.vendor != "AuthenticAMD" || host.family >= 0x19;
+}
+
+}  // namespace
+
 Translator::Translator(CodeCache& cache, const Routines& routines, bool count)
     : cache_(cache),
       routines_(routines),
       bmi2_(x86::HostCpu::current().features.has(x86::Feature::kBmi2)),
+      fast_pext_(bmi2_ && has_fast_pext()),
       count_(count) {}
 
 TlbKind Translator::tlb() const {

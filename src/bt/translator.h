@@ -46,6 +46,10 @@ class Translator {
   void address(const GuestInsn& g);
   // Checks `size` bytes at kS0: then kS0 + kS1 is their host address. Flags are free.
   void check(const GuestInsn& g, unsigned size, Direction direction);
+  // The same two with the guest's flags in the host's all the while.
+  void address_keeping_flags(const GuestInsn& g);
+  void check_keeping_flags(const GuestInsn& g, unsigned size, Direction direction);
+  void miss_info(const GuestInsn& g, unsigned size, bool write, Offset resume);
   // The block's stack window check.
   void check_window(const GuestInsn& g);
   // `disp` bytes from RSP, in the window; loads kS1.
@@ -94,6 +98,7 @@ class Translator {
   CodeCache& cache_;
   const Routines& routines_;
   const bool bmi2_;
+  const bool fast_pext_;
   const bool count_;
   const GuestCode* code_ = nullptr;
   Block block_;
