@@ -38,6 +38,16 @@ ClockworkGuest::ClockworkGuest(const Clockwork& options) : path_(new_file()) {
   config.chardevs = {
       {.id = "out", .backend = "file", .properties = {{"path", path_}}, .mux = false, .origin = "-serial"}};
   config.serials = {"out"};
+  if (!options.gdb_socket.empty()) {
+    config.chardevs.push_back(
+        {.id = "gdb",
+         .backend = "socket",
+         .properties = {{"path", options.gdb_socket}, {"server", "on"}, {"wait", "off"}},
+         .mux = false,
+         .origin = "-gdb"});
+    config.gdb_chardev = "gdb";
+  }
+  config.start_paused = options.paused;
   config.devices = options.devices;
   config.reboot = options.reboot;
   config.shutdown = false;
