@@ -151,6 +151,23 @@ TEST_P(UnderDebugger, AWatchpointSeesEachStep) {
   expect_undisturbed(guest);
 }
 
+TEST_P(UnderDebugger, EachKindOfWatchpointIsTold) {
+  ClockworkGuest guest(options_);
+  guest.start();
+  guest.wait_for_steps(2);
+  Client client(options_.gdb_socket);
+  // The guest reads and writes the word in one instruction.
+  for (const auto& [packet, reason] :
+       {std::pair("2", "watch"), std::pair("3", "rwatch"), std::pair("4", "awatch")}) {
+    const std::string watchpoint = fmt::format("{},{:x},2", packet, kSteps + 1);
+    ASSERT_EQ(client.ask("Z" + watchpoint), "OK");
+    ASSERT_THAT(client.ask("vCont;c"), StartsWith(fmt::format("T05{}:{:x};", reason, kSteps + 1)));
+    ASSERT_EQ(client.ask("z" + watchpoint), "OK");
+  }
+  EXPECT_EQ(client.ask("D;1"), "OK");
+  expect_undisturbed(guest);
+}
+
 // On the machine whose timers cannot be missed: time goes on between two steps.
 TEST_P(UnderDebugger, StepsOfAllThreads) {
   options_.machine = "microvm";
