@@ -260,7 +260,7 @@ class Mistakes(Mistake):
         self.qemu("-accel", "intrep", words=["-accel intrep", "'interp'"])
 
     def test_accelerator_not_there(self):
-        self.qemu("-accel", "kvm", words=["-accel kvm", "interp"])
+        self.qemu("-accel", "kvm", words=["-accel kvm", "-accel bt"])
 
     def test_log_subject_misspelt(self):
         self.qemu("-d", "guest_error", words=["-d", "guest_error", "'guest_errors'"])
