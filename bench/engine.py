@@ -11,6 +11,8 @@ differs between the three counts as failed.
 
 import argparse
 import math
+import os
+import shlex
 import statistics
 import sys
 from pathlib import Path
@@ -52,11 +54,12 @@ class Party:
 
 def parties(options, scratch):
     """{name: Party} of the programs to compare, ours first."""
-    def booted(program, cpu, accel):
-        return lambda: workload.boot(program, scratch.path / "console.log", cpu=cpu, accel=accel, pin=options.pin)
-    chosen = {"ostler": Party("ostler", booted(options.program, options.cpu, options.accel))}
+    def booted(program, cpu, accel, log, extra=()):
+        return lambda: workload.boot(program, log, cpu=cpu, accel=accel, pin=options.pin, extra=extra)
+    log = Path(options.log) if options.log else scratch.path / "ostler.log"
+    chosen = {"ostler": Party("ostler", booted(options.program, options.cpu, options.accel, log, shlex.split(options.extra)))}
     if "qemu" in options.against:
-        chosen["qemu"] = Party("qemu", booted(options.qemu, "max", None))
+        chosen["qemu"] = Party("qemu", booted(options.qemu, "max", None, scratch.path / "qemu.log"))
     if "native" in options.against:
         chosen["native"] = Party("native", lambda: workload.native(scratch.path / "native.log", pin=options.pin))
     return chosen
@@ -147,8 +150,10 @@ def parse():
     parser.add_argument("--cpu", help="processor model of Ostler, as in -cpu (default: the program's)")
     parser.add_argument("--runs", type=int, default=3, help="boots of each program (default: %(default)s)")
     parser.add_argument("--against", default="qemu,native", help="who else runs (default: %(default)s; none: Ostler alone)")
-    parser.add_argument("--pin", default=str(max(bench.os.sched_getaffinity(0))), metavar="CPUS",
+    parser.add_argument("--pin", default=str(max(os.sched_getaffinity(0))), metavar="CPUS",
                         help="host processors, as for taskset (default: %(default)s)")
+    parser.add_argument("--extra", default="", metavar="OPTIONS", help='further options of Ostler, such as "-d stats"')
+    parser.add_argument("--log", help="file to which Ostler's console and messages are appended")
     parser.add_argument("--record", action="store_true", help="append the tables to bench/RESULTS.md")
     parser.add_argument("--program", default=vmm.default_program(), help="default: %(default)s")
     parser.add_argument("--qemu", default="qemu-system-x86_64", help="default: %(default)s")

@@ -27,23 +27,20 @@ function(ostler_library name)
   target_include_directories(ostler_${name} PUBLIC ${CMAKE_SOURCE_DIR}/src)
 endfunction()
 
-# What tests of guest code run on beside the interpreter: values of OSTLER_TEST_ENGINE (tests/support/engine.h).
-set(OSTLER_ENGINE_VARIANTS)
+# Values of OSTLER_TEST_ENGINE (tests/support/engine.h), for tests that do not count instructions.
+set(OSTLER_TRANSLATORS bt "bt,count=off" "bt,superblocks=off")
 
-# ostler_test(name SOURCES a.cpp … LIBS lib … [LABELS l …] [ENGINES]): a GoogleTest executable, discovered by ctest.
-# ENGINES: once more for each of OSTLER_ENGINE_VARIANTS, as Test@variant.
+# ostler_test(name SOURCES a.cpp … LIBS lib … [LABELS l …] [ENGINES e …]): a GoogleTest executable, discovered by ctest.
+# ENGINES: its tests run on the interpreter, and once more on each of those, as Test@engine.
 function(ostler_test name)
-  cmake_parse_arguments(ARG "ENGINES" "" "SOURCES;LIBS;LABELS" ${ARGN})
+  cmake_parse_arguments(ARG "" "" "SOURCES;LIBS;LABELS;ENGINES" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})
   target_link_libraries(${name} PRIVATE ostler_options ${ARG_LIBS} GTest::gtest GTest::gtest_main GTest::gmock Threads::Threads)
   gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 PROPERTIES TIMEOUT 300 LABELS "${ARG_LABELS}")
-  if(ARG_ENGINES)
-    target_link_libraries(${name} PRIVATE ostler_test_engine)
-    foreach(variant ${OSTLER_ENGINE_VARIANTS})
-      gtest_discover_tests(${name} TEST_SUFFIX "@${variant}" TEST_LIST ${name}_${variant} DISCOVERY_TIMEOUT 60
-        PROPERTIES TIMEOUT 300 LABELS "${ARG_LABELS};engine" ENVIRONMENT "OSTLER_TEST_ENGINE=${variant}")
-    endforeach()
-  endif()
+  foreach(engine ${ARG_ENGINES})
+    gtest_discover_tests(${name} TEST_SUFFIX "@${engine}" TEST_LIST ${name}_${engine} DISCOVERY_TIMEOUT 60
+      PROPERTIES TIMEOUT 300 LABELS "${ARG_LABELS};engine" ENVIRONMENT "OSTLER_TEST_ENGINE=${engine}")
+  endforeach()
 endfunction()
 
 # ostler_fuzz(name SOURCES a.cpp … LIBS lib …): the libFuzzer program name_fuzz; needs the fuzz preset (clang).

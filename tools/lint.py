@@ -29,7 +29,7 @@ def tracked(*patterns):
 
 def scripts():
     """Shell scripts by their first line, whatever their name."""
-    for name in tracked("dev", "tools", ".ci", "tests/guest", "bench"):
+    for name in tracked("dev", "tools", ".ci", "tests/guest", "tests/soak", "bench"):
         with open(ROOT / name, "rb") as file:
             first = file.readline()
         if first.startswith(b"#!") and first.split()[0].endswith((b"bash", b"/sh", b"busybox")):

@@ -81,8 +81,10 @@ Result<CommandLine> build(const RunOptions& options) {
   m.log_file = options.log_file;
   m.start_paused = options.paused;
   if (!options.gdb.empty()) {
-    if (auto done = option_gdb(b, options.gdb); !done)
+    if (auto done = option_gdb(b, options.gdb); !done) {
+      if (done.error().message().starts_with('-')) return std::move(done).error();
       return std::move(done).error().with_context("--gdb " + options.gdb);
+    }
   }
   for (const auto* list : {&options.disks, &options.more_disks})
     for (const std::string& disk : *list) TRY(add_disk(b, disk, options.snapshot));

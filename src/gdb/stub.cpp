@@ -1,8 +1,11 @@
 #include "gdb/stub.h"
 
+#include <utility>
+
 namespace ostler::gdb {
 
-Stub::Stub(Target& target, chardev::CharBackend& backend) : target_(target), backend_(backend) {
+Stub::Stub(Target& target, chardev::CharBackend& backend, event::Loop& loop)
+    : target_(target), backend_(backend), loop_(loop) {
   backend_.attach(this);
 }
 
@@ -33,38 +36,51 @@ void Stub::receive(std::span<const std::byte> bytes) {
 void Stub::writable() {
   flush();
   work();
-  if (can_receive() != 0) backend_.accept_input();
 }
 
 void Stub::work() {
+  const bool had_no_room = can_receive() == 0;
   size_t done = 0;
   // A request may end the session.
-  while (done < input_.size() && output_.empty()) take(input_[done++]);
-  input_.erase(0, std::min(done, input_.size()));
+  while (done < input_.size() && output_.empty())
+    if (take(input_[done++])) break;
+  input_.erase(0, done);
+  if (!input_.empty() && output_.empty()) work_later();
+  if (had_no_room && can_receive() != 0) backend_.accept_input();
 }
 
-void Stub::take(char byte) {
+void Stub::work_later() {
+  if (std::exchange(work_posted_, true)) return;
+  loop_.post([this, alive = std::weak_ptr<char>(alive_)] {
+    if (alive.expired()) return;
+    work_posted_ = false;
+    work();
+  });
+}
+
+bool Stub::take(char byte) {
   using Event = PacketReader::Event;
   const Event event = reader_.feed(byte);
-  if (!session_) return;
+  if (!session_) return false;
   switch (event) {
     case Event::kPacket:
       if (session_->acknowledges()) write("+");
       session_->handle(reader_.packet());
-      break;
+      return true;
     case Event::kDamaged:
       if (session_->acknowledges()) write("-");
-      break;
+      return true;
     case Event::kInterrupt:
       session_->interrupt();
-      break;
+      return true;
     case Event::kNak:
       if (session_->acknowledges()) write(last_frame_);
-      break;
+      return true;
     case Event::kAck:
     case Event::kNothing:
       break;
   }
+  return false;
 }
 
 void Stub::send(const std::string& data) {

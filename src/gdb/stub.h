@@ -1,11 +1,14 @@
 // Serves debuggers, one after the other, on a character back end. While a reply cannot be sent, no request is
-// read: a client that does not listen holds up nobody but itself. On the event loop's thread.
+// read, and after each request the loop's other work has its turn: a client holds up nobody but itself. On
+// the event loop's thread.
 #pragma once
 
+#include <memory>
 #include <optional>
 #include <string>
 
 #include "chardev/char_backend.h"
+#include "event/loop.h"
 #include "gdb/packet.h"
 #include "gdb/session.h"
 #include "gdb/target.h"
@@ -14,8 +17,8 @@ namespace ostler::gdb {
 
 class Stub final : private chardev::CharFrontend {
  public:
-  // Both outlive the stub.
-  Stub(Target& target, chardev::CharBackend& backend);
+  // All outlive the stub.
+  Stub(Target& target, chardev::CharBackend& backend, event::Loop& loop);
   ~Stub() override;
   Stub(const Stub&) = delete;
   Stub& operator=(const Stub&) = delete;
@@ -31,7 +34,8 @@ class Stub final : private chardev::CharFrontend {
   void writable() override;
 
   void work();
-  void take(char byte);
+  void work_later();
+  bool take(char byte);  // whether that was the end of a request
   void send(const std::string& data);
   void write(std::string_view bytes);
   void flush();
@@ -40,9 +44,12 @@ class Stub final : private chardev::CharFrontend {
 
   Target& target_;
   chardev::CharBackend& backend_;
+  event::Loop& loop_;
   std::string input_, output_;  // not looked at, not sent yet
   PacketReader reader_;
   std::string last_frame_;  // to be sent again when the client asks
+  bool work_posted_ = false;
+  std::shared_ptr<char> alive_ = std::make_shared<char>();  // a task that outlives the stub does nothing
   std::optional<Session> session_;
 };
 

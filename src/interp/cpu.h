@@ -135,8 +135,7 @@ class Cpu {
   const Op* current_op = nullptr;
   // #DB causes (DR6 bits) collected during the current instruction, raised as a trap after it.
   mutable uint64_t debug_traps = 0;
-  DebugRequest debug;          // of a debugger outside the guest
-  bool at_breakpoint = false;  // the block that ran last ended at one of its breakpoints
+  bool at_breakpoint = false;  // the block that ran last ended at a breakpoint of `debug`
 
   // ---- for the run loop and control transfers ----
   std::atomic<uint32_t> own_pending_{0};
@@ -146,6 +145,7 @@ class Cpu {
   Block** link = nullptr;  // where the next block found is to be remembered
   BlockCache* cache = nullptr;
   int64_t budget = 0;  // instructions left before run() returns
+  DebugRequest debug;  // of a debugger outside the guest
 
  private:
   void check_data_breakpoints(uint64_t address, unsigned size, mmu::Access access) const;

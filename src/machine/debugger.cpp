@@ -25,7 +25,7 @@ class Acting {
 }  // namespace
 
 Debugger::Debugger(Machine& machine, chardev::CharBackend& backend, bool runs)
-    : machine_(machine), core_(machine.core()), run_at_start_(runs), stub_(*this, backend) {
+    : machine_(machine), core_(machine.core()), run_at_start_(runs), stub_(*this, backend, core_.loop()) {
   for (size_t cpu = 0; cpu < core_.cpu_count(); ++cpu)
     core_.vcpu(cpu).set_debug_listener(
         [this, cpu] { core_.loop().post([this, cpu] { vcpu_stopped(cpu); }); });

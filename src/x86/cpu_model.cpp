@@ -336,10 +336,12 @@ Result<CpuModel> CpuModel::parse(std::string_view text, const HostCpu& host) {
       model.stepping_ = host.stepping;
       model.brand_ = host.brand;
     } else {
-      // A recent member of the host vendor's family, so that guests take the code paths that suit it.
+      // The latest of the host vendor's processors without AVX-512: programs that GCC built for several
+      // processors (target_clones with arch=) choose their code by this number alone, without a look at the
+      // features.
       model.family_ = host_vendor == Vendor::kAmd ? 25 : 6;
-      model.model_ = host_vendor == Vendor::kAmd ? 1 : 143;
-      model.stepping_ = host_vendor == Vendor::kAmd ? 1 : 8;
+      model.model_ = host_vendor == Vendor::kAmd ? 1 : 94;
+      model.stepping_ = host_vendor == Vendor::kAmd ? 1 : 3;
       model.brand_ = "Ostler Virtual CPU (max)";
     }
   } else {

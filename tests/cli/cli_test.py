@@ -260,7 +260,7 @@ class Mistakes(Mistake):
         self.qemu("-accel", "intrep", words=["-accel intrep", "'interp'"])
 
     def test_accelerator_not_there(self):
-        self.qemu("-accel", "kvm", words=["-accel kvm", "interp"])
+        self.qemu("-accel", "kvm", words=["-accel kvm", "-accel bt"])
 
     def test_log_subject_misspelt(self):
         self.qemu("-d", "guest_error", words=["-d", "guest_error", "'guest_errors'"])
@@ -433,6 +433,20 @@ class Mistakes(Mistake):
 
     def test_chardev_setting_misspelt(self):
         self.qemu("-chardev", "ringbuf,id=c,sise=4096", words=["-chardev", "sise", "'size'"])
+
+    def test_debugger_port_taken(self):
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            self.qemu("-gdb", f"tcp::{port}", words=["-gdb", f"{port}", "in use"])
+
+    def test_debugger_port_twice(self):
+        self.qemu("-s", "-gdb", "stdio", words=["-gdb stdio", "once"])
+
+    def test_debugger_port_of_a_chardev_in_use(self):
+        self.qemu("-chardev", "null,id=c", "-serial", "chardev:c", "-gdb", "chardev:c", words=["'c'", "used", "-gdb"])
+
+    def test_debugger_port_of_no_kind(self):
+        self.qemu("-gdb", "1234", words=["-gdb 1234", "tcp:"])
 
     def test_chardev_used_twice(self):
         self.qemu("-chardev", "null,id=c", "-serial", "chardev:c", "-serial", "chardev:c", words=["-serial", "'c'", "used"])

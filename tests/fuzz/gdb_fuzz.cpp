@@ -27,14 +27,17 @@ struct Line final : chardev::CharBackend {
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   gdb::FakeTarget target(3);
   Line line;
+  static event::VirtualClock clock;
+  static event::Loop loop(clock);
   {
-    gdb::Stub stub(target, line);
+    gdb::Stub stub(target, line, loop);
     line.frontend->event(chardev::CharEvent::kOpened);
     const auto type = [&](std::string_view text) {
       while (!text.empty() && line.frontend->can_receive() != 0) {
         const size_t step = std::min(text.size(), line.frontend->can_receive());
         line.frontend->receive(std::as_bytes(std::span(text.substr(0, step))));
         text.remove_prefix(step);
+        loop.run_due();
       }
     };
     std::string packet;

@@ -64,7 +64,16 @@ def debugger_from_the_first_instruction(t):
 
 
 def debugger_on_a_running_kernel(t):
-    with t.start(_machine(t, cpus=2)) as running:
+    _look_and_change(t, "interp")
+
+
+def debugger_of_translated_code(t):
+    """The translator steps aside while a debugger wants something of a vCPU."""
+    _look_and_change(t, "bt")
+
+
+def _look_and_change(t, accel):
+    with t.start(_machine(t, cpus=2, accel=accel)) as running:
         console = t.shell(running)
         t.run(console, "echo 0 >/proc/sys/kernel/kptr_restrict")
         uname, jiffies, banner = _symbols(t, console, "__do_sys_newuname", "jiffies_64", "linux_banner")

@@ -12,6 +12,7 @@
 
 #include "event/loop.h"
 #include "machine/core.h"
+#include "support/engine.h"
 
 namespace ostler::machine {
 namespace {
@@ -30,6 +31,7 @@ std::string new_file() {
 ClockworkGuest::ClockworkGuest(const Clockwork& options) : path_(new_file()) {
   config::Machine config;
   config.type = options.machine;
+  config.accelerators = {test::engine_choice().translate ? "bt" : "interp"};
   config.cpus = config.max_cpus = config.cores = options.cpus;
   config.memory_bytes = 16u << 20;
   config.kernel = OSTLER_CLOCKWORK;
@@ -38,6 +40,16 @@ ClockworkGuest::ClockworkGuest(const Clockwork& options) : path_(new_file()) {
   config.chardevs = {
       {.id = "out", .backend = "file", .properties = {{"path", path_}}, .mux = false, .origin = "-serial"}};
   config.serials = {"out"};
+  if (!options.gdb_socket.empty()) {
+    config.chardevs.push_back(
+        {.id = "gdb",
+         .backend = "socket",
+         .properties = {{"path", options.gdb_socket}, {"server", "on"}, {"wait", "off"}},
+         .mux = false,
+         .origin = "-gdb"});
+    config.gdb_chardev = "gdb";
+  }
+  config.start_paused = options.paused;
   config.devices = options.devices;
   config.reboot = options.reboot;
   config.shutdown = false;

@@ -20,6 +20,8 @@ struct Clockwork {
   char at_step_50 = 'r';  // clockwork.S
   bool reboot = true;
   std::vector<config::Device> devices{};
+  std::string gdb_socket{};  // path; empty: no debugger
+  bool paused = false;       // -S
 };
 
 class ClockworkGuest {

@@ -45,8 +45,7 @@ T value_of(Result<T> result) {
 const EngineChoice& engine_choice() {
   static const EngineChoice choice = [] {
     const char* text = std::getenv("OSTLER_TEST_ENGINE");
-    EngineChoice parsed = parse(text != nullptr ? text : "interp");
-    return parsed;
+    return parse(text != nullptr ? text : "interp");
   }();
   return choice;
 }
@@ -57,11 +56,29 @@ struct EngineMachine::Parts {
   std::unique_ptr<bt::Shared> translator;
 };
 
+namespace {
+
+// Exact budgets, and a cache that the longer tests fill.
+bt::Options options() {
+  bt::Options options;
+  options.cache_bytes = size_t{4} << 20;
+  options.count = true;
+  for (const std::string& off : engine_choice().off) {
+    if (off == "count")
+      options.count = false;
+    else if (off == "superblocks")
+      options.block_instructions = 1;
+    else
+      refuse("bt," + off + "=off", "no such optimisation");
+  }
+  return options;
+}
+
+}  // namespace
+
 EngineMachine::EngineMachine(memory::AddressSpace& space, mmu::CodePages& code)
     : parts_(new Parts{space, code, nullptr}) {
-  if (engine_choice().translate)
-    parts_->translator = value_of(bt::Shared::create(
-        code, {.cache_bytes = size_t{4} << 20, .block_instructions = 64, .count = true, .check = 0}));
+  if (engine_choice().translate) parts_->translator = value_of(bt::Shared::create(code, options()));
 }
 EngineMachine::~EngineMachine() = default;
 

@@ -2,7 +2,8 @@
 // environment variable OSTLER_TEST_ENGINE says, so that every test of guest code runs on all of them.
 //
 //   OSTLER_TEST_ENGINE=interp            the default
-//   OSTLER_TEST_ENGINE=bt[,OPTION=off…]  the translator, with optimisations of it turned off
+//   OSTLER_TEST_ENGINE=bt[,OPTION=off…]  the translator. Options: count (budgets of run() are exact),
+//                                        superblocks (several instructions in a translation)
 //
 // The variants that ctest runs are listed in cmake/OstlerLibrary.cmake.
 #pragma once

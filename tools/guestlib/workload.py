@@ -4,6 +4,7 @@ Both run bench/guest/engine/runner.cpp, which takes requests on its standard inp
 console, natively a pipe into a chroot. Disks are not written, so that no copy is needed.
 """
 
+import functools
 import os
 import re
 from dataclasses import dataclass
@@ -44,15 +45,21 @@ class Runner:
     def run(self, name, seconds):
         """Result of one timed run of a workload; Failed when none comes within `seconds` of real time."""
         self.console.send(f"run {name}\n")
-        match = self.console.wait_for(rf"^@done {re.escape(name)} ([\d.]+) (\d+) ([0-9a-f]+)$", seconds, name)
+        match = self.console.wait_for(rf"^@done {re.escape(name)} ([\d.]+) (\d+) ([0-9a-f]{{16}})\n", seconds, name)
         return Result(float(match[1]), int(match[2]), match[3])
 
     def shell(self, command, seconds):
         """(status, output) of one line of shell."""
         begin = len(self.console.text())
         self.console.send(f"shell {command}\n")
-        match = self.console.wait_for(r"^@done shell [\d.]+ (\d+) [0-9a-f]+$", seconds, f"`{command}`")
+        match = self.console.wait_for(r"^@done shell [\d.]+ (\d+) [0-9a-f]{16}\n", seconds, f"`{command}`")
         return int(match[1]), self.console.text()[begin:match.start()].strip("\n")
+
+
+@functools.cache
+def prepared(*kinds):
+    """guests.prepare(), which takes a second, once per process."""
+    return guests.prepare(*kinds)
 
 
 def pinned(arguments, cpus):
@@ -62,7 +69,7 @@ def pinned(arguments, cpus):
 
 def boot(program, log, *, cpus=1, memory="1G", accel=None, cpu=None, pin=None, extra=(), boot_seconds=600):
     """Boots the workload guest to its runner, without services."""
-    made = guests.prepare("kernel", "initrd", "workload")
+    made = prepared("kernel", "initrd", "workload")
     machine = vmm.Machine(
         kernel=made["kernel"], initrd=made["initrd"], memory=memory, cpus=cpus, accel=accel, cpu=cpu, rng=True,
         append="root=LABEL=ostler ro init=/opt/engine/init console=ttyS0",
@@ -70,11 +77,11 @@ def boot(program, log, *, cpus=1, memory="1G", accel=None, cpu=None, pin=None, e
     return Runner(pinned(vmm.command(program, machine), pin), log, boot_seconds)
 
 
-def native(log, *, pin=None):
-    """The runner in a chroot into the guest's tree, in namespaces that end with it."""
-    root = Path(guests.prepare("workload")["workload"]).with_name("root")
+def native(log, *, pin=None, share=None):
+    """The runner in a chroot into the guest's tree, in namespaces that end with it; the folder `share` is /mnt."""
+    root = Path(prepared("kernel", "initrd", "workload")["workload"]).with_name("root")
     script = ('cd "$1" && mount --rbind /dev dev && mount -t tmpfs tmpfs tmp && mount -t tmpfs tmpfs run && '
-              "mount -t proc proc proc && exec chroot . /opt/engine/start")
+              'mount -t proc proc proc && if [ "$2" ]; then mount --bind "$2" mnt; fi && exec chroot . /opt/engine/start')
     arguments = ["unshare", "--mount", "--pid", "--fork", "--kill-child", *(["--map-root-user"] if os.getuid() else []),
-                 "sh", "-c", script, "sh", str(root)]
+                 "sh", "-c", script, "sh", str(root), str(share or "")]
     return Runner(pinned(arguments, pin), log, 60)

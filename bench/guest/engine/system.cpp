@@ -16,7 +16,7 @@ int failed(const char* what) {
 }
 
 int syscalls() {
-  for (int i = 0; i < 3'000'000; ++i) {
+  for (int i = 0; i < 5'000'000; ++i) {
     if (syscall(SYS_getppid) < 0) return failed("getppid");
   }
   return 0;
@@ -24,7 +24,7 @@ int syscalls() {
 
 int pages() {
   constexpr std::size_t kBytes = 4 << 20;
-  for (int round = 0; round < 150; ++round) {
+  for (int round = 0; round < 250; ++round) {
     void* mapped = mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (mapped == MAP_FAILED) return failed("mmap");
     madvise(mapped, kBytes, MADV_NOHUGEPAGE);
@@ -35,7 +35,7 @@ int pages() {
 }
 
 int forks(bool exec) {
-  for (int i = 0; i < (exec ? 600 : 1500); ++i) {
+  for (int i = 0; i < (exec ? 300 : 1500); ++i) {
     const pid_t child = fork();
     if (child < 0) return failed("fork");
     if (child == 0) {

@@ -28,6 +28,8 @@ void forgive_fault(const Stream& stream, Outcome& host, Outcome& guest) {
     host.cr2 &= ~uint64_t{kPageBytes - 1};
     guest.cr2 &= ~uint64_t{kPageBytes - 1};
   }
+  // Alignment checks of masked elements.
+  if (host.vector == 14 && guest.vector == 17 && info.mask_element_size != 0) guest = host;
   if (host.vector == 14 && info.memory_size == 10) guest.data = host.data;
   if (host.vector >= 12 && host.vector <= 17 && info.vector_class == x86::VectorClass::kMmx)
     std::memcpy(guest.state.vector.legacy, host.state.vector.legacy, 160);

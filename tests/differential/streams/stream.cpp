@@ -271,7 +271,11 @@ class Builder {
         }
       }
       place(bytes, insn);
-      if (append(bytes)) return;
+      if (!append(bytes)) continue;
+      // It leaves the flags undefined: as they were, on some processors, for those who still know them.
+      if (insn.opcode == Opcode::kDiv || insn.opcode == Opcode::kIdiv)
+        append({0x3c, static_cast<uint8_t>(random_())});  // cmp al, imm8
+      return;
     }
   }
 

@@ -55,6 +55,30 @@ TEST(QemuCommandLine, SixtyFiveCpusAreTooMany) {
   EXPECT_EQ(error({"-smp", "65"}), "-smp 65: cpus: 65 is outside 1 to 64");
 }
 
+TEST(QemuCommandLine, ADebuggersPortListensAndDoesNotWait) {
+  const Machine m = machine({"-s"});
+  ASSERT_TRUE(m.gdb_chardev);
+  ASSERT_EQ(m.chardevs.front().id, *m.gdb_chardev);
+  const auto value = [&](std::string_view key) {
+    for (const KeyValue& each : m.chardevs.front().properties)
+      if (each.key == key) return each.value;
+    return std::string();
+  };
+  EXPECT_EQ(value("host"), "127.0.0.1");
+  EXPECT_EQ(value("port"), "1234");
+  EXPECT_EQ(value("server"), "on");
+  EXPECT_EQ(value("wait"), "off");
+}
+
+TEST(QemuCommandLine, ADebuggersPortMayBeOfOtherKinds) {
+  EXPECT_FALSE(machine({"-gdb", "none"}).gdb_chardev);
+  EXPECT_EQ(machine({"-gdb", "chardev:c", "-chardev", "null,id=c"}).gdb_chardev, "c");
+  const Machine m = machine({"-gdb", "unix:/tmp/x,server=on,wait=on"});
+  EXPECT_EQ(m.chardevs.front().properties.size(), 3u) << "nothing is added to what was said";
+  EXPECT_EQ(error({"-s", "-gdb", "stdio"}),
+            "-gdb stdio: there is one debugger's port; -s and -gdb give it once");
+}
+
 TEST(QemuCommandLine, UnknownOptionNamesTheNearest) {
   EXPECT_EQ(error({"-kernal", "x"}),
             "-kernal: there is no such option; did you mean '-kernel'?; -help lists them all");

@@ -38,8 +38,18 @@ struct Line final : chardev::CharBackend {
 struct StubTest : ::testing::Test {
   FakeTarget target;
   Line line;
-  Stub stub{target, line};
+  event::VirtualClock clock;
+  event::Loop loop{clock};
+  Stub stub{target, line, loop};
 
+  size_t type(std::string_view text) {
+    const size_t taken = line.type(text);
+    settle();
+    return taken;
+  }
+  void settle() {
+    for (int turn = 0; turn < 200; ++turn) loop.run_due();
+  }
   void connect() { line.frontend->event(CharEvent::kOpened); }
 };
 
@@ -54,31 +64,44 @@ TEST_F(StubTest, AClientStopsTheGuestAndLetsItGo) {
 
 TEST_F(StubTest, AcknowledgesUntilToldNotTo) {
   connect();
-  line.type(frame("qC"));
+  type(frame("qC"));
   EXPECT_EQ(line.said(), "+" + frame("QC1"));
-  line.type("+$qC#00");
+  type("+$qC#00");
   EXPECT_EQ(line.said(), "-");
-  line.type(frame("QStartNoAckMode"));
+  type(frame("QStartNoAckMode"));
   EXPECT_EQ(line.said(), "+" + frame("OK"));
-  line.type(frame("qC"));
+  type(frame("qC"));
   EXPECT_EQ(line.said(), frame("QC1"));
-  line.type("$qC#00");
+  type("$qC#00");
   EXPECT_EQ(line.said(), "");
 }
 
 TEST_F(StubTest, SendsAgainWhatDidNotArrive) {
   connect();
-  line.type(frame("qC"));
+  type(frame("qC"));
   line.said();
-  line.type("-");
+  type("-");
   EXPECT_EQ(line.said(), frame("QC1"));
+}
+
+TEST_F(StubTest, OtherWorkHasItsTurnBetweenRequests) {
+  connect();
+  line.type(frame("QStartNoAckMode") + frame("qC") + frame("qC") + "$q");
+  EXPECT_EQ(line.said(), "+" + frame("OK"));
+  loop.run_due();
+  EXPECT_EQ(line.said(), frame("QC1"));
+  loop.run_due();
+  EXPECT_EQ(line.said(), frame("QC1"));
+  EXPECT_EQ(line.accepted, 0);
+  loop.run_due();
+  EXPECT_EQ(line.accepted, 1);
 }
 
 TEST_F(StubTest, ControlCStops) {
   connect();
-  line.type(frame("c"));
+  type(frame("c"));
   EXPECT_TRUE(target.runs);
-  line.type("\x03");
+  type("\x03");
   EXPECT_FALSE(target.runs);
   EXPECT_EQ(line.said(), "+" + frame("T02thread:1;"));
 }
@@ -88,30 +111,31 @@ TEST_F(StubTest, AClientThatDoesNotReadIsNotReadFrom) {
   line.room = 3;
   std::string requests;
   for (int i = 0; i < 100; ++i) requests += frame("qC");
-  EXPECT_EQ(line.type(requests), requests.size());
-  EXPECT_EQ(line.type("more"), 0u);
+  EXPECT_EQ(type(requests), requests.size());
+  EXPECT_EQ(type("more"), 0u);
   line.room = SIZE_MAX;
   line.frontend->writable();
+  settle();
   EXPECT_GT(line.accepted, 0);
   const std::string reply = "+" + frame("QC1");
   EXPECT_EQ(line.said().size(), 100 * reply.size());
-  EXPECT_EQ(line.type("+"), 1u);
+  EXPECT_EQ(type("+"), 1u);
 }
 
 TEST_F(StubTest, TheNextClientBeginsAnew) {
   connect();
-  line.type(frame("QStartNoAckMode") + frame("Z0,1000,1") + "$m0,");
+  type(frame("QStartNoAckMode") + frame("Z0,1000,1") + "$m0,");
   line.frontend->event(CharEvent::kClosed);
   connect();
   line.said();
-  line.type("4#00" + frame("vCont;c"));
+  type("4#00" + frame("vCont;c"));
   EXPECT_EQ(line.said(), "+");
   EXPECT_TRUE(target.breakpoints.empty());
 }
 
 TEST_F(StubTest, DetachAndKillInTheMiddleOfInput) {
   connect();
-  line.type(frame("D") + frame("g") + frame("k"));
+  type(frame("D") + frame("g") + frame("k"));
   EXPECT_EQ(line.said(), "+" + frame("OK") + "++");
   EXPECT_EQ(target.quits, 0);
 }

@@ -98,6 +98,14 @@ TEST(CpuModel, engine_features_need_nothing_of_the_host) {
     EXPECT_TRUE(max.has(feature)) << feature_info(feature).spelling;
 }
 
+// GCC's target_clones choose code for arch=skylake-avx512 and later by family and model, not by features.
+TEST(CpuModel, max_is_not_a_processor_known_for_avx512) {
+  const CpuModel max = model("max", host_with_everything());
+  ASSERT_FALSE(max.has(F::kAvx512f));
+  EXPECT_EQ(max.family(), 6u);
+  EXPECT_EQ(max.model(), 94u);
+}
+
 TEST(CpuModel, dropping_avx_drops_what_is_built_on_it) {
   const CpuModel haswell = model("Haswell,-avx");
   EXPECT_FALSE(haswell.has(F::kAvx2));

@@ -125,6 +125,19 @@ TEST_F(Debug, ABreakpointIsByLinearAddress) {
   EXPECT_EQ(cpu.s.rip, kAlias + kText + 2);
 }
 
+TEST_F(Debug, OutsideLongModeTheCodeSegmentsBaseCounts) {
+  load({THREE_INCREMENTS});
+  cpu.s.cr0 = x86::cr0::kPe;
+  cpu.s.cr4 = cpu.s.msr.efer = 0;
+  cpu.s.seg[x86::kCs] = {.base = kText - 0x100, .limit = ~0u, .attributes = 0xc09b, .selector = 8};
+  cpu.s.rip = 0x100;
+  cpu.interpreter.state_changed();
+  want({.step = false, .breakpoints = {0x102, kText + 4}, .watches = {}});
+  ASSERT_EQ(run(), Exit::kDebug);
+  EXPECT_EQ(stop().address, kText + 4);
+  EXPECT_EQ(cpu.s.rip, 0x104u);
+}
+
 TEST_F(Debug, ABreakpointBehindStiKeepsTheShadow) {
   load({0xfb, 0xf4});  // sti; hlt
   cpu.world.interrupt = 0x43;
