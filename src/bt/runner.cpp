@@ -7,8 +7,11 @@
 #include <unistd.h>
 
 #include <asm/prctl.h>
+#include <fmt/format.h>
+#include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <numeric>
 
 #include "base/assert.h"
 #include "base/log.h"
@@ -71,6 +74,20 @@ Runner::~Runner() {
                "interpreted, {} host "
                "faults; {} slow memory accesses",
                s.entries, s.links, s.lookups, s.polls, s.interpreted, s.host_faults, s.misses);
+  if (s.interpreted != 0) log::trace(log::Subject::kStats, "interpreted most: {}", interpreted_most());
+}
+
+std::string Runner::interpreted_most() const {
+  std::vector<unsigned> order(interpreted_.size());
+  std::iota(order.begin(), order.end(), 0u);
+  constexpr size_t kShown = 12;
+  std::partial_sort(order.begin(), order.begin() + kShown, order.end(),
+                    [this](unsigned a, unsigned b) { return interpreted_[a] > interpreted_[b]; });
+  std::string text;
+  for (size_t i = 0; i < kShown && interpreted_[order[i]] != 0; ++i)
+    text += fmt::format("{}{} {}", i == 0 ? "" : ", ", x86::mnemonic(static_cast<x86::Opcode>(order[i])),
+                        interpreted_[order[i]]);
+  return text;
 }
 
 // ---- x87 ----
@@ -110,6 +127,7 @@ void Runner::load_x87() {
 
 void Runner::before(const x86::Instruction& insn) {
   using x86::Opcode;
+  ++interpreted_[static_cast<size_t>(insn.opcode)];
   if (!x87_live_) return;
   switch (insn.opcode) {
     case Opcode::kFxsave:
@@ -227,7 +245,6 @@ void Runner::run_checked(const Place& place, bool supervisor) {
   }
   const bool x87 = (mode_of(cpu_) & mode::kNoX87) == 0;
   if (x87) load_x87();
-  hot_.budget = cpu_.budget;
   enter(place.checked, supervisor);
   settle();
   if (check && hot_.reason != Reason::kPoll && hot_.reason != Reason::kHostFault) {
@@ -251,12 +268,40 @@ void Runner::run_checked(const Place& place, bool supervisor) {
 
 void Runner::enter(const uint8_t* host, bool supervisor) {
   ++statistics_.entries;
+  write_gs_base(Window::base_of(cpu_.mmu.user_tlb()));
+  hot_.budget = cpu_.budget;
   hot_.shadow_rsp = shadow_rsp_[supervisor];
   hot_.window_tag = ~uint64_t{0};  // the TLB may have changed
   const auto routine = reinterpret_cast<void (*)(const uint8_t*)>(
       reinterpret_cast<uintptr_t>(cache_.executable(shared_.routines.enter)));
   routine(host);
   shadow_rsp_[supervisor] = hot_.shadow_rsp;
+}
+
+// Makes the code at RIP, and the way there, known to translated code. Nothing: it is for the interpreter.
+std::optional<Runner::Place> Runner::arrive(Mode mode, uint32_t link, uint64_t link_generation, Mode block_mode) {
+  const uint64_t rip = cpu_.s.rip;
+  const auto place = find(rip, mode | block_mode);
+  if (!place) return place;
+  if (generation_ != place->generation) {
+    window_.clear_hash();
+    generation_ = place->generation;
+    shadow_epoch_ = ~uint64_t{0};
+  }
+  if (checker_ != nullptr) {  // each block for itself
+    shadow_epoch_ = ~uint64_t{0};
+    return place;
+  }
+  if (link == kNone) {
+    const uint64_t key = rip ^ mode_key(mode);
+    hash_entry(mode, key) = {.key = key, .host = reinterpret_cast<uint64_t>(place->checked)};
+  } else if (link_generation == place->generation) {
+    const std::lock_guard lock(cache_.mutex());
+    const Exit& exit = cache_.exit(link);
+    Block& target = cache_.block(place->block);
+    if (!target.dead && (!exit.same_page || cache_.block(exit.block).page == target.page)) cache_.link(link, target);
+  }
+  return place;
 }
 
 NativeExit Runner::run(interp::Cpu& cpu) {
@@ -275,44 +320,32 @@ NativeExit Runner::run(interp::Cpu& cpu) {
   Mode block_mode = 0;  // of the next block alone
   for (;;) {
     if (cpu.pending_.load(std::memory_order_relaxed) != 0 || cpu.budget <= 0) return NativeExit::kLook;
-    const auto place = find(s.rip, mode | block_mode);
+    const uint64_t key = s.rip ^ mode_key(mode);
+    const HashEntry& known = hash_entry(mode, key);
+    const uint8_t* host = nullptr;
+    std::optional<Place> place;
+    if (link == kNone && block_mode == 0 && checker_ == nullptr && known.key == key &&
+        generation_ == cache_.generation()) {
+      host = reinterpret_cast<const uint8_t*>(known.host);
+    } else {
+      place = arrive(mode, link, link_generation, block_mode);
+      if (!place) {
+        ++statistics_.interpreted;
+        return NativeExit::kInterpret;
+      }
+      host = place->checked;
+    }
+    link = kNone;
     block_mode = 0;
-    if (!place) {
-      ++statistics_.interpreted;
-      return NativeExit::kInterpret;
-    }
-    if (generation_ != place->generation) {
-      window_.clear_hash();
-      generation_ = place->generation;
-      shadow_epoch_ = ~uint64_t{0};
-    }
     const uint64_t epoch = cpu.mmu.fetch_epoch() << 8 ^ special;
     if (shadow_epoch_ != epoch) {
       shadow_epoch_ = epoch;
       for (unsigned i = 0; i < 2; ++i) shadow_rsp_[i] = shadow_[i].base();
     }
-    if (checker_ != nullptr) {
-      // Each block for itself.
-      link = kNone;
-      for (unsigned i = 0; i < 2; ++i) shadow_rsp_[i] = shadow_[i].base();
-    } else if (link != kNone && link_generation == place->generation) {
-      const std::lock_guard lock(cache_.mutex());
-      Exit& exit = cache_.exit(link);
-      Block& target = cache_.block(place->block);
-      if (!target.dead && (!exit.same_page || cache_.block(exit.block).page == target.page))
-        cache_.link(link, target);
-    } else if (link == kNone) {
-      const uint64_t key = s.rip ^ mode_key(mode);
-      HashEntry& entry = window_.hash(supervisor)[key & (Window::kHashEntries - 1)];
-      entry = {.key = key, .host = reinterpret_cast<uint64_t>(place->checked)};
-    }
-    link = kNone;
-    write_gs_base(Window::base_of(cpu.mmu.user_tlb()));
-    hot_.budget = cpu.budget;
     if (checker_ != nullptr)
       run_checked(*place, supervisor);
     else
-      enter(place->checked, supervisor);
+      enter(host, supervisor);
     if (shared_.options.count) cpu.budget = hot_.budget;
     switch (hot_.reason) {
       case Reason::kLookup:
@@ -331,16 +364,18 @@ NativeExit Runner::run(interp::Cpu& cpu) {
       case Reason::kLink: {
         ++statistics_.links;
         link = static_cast<uint32_t>(hot_.exit_value);
-        link_generation = place->generation;
+        link_generation = generation_;
         const std::lock_guard lock(cache_.mutex());
         s.rip = cache_.exit(link).target;
         block_mode = cache_.exit(link).mode & mode::kNoWindow;
         break;
       }
       case Reason::kPoll:
-        // Also when a page is mapped elsewhere, or code was overwritten: then nothing is pending.
+        // Also when a page is mapped elsewhere, or code was overwritten: then nothing is pending, and what the hash table
+        // has is of no use.
         ++statistics_.polls;
         s.rip = hot_.exit_value;
+        hash_entry(mode, s.rip ^ mode_key(mode)).key = ~uint64_t{0};
         break;
       case Reason::kInterpret:
         ++statistics_.interpreted;

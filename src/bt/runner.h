@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <string>
 
 #include "bt/checker.h"
 #include "bt/guest_code.h"
@@ -33,6 +34,7 @@ class Runner final : public interp::Native {
     uint64_t entries = 0, lookups = 0, links = 0, polls = 0, interpreted = 0, misses = 0, host_faults = 0;
   };
   const Statistics& statistics() const { return statistics_; }
+  std::string interpreted_most() const;  // which instructions, for -d stats
 
   // The slow path of a memory access, from translated code.
   static uint64_t miss(Runner* runner, const MissInfo* info, uint64_t address);
@@ -54,6 +56,10 @@ class Runner final : public interp::Native {
   std::optional<Place> find(uint64_t rip, Mode mode);
   void flush_cache();
   void enter(const uint8_t* host, bool supervisor);
+  std::optional<Place> arrive(Mode mode, uint32_t link, uint64_t link_generation, Mode block_mode);
+  HashEntry& hash_entry(Mode mode, uint64_t key) {
+    return window_.hash((mode & mode::kSupervisor) != 0)[key & (Window::kHashEntries - 1)];
+  }
   void load_x87();
   bool take_host_fault();
   void run_checked(const Place& place, bool supervisor);
@@ -75,6 +81,7 @@ class Runner final : public interp::Native {
   std::unique_ptr<GuestCode> code_;
   std::unique_ptr<Checker> checker_;
   Statistics statistics_;
+  std::array<uint32_t, static_cast<size_t>(x86::Opcode::kCount)> interpreted_{};  // by opcode
 };
 
 }  // namespace ostler::bt
