@@ -76,7 +76,8 @@ def _look_and_change(t, accel):
     with t.start(_machine(t, cpus=2, accel=accel)) as running:
         console = t.shell(running)
         t.run(console, "echo 0 >/proc/sys/kernel/kptr_restrict")
-        uname, jiffies, banner = _symbols(t, console, "__do_sys_newuname", "jiffies_64", "linux_banner")
+        uname, tick, jiffies, banner = _symbols(t, console, "__do_sys_newuname", "update_process_times", "jiffies_64",
+                                                "linux_banner")
 
         said = _gdb(t, "look around", "info threads", f"x/s {banner:#x}", 'printf "cr0=%#lx\\n", $cr0',
                     'printf "efer=%#lx\\n", $efer', "x/gx 0x800000000000", "detach")
@@ -96,6 +97,13 @@ def _look_and_change(t, accel):
             t.expect(_value(t, said, "cpl") == 0, "the kernel runs at privilege level 0")
             t.expect(_value(t, said, "stepped") == 1, "the step did not move")
             t.run(console, "test -s /tmp/release; rm /tmp/release")
+
+        # gdb goes on from a breakpoint by a step without it; both processors come by.
+        said = _gdb(t, "many times at a breakpoint", f"break *{tick:#x}", "ignore 1 30", "continue", "info breakpoints",
+                    "set scheduler-locking on", "stepi", f'printf "stepped=%d\\n", $pc != {tick:#x}',
+                    "set scheduler-locking off", "delete", "detach")
+        t.expect("already hit 31 times" in said, f"the breakpoint was not met 31 times:\n{said}")
+        t.expect(_value(t, said, "stepped") == 1, "the step did not move")
 
         said = _gdb(t, "a watchpoint", f"watch *(long *){jiffies:#x}", "continue", "continue",
                     f'printf "jiffies=%#lx\\n", *(long *){jiffies:#x}', "delete", "detach")
