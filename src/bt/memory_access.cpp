@@ -99,7 +99,8 @@ void Translator::check_keeping_flags(const GuestInsn& g, unsigned size, Directio
   const size_t base = tlb_base();
   hot_.store(offsetof(Hot, scratch) + 16, kRcx);
   hot_.pext(kS1, kS0, offsetof(Hot, slot_mask));
-  hot_.load_indexed(kRcx, kS1, base + (write ? offsetof(mmu::TlbArrays, write_tag) : offsetof(mmu::TlbArrays, read_tag)));
+  hot_.load_indexed(
+      kRcx, kS1, base + (write ? offsetof(mmu::TlbArrays, write_tag) : offsetof(mmu::TlbArrays, read_tag)));
   hot_.not_(kRcx);
   hot_.lea(kS0, {.base = kS0, .index = kRcx, .disp = 1});
   hot_.lea(kRcx, {.base = kS0, .disp = static_cast<int32_t>(size - 1)});

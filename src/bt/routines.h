@@ -30,8 +30,8 @@ struct Routines {
   Offset host_fault = 0;
   // To be called by cold code, a MissInfo behind the call. kS0: address minus tag, kS1: slot.
   Offset miss[3][2] = {};  // by TlbKind, write
-  // To be called by cold code. kS0: an address. Makes the stack window its page if that may be written: then the zero
-  // flag is set.
+  // To be called by cold code. kS0: an address. Makes the stack window its page if that may be written: then
+  // the zero flag is set.
   Offset window[3] = {};  // by TlbKind
   // Jumps to the code whose key is kS0. Flags in memory.
   Offset lookup[2] = {};  // user, supervisor

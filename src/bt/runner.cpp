@@ -189,7 +189,8 @@ std::optional<Runner::Place> Runner::find(uint64_t rip, Mode mode) {
           if (second_id != block->second_page) block = nullptr;
         }
         if (block != nullptr)
-          return Place{cache_.number_of(*block), cache_.executable(block->checked), cache_.generation(), mode};
+          return Place{cache_.number_of(*block), cache_.executable(block->checked), cache_.generation(),
+                       mode};
       }
     }
     // Reading code may wait for other vCPUs and serve what they ask for, so addresses and numbers may be
@@ -279,7 +280,8 @@ void Runner::enter(const uint8_t* host, bool supervisor) {
 }
 
 // Makes the code at RIP, and the way there, known to translated code. Nothing: it is for the interpreter.
-std::optional<Runner::Place> Runner::arrive(Mode mode, uint32_t link, uint64_t link_generation, Mode block_mode) {
+std::optional<Runner::Place> Runner::arrive(Mode mode, uint32_t link, uint64_t link_generation,
+                                            Mode block_mode) {
   const uint64_t rip = cpu_.s.rip;
   const auto place = find(rip, mode | block_mode);
   if (!place) return place;
@@ -299,7 +301,8 @@ std::optional<Runner::Place> Runner::arrive(Mode mode, uint32_t link, uint64_t l
     const std::lock_guard lock(cache_.mutex());
     const Exit& exit = cache_.exit(link);
     Block& target = cache_.block(place->block);
-    if (!target.dead && (!exit.same_page || cache_.block(exit.block).page == target.page)) cache_.link(link, target);
+    if (!target.dead && (!exit.same_page || cache_.block(exit.block).page == target.page))
+      cache_.link(link, target);
   }
   return place;
 }
@@ -371,8 +374,8 @@ NativeExit Runner::run(interp::Cpu& cpu) {
         break;
       }
       case Reason::kPoll:
-        // Also when a page is mapped elsewhere, or code was overwritten: then nothing is pending, and what the hash table
-        // has is of no use.
+        // Also when a page is mapped elsewhere, or code was overwritten: then nothing is pending, and what
+        // the hash table has is of no use.
         ++statistics_.polls;
         s.rip = hot_.exit_value;
         hash_entry(mode, s.rip ^ mode_key(mode)).key = ~uint64_t{0};

@@ -33,8 +33,8 @@ unsigned memory_size(const Instruction& insn) {
 }
 
 bool addresses_stack(const Instruction& insn) {
-  return insn.has_memory() && insn.base == kRspOffset && insn.index == x86::kNoRegister && insn.address_size == 8 &&
-         insn.segment < x86::kFs && insn.disp > -kWidest && insn.disp < kWidest;
+  return insn.has_memory() && insn.base == kRspOffset && insn.index == x86::kNoRegister &&
+         insn.address_size == 8 && insn.segment < x86::kFs && insn.disp > -kWidest && insn.disp < kWidest;
 }
 
 // The bytes at the stack that the instruction accesses, relative to RSP before it.

@@ -3,6 +3,7 @@
 // 2C VMASKMOV, VPGATHERDD; Vol. 2B MASKMOVDQU).
 
 #include <cstring>
+#include <utility>
 
 #include "interp/operand.h"
 #include "interp/vector.h"
@@ -21,10 +22,23 @@ bool element_set(const uint8_t* mask, unsigned i, unsigned size) {
   return (mask[(i + 1) * size - 1] & 0x80) != 0;
 }
 
-// ---- VMASKMOVPS/PD, VPMASKMOVD/Q ----
+// ---- VMASKMOVPS/PD, VPMASKMOVD/Q: no #AC "for any mask bit combinations" (SDM Vol. 2C, VMASKMOV) ----
+
+class NoAlignmentChecks {
+ public:
+  explicit NoAlignmentChecks(Cpu& cpu) : cpu_(cpu), before_(std::exchange(cpu.alignment_check, false)) {}
+  ~NoAlignmentChecks() { cpu_.alignment_check = before_; }
+  NoAlignmentChecks(const NoAlignmentChecks&) = delete;
+  NoAlignmentChecks& operator=(const NoAlignmentChecks&) = delete;
+
+ private:
+  Cpu& cpu_;
+  const bool before_;
+};
 
 void execute_masked_load(Cpu& cpu, const Op* op) {
   check_avx(cpu);
+  const NoAlignmentChecks unchecked(cpu);
   const Instruction& insn = op->insn;
   const VectorInfo info = x86::vector_info(insn);
   const unsigned size = info.mask_element_size, count = info.memory_size / size;
@@ -41,6 +55,7 @@ void execute_masked_load(Cpu& cpu, const Op* op) {
 
 void execute_masked_store(Cpu& cpu, const Op* op) {
   check_avx(cpu);
+  const NoAlignmentChecks unchecked(cpu);
   const Instruction& insn = op->insn;
   const VectorInfo info = x86::vector_info(insn);
   const unsigned size = info.mask_element_size, count = info.memory_size / size;

@@ -269,6 +269,17 @@ TEST_F(VectorTest, AlignmentChecksTake80BitValuesForEightBytes) {
   EXPECT_EQ(run({0xdb, 0x2b}), kAc);
 }
 
+TEST_F(VectorTest, MaskedMovesAreNotAlignmentChecked) {
+  s.cr0 |= x86::cr0::kAm;
+  s.flags_rest |= x86::rflags::kAc;
+  s.seg[x86::kSs].attributes |= 3 << 5;  // CPL 3
+  guest.cpl_changed();
+  for (unsigned i = 0; i < 4; ++i) set_lane(1, i, ~uint64_t{0});
+  s.gpr[x86::kRbx] = kDataBase + 3;
+  EXPECT_EQ(run({0xc4, 0xe2, 0x75, 0x2c, 0x03}), kNone);  // vmaskmovps ymm0, ymm1, [rbx]
+  EXPECT_EQ(run({0xc4, 0xe2, 0x75, 0x2e, 0x03}), kNone);  // vmaskmovps [rbx], ymm1, ymm0
+}
+
 TEST_F(VectorTest, EncodingsTheHostDoesNotKnowAreUndefined) {
   x86::Instruction insn;
   const uint8_t code[] = {0x66, 0x0f, 0x38, 0x00, 0xc1};  // pshufb xmm0, xmm1
