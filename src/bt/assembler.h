@@ -77,6 +77,35 @@ class Assembler {
     absolute(7, at);
     u32(value);
   }
+  void and32_mem(size_t at, uint32_t value) { group1(4, at, value); }
+  void or32_mem(size_t at, uint32_t value) { group1(1, at, value); }
+  void test32_mem(size_t at, uint32_t value) {
+    u8(0x65);
+    u8(0xf7);
+    absolute(0, at);
+    u32(value);
+  }
+  void store_imm(size_t at, uint32_t value) {  // 64 bits, sign-extended
+    u8(0x65);
+    u8(0x48);
+    u8(0xc7);
+    absolute(0, at);
+    u32(value);
+  }
+  void load_byte(Reg r, size_t at) {  // MOVZX r32, byte
+    u8(0x65);
+    if (r >= 8) u8(0x44);
+    u8(0x0f);
+    u8(0xb6);
+    absolute(r, at);
+  }
+  void store_byte(size_t at, Reg r) {
+    u8(0x65);
+    u8(0x40 | (r >> 3) << 2);
+    u8(0x88);
+    absolute(r, at);
+  }
+  void or_(Reg r, size_t at) { gs(true, 0x0b, r, at); }
   void compare32_small(size_t at, int8_t value) {
     u8(0x65);
     u8(0x83);
@@ -147,6 +176,42 @@ class Assembler {
     u8(0x81);
     u8(0xe0 | (r & 7));
     u32(value);
+  }
+  void or32(Reg to, Reg from) { alu32(0x09, to, from); }
+  void xor32(Reg to, Reg from) { alu32(0x31, to, from); }
+  void or32_imm(Reg r, uint8_t value) {
+    if (r >= 8) u8(0x41);
+    u8(0x83);
+    u8(0xc8 | (r & 7));
+    u8(value);
+  }
+  void test32(Reg r, uint32_t value) {
+    if (r >= 8) u8(0x41);
+    u8(0xf7);
+    u8(0xc0 | (r & 7));
+    u32(value);
+  }
+  void shl32(Reg r, uint8_t count) {
+    if (r >= 8) u8(0x41);
+    u8(0xc1);
+    u8(0xe0 | (r & 7));
+    u8(count);
+  }
+  void sar(Reg r, uint8_t count) {
+    u8(0x48 | r >> 3);
+    u8(0xc1);
+    u8(0xf8 | (r & 7));
+    u8(count);
+  }
+  void sub_reg(Reg to, Reg from) {
+    u8(0x48 | (from >> 3) << 2 | to >> 3);
+    u8(0x29);
+    u8(0xc0 | (from & 7) << 3 | (to & 7));
+  }
+  void sign_extend32(Reg r) {  // MOVSXD r, r
+    u8(0x48 | (r >> 3) << 2 | r >> 3);
+    u8(0x63);
+    u8(0xc0 | (r & 7) << 3 | (r & 7));
   }
   void cmp_imm(Reg r, uint32_t value) {
     u8(0x48 | r >> 3);
@@ -230,6 +295,17 @@ class Assembler {
   }
 
  private:
+  void alu32(unsigned opcode, Reg to, Reg from) {
+    if (to >= 8 || from >= 8) u8(0x40 | (from >> 3) << 2 | to >> 3);
+    u8(opcode);
+    u8(0xc0 | (from & 7) << 3 | (to & 7));
+  }
+  void group1(unsigned digit, size_t at, uint32_t value) {
+    u8(0x65);
+    u8(0x81);
+    absolute(digit, at);
+    u32(value);
+  }
   void absolute(unsigned reg, size_t at) {
     u8((reg & 7) << 3 | 4);
     u8(0x25);

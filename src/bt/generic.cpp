@@ -266,7 +266,7 @@ void Translator::generic(const GuestInsn& g) {
     }
   } else if (r.memory) {
     const Direction direction = write ? Direction::kWrite : Direction::kRead;
-    if (live_before(g) != 0 && host_valid_ && !memory_valid_ && fast_pext_) {
+    if (live_before(g) != 0 && host_valid_ && !memory_valid_ && keep_flags_) {
       address_keeping_flags(g);
       check_keeping_flags(g, size, direction);
     } else {

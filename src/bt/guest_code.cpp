@@ -62,7 +62,39 @@ Kind vector_kind(const Instruction& insn, const x86::CpuModel& model, Mode mode)
   return Kind::kGeneric;
 }
 
-Kind kind_of(const Instruction& insn, const x86::CpuModel& model, Mode mode) {
+// Those that need no more than a few instructions, at the privilege that they want.
+Kind system_kind(const Instruction& insn, Mode mode, const Options& options) {
+  if (!options.system) return Kind::kInterpret;
+  const bool ring0 = (mode & mode::kCpl0) != 0;
+  const bool plain = (mode & (mode::kNoX87 | mode::kNoSse | mode::kNoAvx)) == 0;
+  switch (insn.opcode) {
+    case Opcode::kCli:
+    case Opcode::kSti:
+    case Opcode::kSwapgs:
+    case Opcode::kStac:
+    case Opcode::kClac:
+      return ring0 ? Kind::kSystem : Kind::kInterpret;
+    case Opcode::kPushf:
+    case Opcode::kPopf:
+      return ring0 && insn.operand_size == 8 ? Kind::kSystem : Kind::kInterpret;
+    case Opcode::kRdtsc:
+    case Opcode::kRdtscp:
+      return options.tsc ? Kind::kSystem : Kind::kInterpret;
+    case Opcode::kSyscall:
+      return (mode & mode::kSupervisor) == 0 && plain ? Kind::kSystem : Kind::kInterpret;
+    case Opcode::kSysret:
+      return ring0 && plain && (mode & mode::kAc) == 0 && insn.operand_size == 8 ? Kind::kSystem
+                                                                                 : Kind::kInterpret;
+    case Opcode::kMovs:
+    case Opcode::kStos:
+      return insn.rep && !insn.repne && insn.address_size == 8 && insn.segment < x86::kFs ? Kind::kString
+                                                                                          : Kind::kInterpret;
+    default:
+      return Kind::kInterpret;
+  }
+}
+
+Kind kind_of(const Instruction& insn, const x86::CpuModel& model, Mode mode, const Options& options) {
   if (!offered(insn, model)) return Kind::kInterpret;
   switch (insn.opcode) {
     case Opcode::kMov:
@@ -151,8 +183,24 @@ Kind kind_of(const Instruction& insn, const x86::CpuModel& model, Mode mode) {
     case Opcode::kBtr:
     case Opcode::kBtc:
       // With a register the bit may lie anywhere in memory.
-      return insn.has_memory() && insn.operand[1].kind == OperandKind::kGpr ? Kind::kInterpret
-                                                                            : Kind::kGeneric;
+      return insn.has_memory() && insn.operand[1].kind == OperandKind::kGpr
+                 ? (insn.operand_size == 2 ? Kind::kInterpret : Kind::kBitString)
+                 : Kind::kGeneric;
+    case Opcode::kCli:
+    case Opcode::kSti:
+    case Opcode::kSwapgs:
+    case Opcode::kStac:
+    case Opcode::kClac:
+    case Opcode::kPushf:
+    case Opcode::kPopf:
+    case Opcode::kRdtsc:
+    case Opcode::kRdtscp:
+    case Opcode::kSyscall:
+    case Opcode::kSysret:
+    case Opcode::kMovs:
+    case Opcode::kStos:
+      return system_kind(insn, mode, options);
+    case Opcode::kSerialize:  // code that was written is noticed without it
     case Opcode::kNop:
     case Opcode::kPrefetch:
     case Opcode::kPrefetchw:
@@ -246,21 +294,6 @@ uint16_t peek(mmu::SoftMmu& mmu, GuestCode& code, uint64_t rip) {
   return needed | unknown;
 }
 
-bool ends_block(Kind kind) {
-  switch (kind) {
-    case Kind::kInterpret:
-    case Kind::kJump:
-    case Kind::kCountJump:
-    case Kind::kCall:
-    case Kind::kJumpIndirect:
-    case Kind::kCallIndirect:
-    case Kind::kReturn:
-      return true;
-    default:
-      return false;
-  }
-}
-
 void analyse_flags(mmu::SoftMmu& mmu, GuestCode& code) {
   const uint16_t all = x86::rflags::kArithmetic;
   const GuestInsn& last = code.insns[code.count - 1];
@@ -281,6 +314,7 @@ void analyse_flags(mmu::SoftMmu& mmu, GuestCode& code) {
     case Kind::kJumpIndirect:
     case Kind::kReturn:
     case Kind::kInterpret:
+    case Kind::kSystem:
       break;
     default:
       live = peek(mmu, code, code.next_rip(last));
@@ -301,8 +335,34 @@ void analyse_flags(mmu::SoftMmu& mmu, GuestCode& code) {
 
 }  // namespace
 
+bool ends_block(const GuestInsn& g) {
+  switch (g.kind) {
+    case Kind::kInterpret:
+    case Kind::kJump:
+    case Kind::kCountJump:
+    case Kind::kCall:
+    case Kind::kJumpIndirect:
+    case Kind::kCallIndirect:
+    case Kind::kReturn:
+      return true;
+    case Kind::kSystem:
+      switch (g.insn.opcode) {
+        case Opcode::kSyscall:
+        case Opcode::kSysret:
+        case Opcode::kStac:
+        case Opcode::kClac:
+        case Opcode::kPopf:
+          return true;
+        default:
+          return false;
+      }
+    default:
+      return false;
+  }
+}
+
 void read_guest_code(mmu::SoftMmu& mmu, const x86::CpuModel& model, uint64_t rip, uint64_t phys, Mode mode,
-                     unsigned most, bool end_at_branches, GuestCode& out) {
+                     const Options& options, GuestCode& out) {
   out.rip = rip;
   out.phys = phys;
   out.mode = mode;
@@ -311,7 +371,7 @@ void read_guest_code(mmu::SoftMmu& mmu, const x86::CpuModel& model, uint64_t rip
   out.keep = true;
   const auto in_page = static_cast<unsigned>(kPageSize - (phys & kPageMask));
   unsigned at = 0;
-  while (out.count < most && at < in_page) {
+  while (out.count < options.block_instructions && at < in_page) {
     if (at + kMaxLength > out.code_read) read_more(mmu, out, at + 96);
     GuestInsn& g = out.insns[out.count];
     DecodeStatus status = x86::decode({out.code + at, out.code_read - at}, CodeSize::k64, g.insn);
@@ -327,11 +387,12 @@ void read_guest_code(mmu::SoftMmu& mmu, const x86::CpuModel& model, uint64_t rip
     g.bytes = out.code + at;
     g.at = static_cast<uint16_t>(at);
     if (status == DecodeStatus::kOk) {
-      g.kind = kind_of(g.insn, model, mode);
+      g.kind = kind_of(g.insn, model, mode, options);
       const x86::FlagEffect effect = x86::flag_effect(g.insn);
       g.reads = effect.read;
       g.writes = effect.written;
       // A divide error's frame shows them.
+      if (g.kind == Kind::kSystem && ends_block(g)) g.writes = 0;
       if (g.insn.opcode == Opcode::kDiv || g.insn.opcode == Opcode::kIdiv) g.reads = x86::rflags::kArithmetic;
       g.touches_flags =
           (effect.read | effect.written) != 0 && !(effect.written == 0 && only_reads_flags(g.insn.opcode));
@@ -347,11 +408,21 @@ void read_guest_code(mmu::SoftMmu& mmu, const x86::CpuModel& model, uint64_t rip
     if (g.kind == Kind::kInterpret && out.count != 0) break;
     at += g.insn.length;
     ++out.count;
-    if (ends_block(g.kind) || out.straddles || (end_at_branches && g.kind == Kind::kCondition)) break;
+    if (ends_block(g) || out.straddles || (options.count && g.kind == Kind::kCondition)) break;
+  }
+  // Nothing may come between STI and the next instruction: they stay together, or STI is for the interpreter.
+  GuestInsn& last = out.insns[out.count - 1];
+  if (last.kind == Kind::kSystem && last.insn.opcode == Opcode::kSti) {
+    if (out.count == 1) {
+      last.kind = Kind::kInterpret;
+    } else {
+      at = last.at;
+      --out.count;
+    }
   }
   out.bytes = at;
   analyse_flags(mmu, out);
-  if ((mode & mode::kNoWindow) == 0) plan_window(out);
+  if (options.window && (mode & mode::kNoWindow) == 0) plan_window(out);
 }
 
 }  // namespace ostler::bt

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "bt/mode.h"
+#include "bt/options.h"
 #include "mmu/soft_mmu.h"
 #include "x86/cpu_model.h"
 #include "x86/instruction.h"
@@ -27,7 +28,10 @@ enum class Kind : uint8_t {
   kJumpIndirect,
   kCallIndirect,
   kReturn,
-  kNothing,  // NOP, prefetches
+  kBitString,  // BT and its like of a bit anywhere in memory
+  kSystem,     // system.cpp
+  kString,     // REP MOVS, REP STOS
+  kNothing,    // NOP, prefetches
 };
 
 struct GuestInsn {
@@ -72,10 +76,13 @@ struct GuestCode {
 // Reads and decodes the superblock at `rip`, which lies at `phys`. Registers what it reads with CodePages as
 // shared. Raises what fetching the second page of a first instruction that straddles raises. May wait for
 // other vCPUs.
+// Whether control never goes on to the next instruction within the block.
+bool ends_block(const GuestInsn& g);
+
 // Chooses what the stack window's check of the block covers, and where it stands.
 void plan_window(GuestCode& code);
 
 void read_guest_code(mmu::SoftMmu& mmu, const x86::CpuModel& model, uint64_t rip, uint64_t phys, Mode mode,
-                     unsigned most, bool end_at_branches, GuestCode& out);
+                     const Options& options, GuestCode& out);
 
 }  // namespace ostler::bt

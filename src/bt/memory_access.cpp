@@ -132,6 +132,21 @@ void Translator::check_keeping_flags(const GuestInsn& g, unsigned size, Directio
   cold_.jmp(resume);
 }
 
+// After a miss kS0 is the address and kS1 the distance to the host's: here the offset in the page is wanted.
+void Translator::check_in_page(const GuestInsn& g, unsigned size, Direction direction) {
+  check(g, size, direction);
+  hot_.lea(kS1, {.base = kS0, .index = kS1});
+  hot_.and32(kS0, kPageMask);
+  hot_.sub_reg(kS1, kS0);
+}
+
+void Translator::give_back_budget(const GuestInsn& g) {
+  if (!count_) return;
+  cold_.load(kS0, offsetof(Hot, budget));
+  cold_.lea(kS0, {.base = kS0, .disp = static_cast<int32_t>(code_->count - (&g - code_->insns.data()))});
+  cold_.store(offsetof(Hot, budget), kS0);
+}
+
 void Translator::check_window(const GuestInsn& g) {
   free_flags(live_before(g));
   const Offset again = hot_.offset();
@@ -150,11 +165,7 @@ void Translator::check_window(const GuestInsn& g) {
   cold_.jcc(kCcE, again);
   // Without the window from here on.
   land(crosses, cold_.offset());
-  if (count_) {
-    cold_.load(kS0, offsetof(Hot, budget));
-    cold_.lea(kS0, {.base = kS0, .disp = static_cast<int32_t>(code_->count - (&g - code_->insns.data()))});
-    cold_.store(offsetof(Hot, budget), kS0);
-  }
+  give_back_budget(g);
   cold_.align_field(1);
   const uint32_t field = cold_.jmp();
   land(field, cold_.offset());

@@ -207,6 +207,105 @@ Result<Routines> make_routines(CodeCache& cache, MissFunction miss) {
     a.jmp(base + r.lookup[supervisor]);
   }
 
+  // SYSCALL and SYSRET (SDM Vol. 2), from and to 64-bit code with the usual segments. RCX and R11, which they
+  // change anyway, are free once nothing can be refused any more.
+  const auto cpu_at = [](size_t offset) { return offsetof(Hot, cpu) + offset; };
+  const size_t msr_at = cpu_at(offsetof(x86::CpuState, msr));
+  const size_t rest_at = cpu_at(offsetof(x86::CpuState, flags_rest));
+  const size_t flags_at = cpu_at(offsetof(x86::CpuState, flags_ax));
+  const auto set_segment = [&](x86::SegIndex index, const Gp& selector, uint32_t attributes) {
+    const size_t at = cpu_at(offsetof(x86::CpuState, seg)) + index * sizeof(x86::Segment);
+    a.mov(gs64(at + offsetof(x86::Segment, base)), 0);
+    a.mov(gs(at + offsetof(x86::Segment, limit), 4), 0xffffffff);
+    a.mov(gs(at + offsetof(x86::Segment, attributes), 4), attributes);
+    a.mov(gs(at + offsetof(x86::Segment, selector), 2), selector.r16());
+  };
+  // Clobbers r15 and `from`.
+  const auto set_flags = [&](const Gp& from) {
+    a.mov(r15d, from.r32());
+    a.and_(r15d, static_cast<int32_t>(~static_cast<uint32_t>(x86::rflags::kArithmetic)));
+    a.or_(r15d, 2);
+    a.mov(gs64(rest_at), r15);
+    a.mov(r15d, from.r32());
+    a.and_(r15d, 0xd5);
+    a.or_(r15d, 2);
+    a.mov(gs(flags_at + 1, 1), r15.r8());
+    a.shr(from.r32(), 11);
+    a.and_(from.r32(), 1);
+    a.mov(gs(flags_at, 1), from.r8());
+  };
+  const auto change_privilege = [&](unsigned to) {
+    a.mov(gs64(offsetof(Hot, other_rsp) + (1 - to) * 8), rsp);
+    a.mov(rsp, gs64(offsetof(Hot, other_rsp) + to * 8));
+    a.mov(gs64(offsetof(Hot, window_tag)), -1);
+    a.mov(gs(offsetof(Hot, mode_changed), 4), 1);
+  };
+  constexpr uint32_t kCode64 = 0xa09b, kData = 0xc093, kRing3 = 3u << 5;
+  {
+    asmjit::Label refuse = a.newLabel();
+    r.syscall = here();
+    a.test(gs(msr_at + offsetof(x86::Msrs, efer), 1), static_cast<int>(x86::efer::kSce));
+    a.jz(refuse);
+    // The kernel's entry clears AC and TF; where it does not, the mode is another.
+    a.mov(gs64(offsetof(Hot, scratch)), r15);
+    a.mov(r15, gs64(msr_at + offsetof(x86::Msrs, sfmask)));
+    a.not_(r15);
+    a.test(r15d, static_cast<uint32_t>(x86::rflags::kAc | x86::rflags::kTf));
+    a.jnz(refuse);
+    a.mov(rcx, gs64(offsetof(Hot, scratch)));
+    // R11 = RFLAGS without RF, which is clear while translated code runs.
+    a.movzx(r11d, gs(flags_at, 1));
+    a.shl(r11d, 11);
+    a.movzx(r14d, gs(flags_at + 1, 1));
+    a.and_(r14d, 0xd5);
+    a.or_(r11d, r14d);
+    a.or_(r11, gs64(rest_at));
+    a.mov(r14, r11);
+    a.and_(r14, r15);
+    set_flags(r14);
+    a.mov(r14, gs64(msr_at + offsetof(x86::Msrs, star)));
+    a.shr(r14, 32);
+    a.and_(r14d, 0xfffc);
+    set_segment(x86::kCs, r14, kCode64);
+    a.add(r14d, 8);
+    set_segment(x86::kSs, r14, kData);
+    change_privilege(1);
+    a.mov(r14, gs64(msr_at + offsetof(x86::Msrs, lstar)));
+    a.jmp(base + r.lookup[1]);
+    a.bind(refuse);
+    a.jmp(base + r.exit_interpret);
+  }
+  {
+    asmjit::Label refuse = a.newLabel();
+    r.sysret = here();
+    a.test(gs(msr_at + offsetof(x86::Msrs, efer), 1), static_cast<int>(x86::efer::kSce));
+    a.jz(refuse);
+    // Single steps, alignment checks, addresses that are not canonical, and interrupts that wait.
+    a.test(r11d, static_cast<uint32_t>(x86::rflags::kTf | x86::rflags::kAc));
+    a.jnz(refuse);
+    a.cmp(gs(offsetof(Hot, waiting), 4), 0);
+    a.jne(refuse);
+    a.mov(r15, rcx);
+    a.shr(r15, 47);
+    a.jnz(refuse);
+    a.mov(r14d, r11d);
+    a.and_(r14d, 0x3c7fd7);
+    set_flags(r14);
+    a.movzx(r14d, gs(msr_at + offsetof(x86::Msrs, star) + 6, 2));
+    a.add(r14d, 16);
+    a.or_(r14d, 3);
+    set_segment(x86::kCs, r14, kCode64 | kRing3);
+    a.movzx(r14d, gs(msr_at + offsetof(x86::Msrs, star) + 6, 2));
+    a.add(r14d, 8);
+    a.or_(r14d, 3);
+    set_segment(x86::kSs, r14, kData | kRing3);
+    change_privilege(0);
+    a.mov(r14, rcx);
+    a.jmp(base + r.lookup[0]);
+    a.bind(refuse);
+    a.jmp(base + r.exit_interpret);
+  }
+
   if (code.flatten() != asmjit::kErrorOk || code.resolveUnresolvedLinks() != asmjit::kErrorOk ||
       code.relocateToBase(base) != asmjit::kErrorOk || code.codeSize() > kRoutineBytes ||
       code.copyFlattenedData(cache.writable(0), kRoutineBytes) != asmjit::kErrorOk)

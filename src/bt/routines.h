@@ -33,6 +33,8 @@ struct Routines {
   // To be called by cold code. kS0: an address. Makes the stack window its page if that may be written: then
   // the zero flag is set.
   Offset window[3] = {};  // by TlbKind
+  // To jump to, flags in memory. kS0: RIP of the instruction; kS1: of the next one.
+  Offset syscall = 0, sysret = 0;
   // Jumps to the code whose key is kS0. Flags in memory.
   Offset lookup[2] = {};  // user, supervisor
   // The first word of a shadow stack: a return that no call belongs to.

@@ -197,8 +197,7 @@ std::optional<Runner::Place> Runner::find(uint64_t rip, Mode mode) {
     // stale after.
     const auto start = std::chrono::steady_clock::now();
     const uint64_t writes = cache_.writes(), epoch = cpu_.mmu.fetch_epoch(), generation = cache_.generation();
-    read_guest_code(cpu_.mmu, cpu_.model, rip, phys, mode, shared_.options.block_instructions,
-                    shared_.options.count, *code_);
+    read_guest_code(cpu_.mmu, cpu_.model, rip, phys, mode, shared_.options, *code_);
     if (!code_->keep) return std::nullopt;
     if (epoch != cpu_.mmu.fetch_epoch() || generation != cache_.generation()) continue;
     uint32_t second_page = kNone;
@@ -240,8 +239,7 @@ void Runner::run_checked(const Place& place, bool supervisor) {
   bool check = ++checks_ % shared_.options.check == 0;
   if (check) {
     uint64_t phys = cpu_.mmu.translate_fetch(rip).value;
-    read_guest_code(cpu_.mmu, cpu_.model, rip, phys, place.mode, shared_.options.block_instructions,
-                    shared_.options.count, *code_);
+    read_guest_code(cpu_.mmu, cpu_.model, rip, phys, place.mode, shared_.options, *code_);
     check = checker_->before(*code_);
   }
   const bool x87 = (mode_of(cpu_) & mode::kNoX87) == 0;
@@ -272,11 +270,23 @@ void Runner::enter(const uint8_t* host, bool supervisor) {
   write_gs_base(Window::base_of(cpu_.mmu.user_tlb()));
   hot_.budget = cpu_.budget;
   hot_.shadow_rsp = shadow_rsp_[supervisor];
+  hot_.other_rsp[0] = shadow_rsp_[0];
+  hot_.other_rsp[1] = shadow_rsp_[1];
   hot_.window_tag = ~uint64_t{0};  // the TLB may have changed
   const auto routine = reinterpret_cast<void (*)(const uint8_t*)>(
       reinterpret_cast<uintptr_t>(cache_.executable(shared_.routines.enter)));
   routine(host);
-  shadow_rsp_[supervisor] = hot_.shadow_rsp;
+  shadow_rsp_[0] = hot_.other_rsp[0];
+  shadow_rsp_[1] = hot_.other_rsp[1];
+  // By now it may run at the other privilege.
+  shadow_rsp_[cpu_.s.cpl() != 3] = hot_.shadow_rsp;
+}
+
+// Translated code has changed the mode that Cpu and the MMU know.
+void Runner::follow_mode() {
+  if (hot_.mode_changed == 0) return;
+  hot_.mode_changed = 0;
+  cpu_.mode_changed();
 }
 
 // Makes the code at RIP, and the way there, known to translated code. Nothing: it is for the interpreter.
@@ -307,15 +317,15 @@ std::optional<Runner::Place> Runner::arrive(Mode mode, uint32_t link, uint64_t l
   return place;
 }
 
-NativeExit Runner::run(interp::Cpu& cpu) {
+NativeExit Runner::run(interp::Cpu& cpu, bool interrupt_waits) {
   ASSERT(&cpu == &cpu_ && &cpu.s == &hot_.cpu, "the interpreter works on the window's state");
   set_current_runner(this);
   struct Done {
     ~Done() { set_current_runner(nullptr); }
   } const done;
   x86::CpuState& s = cpu.s;
-  const Mode mode = mode_of(cpu);
-  const bool supervisor = (mode & mode::kSupervisor) != 0;
+  hot_.waiting = interrupt_waits;
+  Mode mode = mode_of(cpu);
   const Mode special = mode & (mode::kNoX87 | mode::kNoSse | mode::kNoAvx);
   if (!x87_live_ && (mode & mode::kNoX87) == 0) load_x87();
   uint32_t link = kNone;
@@ -346,9 +356,11 @@ NativeExit Runner::run(interp::Cpu& cpu) {
       for (unsigned i = 0; i < 2; ++i) shadow_rsp_[i] = shadow_[i].base();
     }
     if (checker_ != nullptr)
-      run_checked(*place, supervisor);
+      run_checked(*place, (mode & mode::kSupervisor) != 0);
     else
-      enter(host, supervisor);
+      enter(host, (mode & mode::kSupervisor) != 0);
+    follow_mode();
+    mode = mode_of(cpu);  // the slow path of a memory access may have followed already
     if (shared_.options.count) cpu.budget = hot_.budget;
     switch (hot_.reason) {
       case Reason::kLookup:
@@ -411,6 +423,7 @@ uint64_t Runner::miss(Runner* runner, const MissInfo* info, uint64_t address) {
     ~TakeBack() { hot.budget += left; }
   } take_back{hot, info->left};
   interp::Cpu& cpu = runner->cpu_;
+  runner->follow_mode();
   // What the interpreter knows better: addresses that are not canonical, page crossings, devices, code pages.
   if (!cpu.canonical(address) || !cpu.canonical(address + info->size - 1)) return 0;
   try {

@@ -25,7 +25,7 @@ class Runner final : public interp::Native {
                                                 interp::Interpreter& interpreter);
   ~Runner() override;
 
-  interp::NativeExit run(interp::Cpu& cpu) override;
+  interp::NativeExit run(interp::Cpu& cpu, bool interrupt_waits) override;
   void before(const x86::Instruction& insn) override;
   void settle() override;
   void state_changed() override;
@@ -60,6 +60,7 @@ class Runner final : public interp::Native {
   HashEntry& hash_entry(Mode mode, uint64_t key) {
     return window_.hash((mode & mode::kSupervisor) != 0)[key & (Window::kHashEntries - 1)];
   }
+  void follow_mode();
   void load_x87();
   bool take_host_fault();
   void run_checked(const Place& place, bool supervisor);

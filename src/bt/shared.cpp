@@ -13,7 +13,7 @@ Result<std::unique_ptr<Shared>> Shared::create(mmu::CodePages& pages, const Opti
   auto routines = make_routines(*shared->cache, &Runner::miss);
   if (!routines) return std::move(routines).error();
   shared->routines = *routines;
-  shared->translator = std::make_unique<Translator>(*shared->cache, shared->routines, options.count);
+  shared->translator = std::make_unique<Translator>(*shared->cache, shared->routines, options);
   return shared;
 }
 

@@ -6,17 +6,11 @@
 
 #include "base/result.h"
 #include "bt/code_cache.h"
+#include "bt/options.h"
 #include "bt/routines.h"
 #include "bt/translator.h"
 
 namespace ostler::bt {
-
-struct Options {
-  size_t cache_bytes = size_t{64} << 20;
-  unsigned block_instructions = 64;  // at most, in a superblock
-  bool count = false;                // keeps Cpu::budget exact, for run(max_instructions)
-  unsigned check = 0;                // every nth block also runs on the interpreter, see checker.h
-};
 
 class Shared {
  public:

@@ -17,12 +17,12 @@ bool has_fast_pext() {
 
 }  // namespace
 
-Translator::Translator(CodeCache& cache, const Routines& routines, bool count)
+Translator::Translator(CodeCache& cache, const Routines& routines, const Options& options)
     : cache_(cache),
       routines_(routines),
       bmi2_(x86::HostCpu::current().features.has(x86::Feature::kBmi2)),
-      fast_pext_(bmi2_ && has_fast_pext()),
-      count_(count) {}
+      count_(options.count),
+      keep_flags_(options.keep_flags && bmi2_ && has_fast_pext()) {}
 
 TlbKind Translator::tlb() const {
   return !supervisor() ? TlbKind::kUser : (code_->mode & mode::kAc) != 0 ? TlbKind::kAc : TlbKind::kSup;
@@ -147,19 +147,7 @@ void Translator::body() {
     instruction(g);
   }
   const GuestInsn& last = code_->insns[code_->count - 1];
-  switch (last.kind) {
-    case Kind::kInterpret:
-    case Kind::kJump:
-    case Kind::kCountJump:
-    case Kind::kCall:
-    case Kind::kJumpIndirect:
-    case Kind::kCallIndirect:
-    case Kind::kReturn:
-      break;
-    default:
-      exit_to(code_->next_rip(last), last.live_after, Branch::kJump);
-      break;
-  }
+  if (!ends_block(last)) exit_to(code_->next_rip(last), last.live_after, Branch::kJump);
 }
 
 void Translator::instruction(const GuestInsn& g) {
@@ -189,6 +177,12 @@ void Translator::instruction(const GuestInsn& g) {
       return indirect(g);
     case Kind::kReturn:
       return ret(g);
+    case Kind::kBitString:
+      return bit_string(g);
+    case Kind::kSystem:
+      return system(g);
+    case Kind::kString:
+      return repeated_string(g);
     case Kind::kNothing:
       return;
   }

@@ -8,6 +8,7 @@
 #include "bt/assembler.h"
 #include "bt/code_cache.h"
 #include "bt/guest_code.h"
+#include "bt/options.h"
 #include "bt/routines.h"
 
 namespace ostler::bt {
@@ -15,7 +16,7 @@ namespace ostler::bt {
 // Writes translations into a code cache. All under the cache's mutex.
 class Translator {
  public:
-  Translator(CodeCache& cache, const Routines& routines, bool count);
+  Translator(CodeCache& cache, const Routines& routines, const Options& options);
 
   // The block for `code`, whose page has the number `page`, and `second_page` if it straddles. The cache has
   // room.
@@ -47,6 +48,8 @@ class Translator {
   // Checks `size` bytes at kS0: then kS0 + kS1 is their host address. Flags are free.
   void check(const GuestInsn& g, unsigned size, Direction direction);
   // The same two with the guest's flags in the host's all the while.
+  // `size` bytes at kS0, for instructions that access more of the same page.
+  void check_in_page(const GuestInsn& g, unsigned size, Direction direction);
   void address_keeping_flags(const GuestInsn& g);
   void check_keeping_flags(const GuestInsn& g, unsigned size, Direction direction);
   void miss_info(const GuestInsn& g, unsigned size, bool write, Offset resume);
@@ -76,6 +79,18 @@ class Translator {
   void landing(const GuestInsn& g);
   void interpret(const GuestInsn& g);
 
+  // ---- system.cpp ----
+  void system(const GuestInsn& g);
+  void smap(const GuestInsn& g);
+  void pushf(const GuestInsn& g);
+  void popf(const GuestInsn& g);
+  void rdtsc(const GuestInsn& g);
+  void flags_to_s0();
+  void repeated_string(const GuestInsn& g);
+  void bit_string(const GuestInsn& g);
+  void leave_if(uint8_t cc, const GuestInsn& g);
+  void give_back_budget(const GuestInsn& g);  // in cold code: `g` and what follows it does not run
+
   // ---- leaving ----
   enum class Branch : uint8_t { kJump, kCall, kCondition };
   // A patchable jump to `target`, when `live` flags are wanted there.
@@ -98,8 +113,7 @@ class Translator {
   CodeCache& cache_;
   const Routines& routines_;
   const bool bmi2_;
-  const bool fast_pext_;
-  const bool count_;
+  const bool count_, keep_flags_;
   const GuestCode* code_ = nullptr;
   Block block_;
   Assembler hot_, cold_;

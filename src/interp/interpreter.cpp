@@ -143,7 +143,7 @@ std::optional<Exit> Interpreter::run_blocks() {
     if (native_ != nullptr && cpu_.code_size == x86::CodeSize::k64 && !cpu_.alignment_check && !debugged_) {
       cpu_.s.flags_rest &= ~x86::rflags::kRf;
       cpu_.link = nullptr;
-      if (native_->run(cpu_) == NativeExit::kInterpret) interpret_one();
+      if (native_->run(cpu_, interrupt_waiting_ || nmi_waiting_) == NativeExit::kInterpret) interpret_one();
       publish();
       continue;
     }

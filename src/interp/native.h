@@ -22,7 +22,9 @@ class Native {
   // Runs guest code from CpuState::rip on the vCPU's thread until there is something else to do. Raises what
   // the guest raises, with CpuState complete and RIP at the faulting instruction. Called in 64-bit mode
   // without TF, breakpoints, alignment checks or anything pending.
-  virtual NativeExit run(Cpu& cpu) = 0;
+  // `interrupt_waits`: one that IF or its like does not let through; who changes that must leave it to the
+  // interpreter.
+  virtual NativeExit run(Cpu& cpu, bool interrupt_waits) = 0;
   // Before the interpreter executes `insn`, and before CpuState is looked at from outside: x87 and MXCSR
   // state that is held in the host's registers goes to CpuState where the instruction may use it.
   virtual void before(const x86::Instruction& insn) = 0;

@@ -95,8 +95,10 @@ Result<std::unique_ptr<Core>> Core::create(const config::Machine& config, chipse
       std::max(kLeastDecodedCode, std::min(kDecodedCodePerVcpu, kDecodedCodeInAll / config.cpus));
   if (accelerator == Accelerator::kBt) {
     bt::Options options;
+    options.tsc = true;
     for (const auto& [key, value] : config.accelerator_properties)
       if (key == "check") options.check = static_cast<unsigned>(std::stoul(value));
+    options.system = options.check == 0;
     TRY_ASSIGN(core->translator_, bt::Shared::create(core->code_, options));
   }
   for (unsigned i = 0; i < config.cpus; ++i) {

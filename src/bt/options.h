@@ -1,0 +1,20 @@
+// How a machine's translator is set up. Every optimisation can be turned off, for tests.
+#pragma once
+
+#include <cstddef>
+
+namespace ostler::bt {
+
+struct Options {
+  size_t cache_bytes = size_t{64} << 20;
+  unsigned block_instructions = 64;  // at most, in a superblock
+  bool count = false;                // keeps Cpu::budget exact, for run(max_instructions)
+  unsigned check = 0;                // every nth block also runs on the interpreter, see checker.h
+
+  bool window = true;      // one check for a block's stack accesses
+  bool keep_flags = true;  // checks that leave the host's flags alone where the guest's are in them
+  bool system = true;      // system instructions and string instructions without the interpreter
+  bool tsc = false;        // RDTSC natively: the guest's TSC is the host's plus CpuState::msr.tsc_offset
+};
+
+}  // namespace ostler::bt
