@@ -215,7 +215,9 @@ std::optional<Runner::Place> Runner::find(uint64_t rip, Mode mode) {
           second_page = cache_.page_number(second, code_->second_phys);
           cpu_.mmu.exec_id(second) = second_page;
         }
+        const Offset cold = cache_.cold();
         Block& block = shared_.translator->translate(*code_, page, second_page);
+        shared_.tell(*code_, block, cold);
         cache_.statistics().nanoseconds += static_cast<uint64_t>(
             std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - start)
                 .count());
@@ -228,22 +230,20 @@ std::optional<Runner::Place> Runner::find(uint64_t rip, Mode mode) {
 }
 
 void Runner::flush_cache() {
-  shared_.pages.group().run_exclusive(cpu_.mmu.participant(), [this] { cache_.flush(); });
+  shared_.pages.group().run_exclusive(cpu_.mmu.participant(), [this] { shared_.flush(); });
 }
 
 // ---- running ----
 
 // Runs one block on both engines.
 void Runner::run_checked(const Place& place, bool supervisor) {
+  if (++checks_ % shared_.options.check != 0) return enter(place.checked, supervisor);
   const uint64_t rip = cpu_.s.rip;
   settle();
-  bool check = ++checks_ % shared_.options.check == 0;
-  if (check) {
-    uint64_t phys = cpu_.mmu.translate_fetch(rip).value;
-    read_guest_code(cpu_.mmu, cpu_.model, rip, phys, place.mode, shared_.options.block_instructions,
-                    shared_.options.count, *code_);
-    check = checker_->before(*code_);
-  }
+  const uint64_t phys = cpu_.mmu.translate_fetch(rip).value;
+  read_guest_code(cpu_.mmu, cpu_.model, rip, phys, place.mode, shared_.options.block_instructions,
+                  shared_.options.count, *code_);
+  bool check = checker_->before(*code_);
   const bool x87 = (mode_of(cpu_) & mode::kNoX87) == 0;
   if (x87) load_x87();
   enter(place.checked, supervisor);
@@ -260,8 +260,10 @@ void Runner::run_checked(const Place& place, bool supervisor) {
       const Exit& exit = cache_.exit(static_cast<uint32_t>(hot_.exit_value));
       s.rip = exit.target;
       flags = exit.live;
+      // The stack window did not fit: only what stands before its check was run.
+      check = (exit.mode & mode::kNoWindow) == 0;
     }
-    if (cpu_.canonical(s.rip)) checker_->after(*code_, fault_, flags);
+    if (check && cpu_.canonical(s.rip)) checker_->after(*code_, fault_, flags);
     s.rip = rip_now;
   }
   if (x87) load_x87();
@@ -269,6 +271,8 @@ void Runner::run_checked(const Place& place, bool supervisor) {
 
 void Runner::enter(const uint8_t* host, bool supervisor) {
   ++statistics_.entries;
+  log::trace(log::Subject::kExec, "enter {:#x} cpl {} host {}", cpu_.s.rip, cpu_.cpl,
+             static_cast<const void*>(host));
   write_gs_base(Window::base_of(cpu_.mmu.user_tlb()));
   hot_.budget = cpu_.budget;
   hot_.shadow_rsp = shadow_rsp_[supervisor];
