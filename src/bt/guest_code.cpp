@@ -236,6 +236,8 @@ uint16_t peek(mmu::SoftMmu& mmu, GuestCode& code, uint64_t rip) {
       case Opcode::kRet:
       case Opcode::kJcxz:
       case Opcode::kLoop:
+      case Opcode::kLoope:
+      case Opcode::kLoopne:
       case Opcode::kSyscall:
         return needed | unknown;
       default:

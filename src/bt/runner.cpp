@@ -248,7 +248,9 @@ void Runner::run_checked(const Place& place, bool supervisor) {
   if (x87) load_x87();
   enter(place.checked, supervisor);
   settle();
-  if (check && hot_.reason != Reason::kPoll && hot_.reason != Reason::kHostFault) {
+  // A fault that only the interpreter will raise is not compared either.
+  const bool raised = hot_.reason != Reason::kHostFault && (hot_.reason != Reason::kFault || fault_);
+  if (check && hot_.reason != Reason::kPoll && raised) {
     x86::CpuState& s = cpu_.s;
     const uint64_t rip_now = s.rip;
     uint16_t flags = x86::rflags::kArithmetic;
@@ -276,7 +278,8 @@ void Runner::enter(const uint8_t* host, bool supervisor) {
   write_gs_base(Window::base_of(cpu_.mmu.user_tlb()));
   hot_.budget = cpu_.budget;
   hot_.shadow_rsp = shadow_rsp_[supervisor];
-  hot_.window_tag = ~uint64_t{0};  // the TLB may have changed
+  hot_.window_tag = kNoWindowTag;  // the TLB may have changed
+  hot_.window_delta = 0;
   const auto routine = reinterpret_cast<void (*)(const uint8_t*)>(
       reinterpret_cast<uintptr_t>(cache_.executable(shared_.routines.enter)));
   routine(host);
@@ -424,7 +427,7 @@ uint64_t Runner::miss(Runner* runner, const MissInfo* info, uint64_t address) {
     if (host != nullptr) take_back.left = 0;
     return host == nullptr ? 0 : reinterpret_cast<uint64_t>(host) - address;
   } catch (const x86::Exception& exception) {
-    runner->fault_ = exception;
+    if (info->others_first == 0) runner->fault_ = exception;
     return 0;
   }
 }
