@@ -16,6 +16,7 @@
 #include "config/ostler_command_line.h"
 #include "config/qemu_command_line.h"
 #include "event/loop.h"
+#include "machine/accelerator.h"
 #include "machine/device_catalog.h"
 #include "machine/machine.h"
 #include "machine/properties.h"
@@ -80,7 +81,7 @@ Result<int> act(const CommandLine& command, bool qemu_names) {
       print(ostler::machine::machine_help());
       return 0;
     case Action::kAccelHelp:
-      print("Accelerators supported by this program:\ninterp\ntcg (the same: no hardware virtualization)\n");
+      print(ostler::machine::accelerator_help());
       return 0;
     case Action::kDeviceHelp: {
       TRY_ASSIGN(const std::string text, ostler::machine::device_help(command.subject));

@@ -23,10 +23,11 @@ constexpr std::array kNames = {
     Name{"unimp", Subject::kUnimplemented, "the guest used something not modelled"},
     Name{"int", Subject::kInterrupts, "interrupts and exceptions"},
     Name{"in_asm", Subject::kInAsm, "guest code when first decoded"},
+    Name{"out_asm", Subject::kOutAsm, "what guest code is translated to"},
     Name{"mmu", Subject::kMmu, "page faults, TLB flushes"},
     Name{"stats", Subject::kStats, "counters at the end of the run"},
     Name{"devices", Subject::kDevices, "device state changes"},
-    Name{"exec", Subject::kExec, "each block before it runs"},
+    Name{"exec", Subject::kExec, "each entry into translated code; linked blocks enter each other unseen"},
     Name{"cpu_reset", Subject::kCpuReset, "vCPU state at reset"},
 };
 

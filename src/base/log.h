@@ -22,6 +22,7 @@ enum class Subject : uint32_t {
   kDevices = 1u << 6,
   kExec = 1u << 7,
   kCpuReset = 1u << 8,
+  kOutAsm = 1u << 9,
 };
 
 inline std::atomic<uint32_t> enabled_subjects{0};

@@ -85,13 +85,6 @@ class Assembler {
     absolute(0, at);
     u32(value);
   }
-  void store_imm(size_t at, uint32_t value) {  // 64 bits, sign-extended
-    u8(0x65);
-    u8(0x48);
-    u8(0xc7);
-    absolute(0, at);
-    u32(value);
-  }
   void load_byte(Reg r, size_t at) {  // MOVZX r32, byte
     u8(0x65);
     if (r >= 8) u8(0x44);

@@ -94,12 +94,14 @@ void CodeCache::patch(Offset field, Offset target) {
 void CodeCache::link(uint32_t number, Block& target) {
   Exit& exit = exits_[number];
   if (exit.to != kNone || blocks_[exit.block].dead) return;
+  const bool direct = exit.same_page && target.second_page == kNone &&
+                      (target.entry_flags == 0 || (exit.flags_in_host && !exit.backward));
+  // The checked entry finds flags in memory; the exit's stub puts them there.
+  if (!direct && target.entry_flags != 0 && exit.live != 0 && exit.flags_in_host) return;
   exit.to = number_of(target);
   exit.next = target.incoming;
   target.incoming = number;
   ++statistics_.links;
-  const bool direct = exit.same_page && target.second_page == kNone &&
-                      (target.entry_flags == 0 || (exit.flags_in_host && !exit.backward));
   patch(exit.field, direct ? target.entry : target.checked);
 }
 

@@ -115,6 +115,7 @@ bool only_reads_operands(Opcode opcode) {
     case Opcode::kImul:
     case Opcode::kDiv:
     case Opcode::kIdiv:
+    case Opcode::kLdmxcsr:
       return true;
     default:
       return false;

@@ -64,7 +64,7 @@ Kind vector_kind(const Instruction& insn, const x86::CpuModel& model, Mode mode)
 
 // Those that need no more than a few instructions, at the privilege that they want.
 Kind system_kind(const Instruction& insn, Mode mode, const Options& options) {
-  if (!options.system) return Kind::kInterpret;
+  if (!options.system || options.check != 0) return Kind::kInterpret;  // some cannot be run twice
   const bool ring0 = (mode & mode::kCpl0) != 0;
   const bool plain = (mode & (mode::kNoX87 | mode::kNoSse | mode::kNoAvx)) == 0;
   switch (insn.opcode) {
@@ -284,6 +284,8 @@ uint16_t peek(mmu::SoftMmu& mmu, GuestCode& code, uint64_t rip) {
       case Opcode::kRet:
       case Opcode::kJcxz:
       case Opcode::kLoop:
+      case Opcode::kLoope:
+      case Opcode::kLoopne:
       case Opcode::kSyscall:
         return needed | unknown;
       default:

@@ -28,6 +28,10 @@ struct HashEntry {
   uint64_t host;
 };
 
+// No window: only addresses that are not canonical seem to lie in it, and with a delta of 0 the host faults
+// there.
+inline constexpr uint64_t kNoWindowTag = uint64_t{1} << 62;
+
 struct alignas(4096) Hot {
   x86::CpuState cpu;  // at offset 0
   std::atomic<uint32_t> pending{0};
@@ -41,7 +45,7 @@ struct alignas(4096) Hot {
   uint64_t engine_rsp = 0;     // while in translated code
   uint64_t scratch[4] = {};
   // The stack window: a page that may be written, and the distance from guest to host addresses there.
-  uint64_t window_tag = ~uint64_t{0};
+  uint64_t window_tag = kNoWindowTag;
   uint64_t window_delta = 0;
   uint64_t slot_mask = uint64_t{mmu::Tlb::kEntries - 1} << 12;  // for PEXT
   uint64_t page_mask = ~uint64_t{4095};

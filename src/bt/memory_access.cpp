@@ -69,11 +69,13 @@ void Translator::check(const GuestInsn& g, unsigned size, Direction direction) {
 }
 
 void Translator::miss_info(const GuestInsn& g, unsigned size, bool write, Offset resume) {
-  const MissInfo info{.rip = code_->rip_of(g),
-                      .resume = static_cast<int32_t>(resume - cold_.offset()),
-                      .size = static_cast<uint8_t>(size),
-                      .left = static_cast<uint8_t>(code_->count - (&g - code_->insns.data())),
-                      .write = write};
+  const MissInfo info{
+      .rip = code_->rip_of(g),
+      .resume = static_cast<int32_t>(resume - cold_.offset()),
+      .size = static_cast<uint8_t>(size),
+      .left = static_cast<uint8_t>(code_->count - (&g - code_->insns.data())),
+      .write = write,
+      .others_first = g.insn.opcode >= x86::Opcode::kFadd || g.insn.opcode == x86::Opcode::kCmpxchg16b};
   for (unsigned i = 0; i < sizeof info; ++i) cold_.u8(reinterpret_cast<const uint8_t*>(&info)[i]);
 }
 
@@ -175,6 +177,7 @@ void Translator::check_window(const GuestInsn& g) {
 }
 
 HostMem Translator::in_window(int32_t disp) {
+  cache_.insns().back().host_flags = host_valid_ && !memory_valid_;
   hot_.load(kS1, offsetof(Hot, window_delta));
   return {.base = kSp, .index = kS1, .disp = disp};
 }

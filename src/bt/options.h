@@ -10,6 +10,7 @@ struct Options {
   unsigned block_instructions = 64;  // at most, in a superblock
   bool count = false;                // keeps Cpu::budget exact, for run(max_instructions)
   unsigned check = 0;                // every nth block also runs on the interpreter, see checker.h
+  bool perf_map = false;             // see perf_map.h
 
   bool window = true;      // one check for a block's stack accesses
   bool keep_flags = true;  // checks that leave the host's flags alone where the guest's are in them

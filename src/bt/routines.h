@@ -17,6 +17,7 @@ struct [[gnu::packed]] MissInfo {
   uint8_t size;    // bytes
   uint8_t left;    // instructions of the block from this one on
   uint8_t write;
+  uint8_t others_first;  // #GP of a misaligned operand, #MF go before #PF: the interpreter decides
 };
 
 enum class TlbKind : uint8_t { kUser, kSup, kAc };

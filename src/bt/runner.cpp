@@ -214,7 +214,9 @@ std::optional<Runner::Place> Runner::find(uint64_t rip, Mode mode) {
           second_page = cache_.page_number(second, code_->second_phys);
           cpu_.mmu.exec_id(second) = second_page;
         }
+        const Offset cold = cache_.cold();
         Block& block = shared_.translator->translate(*code_, page, second_page);
+        shared_.tell(*code_, block, cold);
         cache_.statistics().nanoseconds += static_cast<uint64_t>(
             std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - start)
                 .count());
@@ -227,26 +229,26 @@ std::optional<Runner::Place> Runner::find(uint64_t rip, Mode mode) {
 }
 
 void Runner::flush_cache() {
-  shared_.pages.group().run_exclusive(cpu_.mmu.participant(), [this] { cache_.flush(); });
+  shared_.pages.group().run_exclusive(cpu_.mmu.participant(), [this] { shared_.flush(); });
 }
 
 // ---- running ----
 
 // Runs one block on both engines.
 void Runner::run_checked(const Place& place, bool supervisor) {
+  if (++checks_ % shared_.options.check != 0) return enter(place.checked, supervisor);
   const uint64_t rip = cpu_.s.rip;
   settle();
-  bool check = ++checks_ % shared_.options.check == 0;
-  if (check) {
-    uint64_t phys = cpu_.mmu.translate_fetch(rip).value;
-    read_guest_code(cpu_.mmu, cpu_.model, rip, phys, place.mode, shared_.options, *code_);
-    check = checker_->before(*code_);
-  }
+  const uint64_t phys = cpu_.mmu.translate_fetch(rip).value;
+  read_guest_code(cpu_.mmu, cpu_.model, rip, phys, place.mode, shared_.options, *code_);
+  bool check = checker_->before(*code_);
   const bool x87 = (mode_of(cpu_) & mode::kNoX87) == 0;
   if (x87) load_x87();
   enter(place.checked, supervisor);
   settle();
-  if (check && hot_.reason != Reason::kPoll && hot_.reason != Reason::kHostFault) {
+  // A fault that only the interpreter will raise is not compared either.
+  const bool raised = hot_.reason != Reason::kHostFault && (hot_.reason != Reason::kFault || fault_);
+  if (check && hot_.reason != Reason::kPoll && raised) {
     x86::CpuState& s = cpu_.s;
     const uint64_t rip_now = s.rip;
     uint16_t flags = x86::rflags::kArithmetic;
@@ -258,8 +260,10 @@ void Runner::run_checked(const Place& place, bool supervisor) {
       const Exit& exit = cache_.exit(static_cast<uint32_t>(hot_.exit_value));
       s.rip = exit.target;
       flags = exit.live;
+      // The stack window did not fit: only what stands before its check was run.
+      check = (exit.mode & mode::kNoWindow) == 0;
     }
-    if (cpu_.canonical(s.rip)) checker_->after(*code_, fault_, flags);
+    if (check && cpu_.canonical(s.rip)) checker_->after(*code_, fault_, flags);
     s.rip = rip_now;
   }
   if (x87) load_x87();
@@ -267,12 +271,15 @@ void Runner::run_checked(const Place& place, bool supervisor) {
 
 void Runner::enter(const uint8_t* host, bool supervisor) {
   ++statistics_.entries;
+  log::trace(log::Subject::kExec, "enter {:#x} cpl {} host {}", cpu_.s.rip, cpu_.cpl,
+             static_cast<const void*>(host));
   write_gs_base(Window::base_of(cpu_.mmu.user_tlb()));
   hot_.budget = cpu_.budget;
   hot_.shadow_rsp = shadow_rsp_[supervisor];
   hot_.other_rsp[0] = shadow_rsp_[0];
   hot_.other_rsp[1] = shadow_rsp_[1];
-  hot_.window_tag = ~uint64_t{0};  // the TLB may have changed
+  hot_.window_tag = kNoWindowTag;  // the TLB may have changed
+  hot_.window_delta = 0;
   const auto routine = reinterpret_cast<void (*)(const uint8_t*)>(
       reinterpret_cast<uintptr_t>(cache_.executable(shared_.routines.enter)));
   routine(host);
@@ -433,7 +440,7 @@ uint64_t Runner::miss(Runner* runner, const MissInfo* info, uint64_t address) {
     if (host != nullptr) take_back.left = 0;
     return host == nullptr ? 0 : reinterpret_cast<uint64_t>(host) - address;
   } catch (const x86::Exception& exception) {
-    runner->fault_ = exception;
+    if (info->others_first == 0) runner->fault_ = exception;
     return 0;
   }
 }

@@ -1,6 +1,11 @@
 #include "bt/shared.h"
 
+#include <fmt/format.h>
+
+#include <algorithm>
+
 #include "base/log.h"
+#include "bt/listing.h"
 #include "bt/runner.h"
 
 namespace ostler::bt {
@@ -14,7 +19,34 @@ Result<std::unique_ptr<Shared>> Shared::create(mmu::CodePages& pages, const Opti
   if (!routines) return std::move(routines).error();
   shared->routines = *routines;
   shared->translator = std::make_unique<Translator>(*shared->cache, shared->routines, options);
+  if (options.perf_map) {
+    auto map = PerfMap::create(PerfMap::path_of_this_process());
+    if (!map) return std::move(map).error();
+    shared->perf_map_ = *std::move(map);
+    shared->tell_routines();
+  }
   return shared;
+}
+
+void Shared::tell_routines() {
+  perf_map_->add(cache->executable(0), cache->hot(), "ostler_routines");
+}
+
+void Shared::flush() {
+  cache->flush();
+  if (perf_map_ == nullptr) return;
+  const std::lock_guard lock(cache->mutex());
+  perf_map_->clear();
+  tell_routines();
+}
+
+void Shared::tell(const GuestCode& code, const Block& block, Offset cold) {
+  if (log::enabled(log::Subject::kInAsm)) log::write(guest_listing(code));
+  if (log::enabled(log::Subject::kOutAsm)) log::write(host_listing(*cache, block));
+  if (perf_map_ == nullptr) return;
+  const Offset from = std::min(block.checked, block.entry);
+  perf_map_->add(cache->executable(from), block.end - from, fmt::format("guest_{:#x}", block.rip));
+  perf_map_->add(cache->executable(cold), cache->cold() - cold, fmt::format("guest_{:#x}_cold", block.rip));
 }
 
 Shared::~Shared() {

@@ -7,6 +7,8 @@
 #include "base/result.h"
 #include "bt/code_cache.h"
 #include "bt/options.h"
+#include "bt/guest_code.h"
+#include "bt/perf_map.h"
 #include "bt/routines.h"
 #include "bt/translator.h"
 
@@ -24,8 +26,17 @@ class Shared {
   Routines routines;
   std::unique_ptr<Translator> translator;  // with the cache's mutex held
 
+  // Forgets all translations. Every vCPU is out of translated code.
+  void flush();
+  // Tells logs and perf of a block whose cold code begins at `cold`. With the cache's mutex held.
+  void tell(const GuestCode& code, const Block& block, Offset cold);
+
  private:
   Shared(mmu::CodePages& code_pages, const Options& o) : options(o), pages(code_pages) {}
+
+  void tell_routines();
+
+  std::unique_ptr<PerfMap> perf_map_;
 };
 
 }  // namespace ostler::bt

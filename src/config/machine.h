@@ -45,6 +45,11 @@ struct Chardev {
   std::string origin;
 };
 
+struct Accelerator {
+  std::string name;
+  Properties properties;
+};
+
 struct Rtc {
   std::string base = "utc";  // utc, localtime or a date
   std::string clock = "host";
@@ -53,9 +58,8 @@ struct Rtc {
 struct Machine {
   std::string type = "pc";  // pc, microvm
   Properties machine_properties;
-  std::vector<std::string> accelerators;  // in order of preference; empty: auto
-  Properties accelerator_properties;
-  std::string cpu_model;  // empty: the machine's default; as -cpu writes it
+  std::vector<Accelerator> accelerators;  // in order of preference; empty: auto
+  std::string cpu_model;                  // empty: the machine's default; as -cpu writes it
   unsigned cpus = 1;
   unsigned max_cpus = 1;
   unsigned sockets = 1, cores = 1, threads = 1;

@@ -170,7 +170,8 @@ Result<CommandLine> parse_ostler_command_line(std::span<const std::string> argum
   run->add_option("--net", options.net, "network: user (no privileges needed) or none")
       ->capture_default_str();
   run->add_option("--forward,-p", options.forwards, "forward a host port to the guest: HOSTPORT:GUESTPORT");
-  run->add_option("--accel", options.accel, "accelerator: auto, interp");
+  run->add_option("--accel", options.accel,
+                  "accelerator: auto, bt (the same: a translator) or interp[,property=value…]");
   run->add_option("--machine", options.machine, "machine type: pc, microvm")->capture_default_str();
   run->add_option("--cpu", options.cpu, "CPU model[,+feature][,-feature]");
   run->add_option("--device", options.devices,

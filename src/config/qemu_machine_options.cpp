@@ -20,7 +20,7 @@ bool is_help(std::string_view value) {
   return value == "help" || value == "?";
 }
 
-Result<void> add_accelerators(QemuBuilder& b, std::string_view list) {
+Result<void> add_accelerators(QemuBuilder& b, std::string_view list, const Properties& properties = {}) {
   constexpr std::array<std::string_view, 5> kKnown{"auto", "interp", "tcg", "bt", "kvm"};
   while (!list.empty()) {
     const size_t colon = list.find(':');
@@ -30,7 +30,7 @@ Result<void> add_accelerators(QemuBuilder& b, std::string_view list) {
       return Error(ErrorKind::kInvalidArgument,
                    fmt::format("'{}' is not an accelerator; known are {}{}", one, fmt::join(kKnown, ", "),
                                suggestion(one, kKnown)));
-    b.machine().accelerators.emplace_back(one);
+    b.machine().accelerators.push_back({std::string(one), properties});
   }
   return {};
 }
@@ -63,9 +63,7 @@ Result<void> option_accel(QemuBuilder& b, std::string_view value) {
   TRY_ASSIGN(auto keys, KeyValues::parse("-accel", value, "accel"));
   const auto name = keys.take("accel");
   if (!name) return keys.error("accel", "names no accelerator");
-  TRY(add_accelerators(b, *name));
-  for (auto& property : keys.take_rest()) b.machine().accelerator_properties.push_back(std::move(property));
-  return {};
+  return add_accelerators(b, *name, keys.take_rest());
 }
 
 Result<void> option_cpu(QemuBuilder& b, std::string_view value) {

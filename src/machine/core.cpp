@@ -5,7 +5,7 @@
 
 #include "accel/soft/soft_engine.h"
 #include "base/log.h"
-#include "bt/shared.h"
+#include "machine/accelerator.h"
 #include "machine/paravirt.h"
 #include "machine/processor.h"
 #include "x86/host_cpu.h"
@@ -15,21 +15,6 @@ namespace {
 
 constexpr size_t kDecodedCodePerVcpu = size_t{4} << 20, kDecodedCodeInAll = size_t{8} << 20,
                  kLeastDecodedCode = size_t{1} << 20;
-
-enum class Accelerator : uint8_t { kInterp, kBt };
-
-// The first that is there. What was passed over is told in `warnings`.
-Result<Accelerator> choose_accelerator(const config::Machine& config, std::vector<std::string>& warnings) {
-  for (const std::string& name : config.accelerators) {
-    if (name == "interp") return Accelerator::kInterp;
-    if (name == "auto" || name == "bt" || name == "tcg") return Accelerator::kBt;
-    warnings.push_back(fmt::format("-accel {}: is not available in this version", name));
-  }
-  if (config.accelerators.empty()) return Accelerator::kBt;
-  return Error(ErrorKind::kUnsupported,
-               fmt::format("-accel {}: is not available in this version; leave it out, or say -accel bt",
-                           config.accelerators.back()));
-}
 
 // As -m takes it: "512M", "3G".
 std::string size_text(uint64_t bytes) {
@@ -93,13 +78,10 @@ Result<std::unique_ptr<Core>> Core::create(const config::Machine& config, chipse
   // Together the vCPUs keep a bounded amount of decoded code, however many there are.
   const size_t cache =
       std::max(kLeastDecodedCode, std::min(kDecodedCodePerVcpu, kDecodedCodeInAll / config.cpus));
-  if (accelerator == Accelerator::kBt) {
-    bt::Options options;
-    options.tsc = true;
-    for (const auto& [key, value] : config.accelerator_properties)
-      if (key == "check") options.check = static_cast<unsigned>(std::stoul(value));
-    options.system = options.check == 0;
-    TRY_ASSIGN(core->translator_, bt::Shared::create(core->code_, options));
+  if (accelerator.translates) {
+    auto translator = bt::Shared::create(core->code_, accelerator.options);
+    if (!translator) return std::move(translator).error().with_context("-accel bt");
+    core->translator_ = *std::move(translator);
   }
   for (unsigned i = 0; i < config.cpus; ++i) {
     x86::VcpuInfo info;

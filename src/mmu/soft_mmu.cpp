@@ -7,6 +7,7 @@
 
 #include "base/assert.h"
 #include "base/bytes.h"
+#include "base/log.h"
 
 namespace ostler::mmu {
 namespace {
@@ -145,6 +146,7 @@ uint64_t SoftMmu::current_pcid() const {
 }
 
 void SoftMmu::flush_all() {
+  log::trace(log::Subject::kMmu, "flush everything, cr3 {:#x}", state_.cr3);
   users_.clear(current_pcid());
   supervisors_[0]->clear();
   supervisors_[1]->clear();
@@ -162,6 +164,7 @@ void SoftMmu::drop_code_filter() {
 }
 
 void SoftMmu::cr3_written(uint64_t value) {
+  log::trace(log::Subject::kMmu, "cr3 {:#x}", value);
   drop_non_global(current_pcid(), (state_.cr4 & cr4::kPcide) != 0 && bit(value, 63));
 }
 
@@ -180,6 +183,7 @@ void SoftMmu::drop_non_global(uint64_t pcid, bool keep_user) {
 
 // Of the current PCID, and of global pages in all.
 void SoftMmu::invlpg(uint64_t linear) {
+  log::trace(log::Subject::kMmu, "flush {:#x}", linear);
   const bool code = may_hold_code(linear);
   for_each_tlb([&](Tlb& tlb) { tlb.clear_around(linear); });
   if (!code) return;
@@ -339,6 +343,8 @@ SoftMmu::Page SoftMmu::translate(uint64_t linear, Access access, Privilege privi
                 {.kind = access, .user = user_ && explicit_access, .smap_lifted = ac_ && explicit_access});
   if (!walk.ok) {
     ++statistics_.faults;
+    log::trace(log::Subject::kMmu, "page fault at {:#x}, linear {:#x} error {:#x}", state_.rip, linear,
+               walk.error);
     throw x86::Exception{
         .vector = x86::Vector::kPf, .has_error = true, .error = walk.error, .cr2 = linear, .dr6_bits = 0};
   }

@@ -262,6 +262,45 @@ class Mistakes(Mistake):
     def test_accelerator_not_there(self):
         self.qemu("-accel", "kvm", words=["-accel kvm", "-accel bt"])
 
+    def test_accelerator_property_misspelt(self):
+        self.qemu("-accel", "bt,cahce=8M", words=["-accel bt", "cahce", "'cache'"])
+
+    def test_accelerator_property_by_another_name(self):
+        self.qemu("-accel", "tcg,tb_size=64", words=["-accel bt", "tb_size", "'tb-size'"])
+
+    def test_accelerator_cache_no_size(self):
+        self.qemu("-accel", "bt,cache=lots", words=["-accel bt", "cache", "lots"])
+
+    def test_accelerator_cache_too_small(self):
+        self.qemu("-accel", "bt,cache=2M", words=["-accel bt", "cache", "2M", "4M to 1G"])
+
+    def test_accelerator_cache_too_large(self):
+        self.qemu("-accel", "tcg,cache=2G", words=["-accel bt", "cache", "2G", "4M to 1G"])
+
+    def test_accelerator_cache_in_mebibytes(self):
+        self.qemu("-accel", "tcg,tb-size=2000", words=["-accel bt", "tb-size", "2000", "1024"])
+
+    def test_accelerator_threads(self):
+        self.qemu("-accel", "tcg,thread=single", words=["-accel bt", "thread", "single", "thread=multi"])
+
+    def test_accelerator_check_no_number(self):
+        self.qemu("-accel", "bt,check=often", words=["-accel bt", "check", "often"])
+
+    def test_accelerator_check_out_of_range(self):
+        self.qemu("-accel", "bt,check=99999999999999999999", words=["-accel bt", "check"])
+
+    def test_accelerator_check_with_two_processors(self):
+        self.qemu("-smp", "2", "-accel", "bt,check=97", words=["-accel bt", "check", "one vCPU", "-smp 1"])
+
+    def test_accelerator_perfmap_value(self):
+        self.qemu("-accel", "bt,perfmap=maybe", words=["-accel bt", "perfmap", "maybe"])
+
+    def test_interpreter_has_no_cache(self):
+        self.qemu("-accel", "interp,cache=8M", words=["-accel interp", "'cache'", "-accel bt"])
+
+    def test_interpreter_property_unknown(self):
+        self.qemu("-accel", "interp,speed=full", words=["-accel interp", "'speed'", "leave it out"])
+
     def test_log_subject_misspelt(self):
         self.qemu("-d", "guest_error", words=["-d", "guest_error", "'guest_errors'"])
 
@@ -535,6 +574,10 @@ class PeopleMistakes(Mistake):
     def test_accelerator_misspelt(self):
         self.people("run", "--kernel", F.kernel, "--accel", "intrep", words=["--accel", "intrep", "'interp'"])
 
+    def test_accelerator_check_with_two_processors(self):
+        self.people("run", "--kernel", F.kernel, "--cpus", "2", "--accel", "bt,check=97",
+                    words=["--accel bt", "check", "--cpus 1"])
+
     def test_processor_model_misspelt(self):
         self.people("run", "--kernel", F.kernel, "--cpu", "Haswel", words=["--cpu", "Haswel", "'Haswell'"])
 
@@ -592,7 +635,7 @@ class Helps(unittest.TestCase):
                 self.expect(QEMU, "-device", f"{one},{ask}", words=["="])
 
     def test_accelerators(self):
-        self.expect(QEMU, "-accel", "help", words=["interp"])
+        self.expect(QEMU, "-accel", "help", words=["interp", "bt", "auto", "tcg", "cache=", "check=", "perfmap="])
 
     def test_log_subjects(self):
         self.expect(QEMU, "-d", "help", words=["guest_errors"])

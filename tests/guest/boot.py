@@ -13,6 +13,21 @@ def busybox_shell(t):
         t.expect(t.run(console, "dmesg | grep -ciE 'bug:|call trace' || true") == "0", "the kernel reports faults")
 
 
+def busybox_interpreted(t):
+    """The accelerator that the translator is compared with, all by itself."""
+    with t.start(t.machine(accel="interp")) as running:
+        console = t.shell(running)
+        t.expect(t.run(console, "echo $((6 * 7))") == "42", "the shell computes")
+
+
+def busybox_checked(t):
+    """Every 97th block also runs on the interpreter; the program aborts when the two do not agree."""
+    with t.start(t.machine(accel="bt,check=97,cache=16M")) as running:
+        console = t.shell(running)
+        t.expect(t.run(console, "echo $((6 * 7))") == "42", "the shell computes")
+        t.run(console, "head -c 64k /dev/urandom | sha256sum | grep -q .")
+
+
 def busybox_four_processors(t):
     with t.start(t.machine(cpus=4)) as running:
         console = t.shell(running)

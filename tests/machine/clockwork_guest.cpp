@@ -31,7 +31,7 @@ std::string new_file() {
 ClockworkGuest::ClockworkGuest(const Clockwork& options) : path_(new_file()) {
   config::Machine config;
   config.type = options.machine;
-  config.accelerators = {test::engine_choice().translate ? "bt" : "interp"};
+  config.accelerators = {{.name = test::engine_choice().translate ? "bt" : "interp", .properties = {}}};
   config.cpus = config.max_cpus = config.cores = options.cpus;
   config.memory_bytes = 16u << 20;
   config.kernel = OSTLER_CLOCKWORK;

@@ -68,6 +68,12 @@ bt::Options options() {
       options.count = false;
     else if (off == "superblocks")
       options.block_instructions = 1;
+    else if (off == "window")
+      options.window = false;
+    else if (off == "keep_flags")
+      options.keep_flags = false;
+    else if (off == "system")
+      options.system = false;
     else
       refuse("bt," + off + "=off", "no such optimisation");
   }

@@ -269,5 +269,27 @@ TEST_F(PageEdges, CallsAndReturnsOverASplitStackSlot) {
   }
 }
 
+// Wherever the stack pointer points: the fault is the access's, with the flags as they were before it.
+TEST_F(PageEdges, AStackThatIsNotThereFaultsWithTheFlagsAsTheyWere) {
+  constexpr uint64_t kFlagsOfZero = x86::rflags::kZf | x86::rflags::kPf;
+  map(0, 0, 0);
+  for (const uint64_t rsp : {uint64_t{0}, uint64_t{8}, uint64_t{0xff8}, uint64_t{1} << 40, uint64_t{1} << 62,
+                             uint64_t{1} << 63, ~uint64_t{0} - 7}) {
+    const bool canonical = rsp >> 47 == 0 || rsp >> 47 == 0x1ffff;
+    for (const auto& access :
+         {Code().raw({0x58}), Code().raw({0x48, 0x8b, 0x04, 0x24})}) {  // pop; mov rax, [rsp]
+      Code code;
+      code.raw({0x31, 0xc0});  // xor eax, eax
+      for (const uint8_t byte : access.bytes()) code.raw({byte});
+      cpu.reg(kRsp) = rsp;
+      EXPECT_EQ(cpu.run(code.hlt()), Exit::kException);
+      EXPECT_EQ(cpu.exception().vector, canonical ? x86::Vector::kPf : x86::Vector::kSs);
+      EXPECT_EQ(cpu.s.rip, kText + 2);
+      EXPECT_EQ(cpu.reg(kRsp), rsp);
+      EXPECT_EQ(cpu.s.rflags() & x86::rflags::kArithmetic, kFlagsOfZero) << std::hex << rsp;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace ostler::test

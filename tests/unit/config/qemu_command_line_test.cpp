@@ -163,7 +163,19 @@ TEST(QemuCommandLine, NicMakesBackEndAndCard) {
 }
 
 TEST(QemuCommandLine, AcceleratorsKeepTheirOrder) {
-  EXPECT_EQ(machine({"-machine", "pc,accel=kvm:tcg"}).accelerators, (std::vector<std::string>{"kvm", "tcg"}));
+  const Machine m = machine({"-machine", "pc,accel=kvm:tcg"});
+  ASSERT_EQ(m.accelerators.size(), 2u);
+  EXPECT_EQ(m.accelerators[0].name, "kvm");
+  EXPECT_EQ(m.accelerators[1].name, "tcg");
+}
+
+TEST(QemuCommandLine, PropertiesBelongToTheirAccelerator) {
+  const Machine m = machine({"-accel", "kvm,kernel-irqchip=on", "-accel", "bt,cache=8M,check=3"});
+  ASSERT_EQ(m.accelerators.size(), 2u);
+  ASSERT_EQ(m.accelerators[0].properties.size(), 1u);
+  EXPECT_EQ(m.accelerators[0].properties[0].key, "kernel-irqchip");
+  ASSERT_EQ(m.accelerators[1].properties.size(), 2u);
+  EXPECT_EQ(m.accelerators[1].properties[1].value, "3");
 }
 
 TEST(QemuCommandLine, DeviceHelpNamesItsSubject) {

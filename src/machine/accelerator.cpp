@@ -1,0 +1,106 @@
+#include "machine/accelerator.h"
+
+#include <fmt/format.h>
+
+#include "config/property.h"
+
+namespace ostler::machine {
+namespace {
+
+using Table = config::PropertyTable<bt::Options>;
+
+constexpr uint64_t kLeastCache = uint64_t{4} << 20, kMostCache = uint64_t{1} << 30;
+
+Result<void> set_cache(bt::Options& options, std::string_view text, uint64_t bytes) {
+  if (bytes < kLeastCache || bytes > kMostCache)
+    return Error(ErrorKind::kInvalidArgument, fmt::format("{} is outside 4M to 1G", text));
+  options.cache_bytes = bytes & ~uint64_t{4095};
+  return {};
+}
+
+config::Property<bt::Options> cache() {
+  return {{"cache", "size", "memory for translated code, 4M to 1G"},
+          [](bt::Options& options, std::string_view text) -> Result<void> {
+            TRY_ASSIGN(const uint64_t bytes, config::parse_size(text));
+            return set_cache(options, text, bytes);
+          },
+          [](const bt::Options& options) { return fmt::format("{}M", options.cache_bytes >> 20); }};
+}
+
+// As QEMU spells it for its own translator.
+config::Property<bt::Options> cache_in_mebibytes() {
+  return {{"tb-size", "uint32", "the same in MiB, 4 to 1024"},
+          [](bt::Options& options, std::string_view text) -> Result<void> {
+            TRY_ASSIGN(const uint64_t count, config::parse_number_between(text, 4, 1024));
+            return set_cache(options, text, count << 20);
+          },
+          [](const bt::Options& options) { return std::to_string(options.cache_bytes >> 20); }};
+}
+
+config::Property<bt::Options> thread() {
+  return {{"thread", "multi", "each vCPU has a thread of its own"},
+          [](bt::Options&, std::string_view text) -> Result<void> {
+            if (text == "multi") return {};
+            return Error(ErrorKind::kInvalidArgument,
+                         fmt::format("'{}' is not available; leave it out, or say thread=multi", text));
+          },
+          [](const bt::Options&) { return std::string("multi"); }};
+}
+
+const Table& table() {
+  static const Table table(
+      "-accel bt",
+      {cache(), cache_in_mebibytes(), thread(),
+       config::number("check", &bt::Options::check, 0, 1u << 30,
+                      "every Nth block also runs on the interpreter, a difference ends the program; 0: none"),
+       config::boolean("perfmap", &bt::Options::perf_map, "tell perf the names of translated code")});
+  return table;
+}
+
+bool is_translator(std::string_view name) {
+  return name == "auto" || name == "bt" || name == "tcg";
+}
+
+Result<Accelerator> translator(const config::Machine& config, const config::Properties& properties) {
+  Accelerator chosen{.translates = true, .options = {}};
+  TRY_ASSIGN(chosen.options, table().parse(properties));
+  if (chosen.options.check != 0 && config.max_cpus > 1)
+    return Error(
+        ErrorKind::kInvalidArgument,
+        fmt::format("-accel bt: check: needs a guest with one vCPU, and this one has {}; say -smp 1, or "
+                    "leave check out",
+                    config.max_cpus));
+  chosen.options.tsc = true;
+  return chosen;
+}
+
+Result<Accelerator> interpreter(const config::Properties& properties) {
+  if (properties.empty()) return Accelerator{};
+  const std::string& key = properties.front().key;
+  return Error(ErrorKind::kInvalidArgument,
+               fmt::format("-accel interp has no property '{}'; leave it out{}", key,
+                           table().find(key) != nullptr ? ", or say -accel bt" : ""));
+}
+
+}  // namespace
+
+Result<Accelerator> choose_accelerator(const config::Machine& config, std::vector<std::string>& warnings) {
+  if (config.accelerators.empty()) return translator(config, {});
+  for (const auto& [name, properties] : config.accelerators) {
+    if (name == "interp") return interpreter(properties);
+    if (is_translator(name)) return translator(config, properties);
+    warnings.push_back(fmt::format("-accel {}: is not available in this version", name));
+  }
+  return Error(ErrorKind::kUnsupported,
+               fmt::format("-accel {}: is not available in this version; leave it out, or say -accel bt",
+                           config.accelerators.back().name));
+}
+
+std::string accelerator_help() {
+  return "Accelerators supported by this program:\n"
+         "bt                   binary translator (default; auto and tcg are other names of it)\n"
+         "interp               interpreter: slow, the reference for the other\n" +
+         table().help();
+}
+
+}  // namespace ostler::machine

@@ -1,0 +1,24 @@
+// The choice among -accel options, and their properties, declared once as tables.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "bt/shared.h"
+#include "config/machine.h"
+
+namespace ostler::machine {
+
+struct Accelerator {
+  bool translates = false;  // else the interpreter
+  bt::Options options;      // of the translator
+};
+
+// The first accelerator of the configuration that is available; what was passed over is told in `warnings`.
+// Errors: none is available; properties that the chosen one does not have, or not with this value.
+Result<Accelerator> choose_accelerator(const config::Machine& config, std::vector<std::string>& warnings);
+
+std::string accelerator_help();  // -accel help
+
+}  // namespace ostler::machine
