@@ -38,13 +38,22 @@ struct alignas(4096) Hot {
   uint64_t engine_rsp = 0;  // while in translated code
   uint64_t scratch[4] = {};
   // The stack window: a page that may be written, and the distance from guest to host addresses there.
-  uint64_t window_tag = ~uint64_t{0};
+  // Both are set together: with no_window()'s tag alone, RSP could still be chosen to pass the check, and the
+  // delta of an earlier window leads to wherever the guest had mapped that one.
+  uint64_t window_tag = kNoWindow;
   uint64_t window_delta = 0;
   uint64_t slot_mask = uint64_t{mmu::Tlb::kEntries - 1} << 12;  // for PEXT
   uint64_t page_mask = ~uint64_t{4095};
   int64_t budget = 0;  // instructions left, with Options::count
   uint32_t default_mxcsr = 0x1f80;
   Runner* runner = nullptr;
+
+  // What passes the check is not canonical then, and faults on the host.
+  static constexpr uint64_t kNoWindow = uint64_t{1} << 63;
+  void no_window() {
+    window_tag = kNoWindow;
+    window_delta = 0;
+  }
 };
 
 }  // namespace ostler::bt
