@@ -91,10 +91,12 @@ TEST(StackWindow, AnEarlierWindowIsNoWayToPagesThatAreNotThere) {
     Rig rig({.cache_bytes = size_t{4} << 20});
     rig.map();
     rig.start(0);
-    // push rax; mov rsp, rbx; cpuid; push rax; hlt
-    rig.code_at(kText, {0x50, 0x48, 0x89, 0xdc, 0x0f, 0xa2, 0x50, 0xf4});
+    // again: push rax; pop rax; dec ecx; jnz again; mov rsp, rbx; cpuid; push rax; hlt
+    rig.code_at(kText, {0x50, 0x58, 0xff, 0xc9, 0x75, 0xfa, 0x48, 0x89, 0xdc, 0x0f, 0xa2, 0x50, 0xf4});
+    rig.state().gpr[x86::kRcx] = 5;  // the page must be in the TLB first
     rig.state().gpr[x86::kRbx] = rsp;
-    EXPECT_NE(rig.interpreter->run(1000), interp::Exit::kHalted) << rsp;
+    EXPECT_EQ(rig.interpreter->run(1000), interp::Exit::kShutdown) << rsp;
+    EXPECT_NE(rig.window->hot().cpu.gpr[x86::kRcx], 5u);
     EXPECT_TRUE(std::all_of(rig.at(0), rig.at(kPageSize), [](std::byte b) { return b == std::byte{}; }));
   }
 }
