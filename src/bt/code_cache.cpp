@@ -49,8 +49,13 @@ CodeCache::~CodeCache() {
 
 uint32_t CodeCache::page_number(uint64_t linear, uint64_t phys) {
   const auto [at, added] = page_numbers_.try_emplace(PageKey{linear >> 12, phys >> 12}, 0);
-  if (added) at->second = static_cast<uint32_t>(page_numbers_.size());
+  if (added) at->second = next_page_++;
   return at->second;
+}
+
+uint32_t CodeCache::known_page_number(uint64_t linear, uint64_t phys) const {
+  const auto at = page_numbers_.find(PageKey{linear >> 12, phys >> 12});
+  return at == page_numbers_.end() ? kNone : at->second;
 }
 
 Block* CodeCache::find(uint32_t page, uint64_t rip, Mode mode) {
@@ -145,6 +150,10 @@ void CodeCache::flush() {
   std::fill(table_.begin(), table_.end(), kNone);
   by_phys_.clear();
   page_numbers_.clear();
+  // No generation has as many blocks as numbers that are left. By the time they come again, after hours of
+  // nothing but flushes, TLBs have been filled anew.
+  if (next_page_ > uint32_t{1} << 31) next_page_ = 1;
+  first_page_ = next_page_;
   hot_used_ = hot_start_;
   cold_used_ = hot_end_;
   ++statistics_.flushes;

@@ -83,6 +83,11 @@ class CodeCache final : public mmu::SharedCodeObserver {
   uint8_t* writable(Offset at) { return writable_ + at; }
   // Number of a linear page that lies at a physical one.
   uint32_t page_number(uint64_t linear, uint64_t phys);
+  // kNone: it has none. Pages are numbered only once there is a block, so that a flush bounds how many there
+  // are.
+  uint32_t known_page_number(uint64_t linear, uint64_t phys) const;
+  // Numbers from before a flush may still stand in TLBs. They are not given out again soon.
+  bool is_stale(uint32_t page) const { return page < first_page_; }
   Block* find(uint32_t page, uint64_t rip, Mode mode);
   Block& block(uint32_t number) { return blocks_[number]; }
   uint32_t number_of(const Block& block) const { return static_cast<uint32_t>(&block - blocks_.data()); }
@@ -162,6 +167,7 @@ class CodeCache final : public mmu::SharedCodeObserver {
     }
   };
   std::unordered_map<PageKey, uint32_t, PageHash> page_numbers_;
+  uint32_t first_page_ = 1, next_page_ = 1;
   Statistics statistics_;
 };
 

@@ -28,10 +28,6 @@ struct HashEntry {
   uint64_t host;
 };
 
-// No window: only addresses that are not canonical seem to lie in it, and with a delta of 0 the host faults
-// there.
-inline constexpr uint64_t kNoWindowTag = uint64_t{1} << 62;
-
 struct alignas(4096) Hot {
   x86::CpuState cpu;  // at offset 0
   std::atomic<uint32_t> pending{0};
@@ -45,13 +41,22 @@ struct alignas(4096) Hot {
   uint64_t engine_rsp = 0;     // while in translated code
   uint64_t scratch[4] = {};
   // The stack window: a page that may be written, and the distance from guest to host addresses there.
-  uint64_t window_tag = kNoWindowTag;
+  // Both are set together: with no_window()'s tag alone, RSP could still be chosen to pass the check, and the
+  // delta of an earlier window leads to wherever the guest had mapped that one.
+  uint64_t window_tag = kNoWindow;
   uint64_t window_delta = 0;
   uint64_t slot_mask = uint64_t{mmu::Tlb::kEntries - 1} << 12;  // for PEXT
   uint64_t page_mask = ~uint64_t{4095};
   int64_t budget = 0;  // instructions left, with Options::count
   uint32_t default_mxcsr = 0x1f80;
   Runner* runner = nullptr;
+
+  // What passes the check is not canonical then, and faults on the host.
+  static constexpr uint64_t kNoWindow = uint64_t{1} << 63;
+  void no_window() {
+    window_tag = kNoWindow;
+    window_delta = 0;
+  }
 };
 
 }  // namespace ostler::bt

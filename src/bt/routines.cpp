@@ -237,8 +237,9 @@ Result<Routines> make_routines(CodeCache& cache, MissFunction miss) {
   const auto change_privilege = [&](unsigned to) {
     a.mov(gs64(offsetof(Hot, other_rsp) + (1 - to) * 8), rsp);
     a.mov(rsp, gs64(offsetof(Hot, other_rsp) + to * 8));
-    a.mov(r14, kNoWindowTag);
+    a.mov(r14, Hot::kNoWindow);
     a.mov(gs64(offsetof(Hot, window_tag)), r14);
+    a.mov(gs64(offsetof(Hot, window_delta)), 0);
     a.mov(gs(offsetof(Hot, mode_changed), 4), 1);
   };
   constexpr uint32_t kCode64 = 0xa09b, kData = 0xc093, kRing3 = 3u << 5;

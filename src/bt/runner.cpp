@@ -178,14 +178,14 @@ std::optional<Runner::Place> Runner::find(uint64_t rip, Mode mode) {
     uint32_t& id = cpu_.mmu.exec_id(rip);
     {
       const std::lock_guard lock(cache_.mutex());
-      if (id == 0) id = cache_.page_number(rip, phys);
+      if (cache_.is_stale(id)) id = cache_.known_page_number(rip, phys);
       Block* block = cache_.find(id, rip, mode);
       if (block != nullptr) {
         if (block->second_page != kNone) {
           const uint64_t second = (rip | kPageMask) + 1;
           const uint64_t second_phys = cpu_.mmu.translate_fetch(second).value;
           uint32_t& second_id = cpu_.mmu.exec_id(second);
-          if (second_id == 0) second_id = cache_.page_number(second, second_phys);
+          if (cache_.is_stale(second_id)) second_id = cache_.known_page_number(second, second_phys);
           if (second_id != block->second_page) block = nullptr;
         }
         if (block != nullptr)
@@ -278,8 +278,7 @@ void Runner::enter(const uint8_t* host, bool supervisor) {
   hot_.shadow_rsp = shadow_rsp_[supervisor];
   hot_.other_rsp[0] = shadow_rsp_[0];
   hot_.other_rsp[1] = shadow_rsp_[1];
-  hot_.window_tag = kNoWindowTag;  // the TLB may have changed
-  hot_.window_delta = 0;
+  hot_.no_window();  // the TLB may have changed
   const auto routine = reinterpret_cast<void (*)(const uint8_t*)>(
       reinterpret_cast<uintptr_t>(cache_.executable(shared_.routines.enter)));
   routine(host);

@@ -6,8 +6,8 @@
 
 #include "base/result.h"
 #include "bt/code_cache.h"
-#include "bt/options.h"
 #include "bt/guest_code.h"
+#include "bt/options.h"
 #include "bt/perf_map.h"
 #include "bt/routines.h"
 #include "bt/translator.h"

@@ -69,8 +69,10 @@ void Translator::smap(const GuestInsn& g) {
     hot_.or32_mem(kFlagsRestAt, static_cast<uint32_t>(rflags::kAc));
   else
     hot_.and32_mem(kFlagsRestAt, ~static_cast<uint32_t>(rflags::kAc));
-  hot_.mov_imm(kS0, kNoWindowTag);
+  hot_.mov_imm(kS0, Hot::kNoWindow);
   hot_.store(offsetof(Hot, window_tag), kS0);
+  hot_.mov_imm(kS0, 0);
+  hot_.store(offsetof(Hot, window_delta), kS0);
   hot_.store32(offsetof(Hot, mode_changed), 1);
   const uint64_t next = code_->next_rip(g);
   hot_.align_field(1);
