@@ -73,7 +73,7 @@ TEST(Listing, ShowsGuestAndHostCode) {
   rig.code_at(kText, {0x89, 0xd8, 0xf4});  // mov eax, ebx; hlt
   rig.interpreter->run(100);
   GuestCode code;
-  read_guest_code(*rig.mmu, rig.model, kText, kText, mode::kSupervisor | mode::kCpl0, 64, false, code);
+  read_guest_code(*rig.mmu, rig.model, kText, kText, mode::kSupervisor | mode::kCpl0, {}, code);
   EXPECT_NE(guest_listing(code).find("mov eax, ebx"), std::string::npos) << guest_listing(code);
   const std::lock_guard lock(rig.shared->cache->mutex());
   const std::string host = host_listing(*rig.shared->cache, rig.shared->cache->block(1));

@@ -12,7 +12,7 @@ GuestCode plan(std::initializer_list<uint8_t> bytes) {
   rig.start(0);
   rig.code_at(kText, bytes);
   GuestCode code;
-  read_guest_code(*rig.mmu, rig.model, kText, kText, mode::kSupervisor | mode::kCpl0, 64, false, code);
+  read_guest_code(*rig.mmu, rig.model, kText, kText, mode::kSupervisor | mode::kCpl0, {}, code);
   return code;
 }
 
@@ -67,7 +67,7 @@ TEST(StackWindow, EveryWriteToTheStackPointerEndsIt) {
     for (const uint8_t byte : write) rig.code_at(at++, {byte});
     rig.code_at(at, {0x50, 0xf4});
     GuestCode code;
-    read_guest_code(*rig.mmu, rig.model, kText, kText, mode::kSupervisor | mode::kCpl0, 64, false, code);
+    read_guest_code(*rig.mmu, rig.model, kText, kText, mode::kSupervisor | mode::kCpl0, {}, code);
     for (unsigned i = 2; i < code.count; ++i)
       EXPECT_FALSE(code.insns[i].in_window) << x86::mnemonic(code.insns[1].insn.opcode);
     ASSERT_GE(code.count, 2u);
