@@ -2,6 +2,7 @@
 // guest RAM, the vCPU's own state, and what the translator itself writes into its tables and its cache.
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 #include <random>
@@ -154,6 +155,11 @@ TEST_P(Isolation, RandomBytesLeaveTheHostAlone) {
     }
     ASSERT_TRUE(fence.intact()) << "round " << round;
     ASSERT_TRUE(kept == Kept(rig.window->hot())) << "round " << round;
+    // No page table leads to page 0, and user code cannot make one.
+    if (GetParam().paging && GetParam().cpl == 3) {
+      ASSERT_TRUE(std::all_of(rig.at(0), rig.at(kPageSize), [](std::byte b) { return b == std::byte{}; }))
+          << round;
+    }
   }
   EXPECT_EQ(std::memcmp(before.data(), rig.shared->cache->executable(0), routine_bytes), 0);
   if (GetParam().bits == 64 && GetParam().paging) {

@@ -71,7 +71,8 @@ class Rig {
     for (unsigned i = 0; i < 2; ++i)
       store_le<uint64_t>(table(2) + 8 * i, (kTables + (3 + i) * kPageSize) | 7);
     for (uint64_t page = 1; page < 1024; ++page)
-      store_le<uint64_t>(table(3) + 8 * page, (page * kPageSize) | flags);
+      store_le<uint64_t>(table(3) + 8 * page,
+                         (page * kPageSize) | (page * kPageSize < kTables ? flags : flags & 3));
   }
   // 64-bit code with paging.
   void start(unsigned cpl) {
