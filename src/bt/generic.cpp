@@ -47,13 +47,13 @@ Raw parse(const Instruction& insn, const uint8_t* bytes) {
   if (insn.encoding == x86::Encoding::kVex) {
     raw.vex = true;
     const unsigned second = ~unsigned{bytes[at + 1]};  // these fields are inverted
-    raw.vex_r = (second >> 7 & 1) << 3;
+    raw.vex_r = static_cast<uint8_t>((second >> 7 & 1) << 3);
     if (bytes[at] == 0xc5) {
       raw.vvvv = second >> 3 & 15;
       at += 2;
     } else {
-      raw.vex_x = (second >> 6 & 1) << 3;
-      raw.vex_b = (second >> 5 & 1) << 3;
+      raw.vex_x = static_cast<uint8_t>((second >> 6 & 1) << 3);
+      raw.vex_b = static_cast<uint8_t>((second >> 5 & 1) << 3);
       raw.vvvv = ~unsigned{bytes[at + 2]} >> 3 & 15;
       at += 3;
     }
