@@ -93,7 +93,7 @@ class Isolation : public ::testing::TestWithParam<Mode> {
 
 TEST_P(Isolation, RandomBytesLeaveTheHostAlone) {
   std::mt19937_64 random(GetParam().bits * 8 + GetParam().cpl * 2 + GetParam().paging);
-  Rig rig({.cache_bytes = size_t{4} << 20, .count = true});
+  Rig rig({.cache_bytes = size_t{4} << 20, .count = true, .tsc = true});
   Fence fence;
   fence.around(rig.at(0), kRam);
   fence.around(&rig.window->hot(), Window::kSize);
@@ -108,7 +108,7 @@ TEST_P(Isolation, RandomBytesLeaveTheHostAlone) {
 
   // Half of what runs are instructions that are likely to reach memory, through registers that point
   // anywhere.
-  static constexpr std::array<std::array<uint8_t, 4>, 12> kLikely = {
+  static constexpr std::array<std::array<uint8_t, 4>, 18> kLikely = {
       {{0x48, 0x89, 0x03, 0x90},    // mov [rbx], rax
        {0x48, 0x8b, 0x07, 0x90},    // mov rax, [rdi]
        {0x50, 0x58, 0x53, 0x5b},    // push, pop
@@ -120,13 +120,21 @@ TEST_P(Isolation, RandomBytesLeaveTheHostAlone) {
        {0xf0, 0x48, 0x01, 0x06},    // lock add [rsi], rax
        {0x0f, 0x11, 0x03, 0x90},    // movups [rbx], xmm0
        {0x67, 0x89, 0x03, 0x90},    // mov [ebx], eax
-       {0x0f, 0xa2, 0x50, 0x90}}};  // cpuid; push
+       {0x0f, 0xa2, 0x50, 0x90},    // cpuid; push
+       {0x0f, 0x05, 0x50, 0x90},    // syscall; push
+       {0x50, 0x58, 0x0f, 0x05},    // push; pop; syscall
+       {0x48, 0x0f, 0x07, 0x50},    // sysret; push
+       {0xf3, 0x48, 0xa5, 0x90},    // rep movsq
+       {0xf3, 0xaa, 0xfd, 0x90},    // rep stosb; std
+       {0x48, 0x0f, 0xa3, 0x03}}};  // bt [rbx], rax
+  // Without paging a string instruction takes all of 4 GiB before something stops it.
+  const size_t likely = GetParam().bits == 64 ? kLikely.size() : kLikely.size() - 6;
   std::vector<std::byte> bytes(2 * kPageSize);
   for (unsigned round = 0; round < kRounds; ++round) {
     rig.map();
     for (size_t i = 0; i < bytes.size(); i += 4) {
       uint32_t word = static_cast<uint32_t>(random());
-      if (random() % 2 == 0) std::memcpy(&word, kLikely[random() % kLikely.size()].data(), 4);
+      if (random() % 2 == 0) std::memcpy(&word, kLikely[random() % likely].data(), 4);
       std::memcpy(&bytes[i], &word, 4);
     }
     std::memcpy(rig.at(kText), bytes.data(), bytes.size());
@@ -145,6 +153,9 @@ TEST_P(Isolation, RandomBytesLeaveTheHostAlone) {
                                               uint64_t{1} << 63};
     for (uint64_t& reg : s.gpr)
       reg = random() % 4 == 0 ? random() : pointers[random() % pointers.size()] + random() % 64;
+    s.msr.efer |= GetParam().bits == 64 && GetParam().cpl == 0 ? x86::efer::kSce : 0;
+    s.msr.star = uint64_t{8} << 32 | uint64_t{16 | 3} << 48;
+    s.msr.lstar = kText + random() % kPageSize;
     s.gpr[x86::kRsp] = random() % 2 == 0 ? kStackTop : s.gpr[x86::kRsp];
     s.seg[x86::kGs].base = random() % 2 == 0 ? 0 : pointers[random() % pointers.size()];
     if (GetParam().bits != 64) s.seg[x86::kGs].base &= 0xffff'ffff;
