@@ -42,6 +42,10 @@ class Assembler {
     std::memcpy(p_, &value, 4);
     p_ += 4;
   }
+  void bytes(const void* data, size_t size) {
+    std::memcpy(p_, data, size);
+    p_ += size;
+  }
   void u64(uint64_t value) {
     std::memcpy(p_, &value, 8);
     p_ += 8;

@@ -76,7 +76,7 @@ void Translator::miss_info(const GuestInsn& g, unsigned size, bool write, Offset
       .left = static_cast<uint8_t>(code_->count - (&g - code_->insns.data())),
       .write = write,
       .others_first = g.insn.opcode >= x86::Opcode::kFadd || g.insn.opcode == x86::Opcode::kCmpxchg16b};
-  for (unsigned i = 0; i < sizeof info; ++i) cold_.u8(reinterpret_cast<const uint8_t*>(&info)[i]);
+  cold_.bytes(&info, sizeof info);
 }
 
 void Translator::address_keeping_flags(const GuestInsn& g) {

@@ -20,8 +20,10 @@ constexpr size_t kMxcsrAt = offsetof(Hot, cpu) + offsetof(x86::CpuState, fx) + o
 
 Mem gs(size_t offset, uint32_t size) {
   Mem mem = ptr(offset, size);
+#ifndef __clang_analyzer__  // which takes asmjit's operand for uninitialized
   mem.setSegment(asmjit::x86::gs);
   mem.setAbs();
+#endif
   return mem;
 }
 Mem gs64(size_t offset) {
@@ -29,8 +31,10 @@ Mem gs64(size_t offset) {
 }
 Mem gs_indexed(const Gp& index, unsigned shift, size_t offset) {
   Mem mem = ptr(static_cast<uint64_t>(offset), index, shift, 8);
+#ifndef __clang_analyzer__  // which takes asmjit's operand for uninitialized
   mem.setSegment(asmjit::x86::gs);
   mem.setAbs();
+#endif
   return mem;
 }
 
