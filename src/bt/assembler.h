@@ -236,6 +236,18 @@ class Assembler {
     u8(0x89);
     modrm(from, mem);
   }
+  void load_zero_extended(Reg to, const HostMem& mem, unsigned size) {
+    rex(size == 8, to, mem);
+    if (size < 4) u8(0x0f);
+    u8(size == 1 ? 0xb6 : size == 2 ? 0xb7 : 0x8b);
+    modrm(to, mem);
+  }
+  void store_sized(const HostMem& mem, Reg from, unsigned size) {
+    if (size == 2) u8(0x66);
+    rex(size == 8, from, mem);
+    u8(size == 1 ? 0x88 : 0x89);
+    modrm(from, mem);
+  }
   // Sign-extended.
   void store_mem_imm(const HostMem& mem, uint32_t value, bool wide = true) {
     rex(wide, 0, mem);

@@ -216,6 +216,7 @@ std::optional<Runner::Place> Runner::find(uint64_t rip, Mode mode) {
         }
         const Offset cold = cache_.cold();
         Block& block = shared_.translator->translate(*code_, page, second_page);
+        link_known(block);
         shared_.tell(*code_, block, cold);
         cache_.statistics().nanoseconds += static_cast<uint64_t>(
             std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - start)
@@ -226,6 +227,17 @@ std::optional<Runner::Place> Runner::find(uint64_t rip, Mode mode) {
     flush_cache();
   }
   return std::nullopt;
+}
+
+// Exits of a new block to places that have translations, in pages whose numbers are at hand. With the cache's mutex.
+void Runner::link_known(Block& block) {
+  for (uint32_t number = block.first_exit; number < block.first_exit + block.exits; ++number) {
+    const Exit& exit = cache_.exit(number);
+    const uint32_t page = exit.same_page ? block.page : cpu_.mmu.known_exec_id(exit.target);
+    if (page == kNone) continue;
+    Block* target = cache_.find(page, exit.target, exit.mode);
+    if (target != nullptr) cache_.link(number, *target);
+  }
 }
 
 void Runner::flush_cache() {

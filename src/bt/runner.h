@@ -54,6 +54,7 @@ class Runner final : public interp::Native {
   // The translation at `rip`, made if there is none. Nothing: what lies there is not to be kept, or somebody
   // writes it.
   std::optional<Place> find(uint64_t rip, Mode mode);
+  void link_known(Block& block);
   void flush_cache();
   void enter(const uint8_t* host, bool supervisor);
   std::optional<Place> arrive(Mode mode, uint32_t link, uint64_t link_generation, Mode block_mode);

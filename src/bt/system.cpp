@@ -1,4 +1,4 @@
-// System instructions that need not leave translated code, and repeated string instructions.
+// System instructions that need not leave translated code, and string instructions.
 #include "bt/translator.h"
 #include "bt/window.h"
 
@@ -217,6 +217,37 @@ void Translator::repeated_string(const GuestInsn& g) {
   if (moves) hot_.lea(kRsi, {.base = kS1, .index = kRdi});
   hot_.add(kRdi, kOld);
   land(nothing, hot_.offset());
+}
+
+// MOVS, STOS without a prefix.
+void Translator::single_string(const GuestInsn& g) {
+  constexpr Reg kRsi = 6, kRdi = 7;
+  constexpr size_t kValue = offsetof(Hot, scratch) + 8;
+  const unsigned size = g.insn.operand_size;
+  const auto step = static_cast<int32_t>(size);
+  const bool moves = g.insn.opcode == Opcode::kMovs;
+  free_flags(g.live_after);
+  hot_.test32_mem(kFlagsRestAt, static_cast<uint32_t>(rflags::kDf));
+  leave_if(kCcNe, g);
+  if (moves) {
+    hot_.lea(kS0, {.base = kRsi});
+    check(g, size, Direction::kRead);
+    hot_.load_zero_extended(kS0, kHere, size);
+    hot_.store(kValue, kS0);
+  }
+  hot_.lea(kS0, {.base = kRdi});
+  check(g, size, Direction::kWrite);
+  Reg value = kRax;
+  HostMem where = kHere;
+  if (moves) {
+    hot_.lea(kS0, kHere);
+    hot_.load(kS1, kValue);
+    value = kS1;
+    where = {.base = kS0};
+    hot_.lea(kRsi, {.base = kRsi, .disp = step});
+  }
+  hot_.store_sized(where, value, size);
+  hot_.lea(kRdi, {.base = kRdi, .disp = step});
 }
 
 // BT, BTS, BTR, BTC of the bit that a register's whole value chooses (SDM Vol. 2, BT).

@@ -87,6 +87,7 @@ class Translator {
   void rdtsc(const GuestInsn& g);
   void flags_to_s0();
   void repeated_string(const GuestInsn& g);
+  void single_string(const GuestInsn& g);
   void bit_string(const GuestInsn& g);
   void leave_if(uint8_t cc, const GuestInsn& g);
   void give_back_budget(const GuestInsn& g);  // in cold code: `g` and what follows it does not run
@@ -116,6 +117,7 @@ class Translator {
   const bool count_, keep_flags_;
   const GuestCode* code_ = nullptr;
   Block block_;
+  Offset poll_stub_ = 0;  // where the block's entries leave to look at what is pending; 0: not written yet
   Assembler hot_, cold_;
   bool host_valid_ = false, memory_valid_ = false;  // where the guest's flags are; neither: nobody wants them
 };
