@@ -87,7 +87,8 @@ Kind system_kind(const Instruction& insn, Mode mode, const Options& options) {
                                                                                  : Kind::kInterpret;
     case Opcode::kMovs:
     case Opcode::kStos:
-      return !insn.repne && insn.address_size == 8 && insn.segment < x86::kFs ? Kind::kString : Kind::kInterpret;
+      return !insn.repne && insn.address_size == 8 && insn.segment < x86::kFs ? Kind::kString
+                                                                              : Kind::kInterpret;
     default:
       return Kind::kInterpret;
   }

@@ -229,7 +229,8 @@ std::optional<Runner::Place> Runner::find(uint64_t rip, Mode mode) {
   return std::nullopt;
 }
 
-// Exits of a new block to places that have translations, in pages whose numbers are at hand. With the cache's mutex.
+// Exits of a new block to places that have translations, in pages whose numbers are at hand. With the cache's
+// mutex.
 void Runner::link_known(Block& block) {
   for (uint32_t number = block.first_exit; number < block.first_exit + block.exits; ++number) {
     const Exit& exit = cache_.exit(number);

@@ -321,7 +321,9 @@ SoftMmu::Page SoftMmu::translate(uint64_t linear, Access access, Privilege privi
     return tag == page;
   };
   if (known() || probe_other_contexts(context, linear, access)) {
-    const GuestPhys phys{tlb.phys_page(slot).value | (linear & kPageMask)};
+    const uint64_t frame =
+        access == Access::kFetch ? tlb.fetch_phys[slot] & ~kPageMask : tlb.phys_page(slot).value;
+    const GuestPhys phys{frame | (linear & kPageMask)};
     const memory::FlatRange* range = reader_.find(phys);
     if (range != nullptr && range->is_ram())
       return {phys, range->ram.get(), range->offset_of(phys),

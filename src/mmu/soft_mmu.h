@@ -83,12 +83,12 @@ class SoftMmu final : private Coherent {
   // With `global`, the same for code on global pages, which CR3 writes do not change.
   uint64_t fetch_epoch(bool global = false) const { return fetch_epochs_[global]; }
   // Whether the code that translate_fetch(linear) has just found lies on a global page.
-  bool fetched_global(uint64_t linear) const { return fetch_->is_global(Tlb::slot_of(linear)); }
+  bool fetched_global(uint64_t linear) const { return fetch_->is_global_code(Tlb::slot_of(linear)); }
   // Where code at `linear` lies. Raises #PF (fetch).
   GuestPhys translate_fetch(uint64_t linear) {
     const unsigned slot = Tlb::slot_of(linear);
     if (fetch_->fetch_tag[slot] == Tlb::page_of(linear)) [[likely]]
-      return {(fetch_->phys[slot] & ~kPageMask) | (linear & kPageMask)};
+      return {(fetch_->fetch_phys[slot] & ~kPageMask) | (linear & kPageMask)};
     return fetch_miss(linear);
   }
   // Copies code bytes within one page of physical memory, having first marked them as code, so that no later

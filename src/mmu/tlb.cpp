@@ -8,6 +8,7 @@ Tlb::Tlb() {
   for (unsigned slot = 0; slot < kEntries; ++slot) drop(slot);
   host.fill(nullptr);
   phys.fill(0);
+  fetch_phys.fill(0);
 }
 
 void Tlb::fill(const Fill& fill) {
@@ -17,24 +18,30 @@ void Tlb::fill(const Fill& fill) {
                          (fill.page_size >= uint64_t{1} << 30 ? kGib
                           : fill.page_size > kPageSize        ? kMib
                                                               : 0);
-  const bool same = holds(slot, page) && phys[slot] == entry && host[slot] == fill.host;
-  if (!same) {
-    drop(slot);
-    phys[slot] = entry;
-    host[slot] = fill.host;
+  const auto note = [&] {
     (fill.global ? global_ : non_global_).add(slot);
     if (fill.page_size >= uint64_t{1} << 30)
       gib_filter_[hash(page >> 30)] = true;
     else if (fill.page_size > kPageSize)
       mib_filter_[hash(page >> 22)] = true;
+  };
+  if (fill.fetch) {
+    if (fetch_tag[slot] == page && fetch_phys[slot] == entry) return;
+    fetch_tag[slot] = page;
+    fetch_phys[slot] = entry;
+    exec_id[slot] = 0;
+    return note();
+  }
+  const bool same = holds(slot, page) && phys[slot] == entry && host[slot] == fill.host;
+  if (!same) {
+    drop_data(slot);
+    phys[slot] = entry;
+    host[slot] = fill.host;
+    note();
   }
   if (fill.host != nullptr) {
     if (fill.read) read_tag[slot] = page;
     if (fill.write) write_tag[slot] = page;
-  }
-  if (fill.fetch && fetch_tag[slot] != page) {
-    fetch_tag[slot] = page;
-    exec_id[slot] = 0;
   }
 }
 
@@ -51,20 +58,23 @@ void Tlb::clear() {
 }
 
 void Tlb::clear_non_global() {
+  // A slot may hold a global page by now: it stays.
+  const auto drop_if_local = [this](unsigned slot) {
+    if (!is_global(slot)) drop_data(slot);
+    if (!is_global_code(slot)) drop_fetch(slot);
+  };
   if (non_global_.overflowed()) {
-    for (unsigned slot = 0; slot < kEntries; ++slot)
-      if (!is_global(slot)) drop(slot);
+    for (unsigned slot = 0; slot < kEntries; ++slot) drop_if_local(slot);
   } else {
-    // A slot may hold a global page by now: it stays.
-    for (unsigned i = 0; i < non_global_.count; ++i)
-      if (!is_global(non_global_.slots[i])) drop(non_global_.slots[i]);
+    for (unsigned i = 0; i < non_global_.count; ++i) drop_if_local(non_global_.slots[i]);
   }
   non_global_.count = 0;
 }
 
 void Tlb::clear_page(uint64_t linear) {
   const unsigned slot = slot_of(linear);
-  if (holds(slot, page_of(linear))) drop(slot);
+  if (holds(slot, page_of(linear))) drop_data(slot);
+  if (fetch_tag[slot] == page_of(linear)) drop_fetch(slot);
 }
 
 void Tlb::clear_around(uint64_t linear) {
@@ -76,8 +86,8 @@ void Tlb::clear_around(uint64_t linear) {
 
 void Tlb::clear_range(uint64_t from, uint64_t size) {
   const auto drop_if_inside = [&](unsigned slot) {
-    if (read_tag[slot] - from < size || write_tag[slot] - from < size || fetch_tag[slot] - from < size)
-      drop(slot);
+    if (read_tag[slot] - from < size || write_tag[slot] - from < size) drop_data(slot);
+    if (fetch_tag[slot] - from < size) drop_fetch(slot);
   };
   const unsigned first = slot_of(from);
   const auto count = static_cast<unsigned>(std::min<uint64_t>(size >> 12, kEntries));

@@ -24,7 +24,9 @@ struct TlbArrays {
   std::array<uint64_t, kEntries> write_tag;
   std::array<uint64_t, kEntries> fetch_tag;
   std::array<std::byte*, kEntries> host;  // page
-  std::array<uint64_t, kEntries> phys;    // page | flags
+  std::array<uint64_t, kEntries> phys;    // page | flags; of data
+  std::array<uint64_t, kEntries>
+      fetch_phys;  // of code, which has the slot's other half: neither evicts the other
   // For translated code: a number that its owner has given to this linear page at this physical page, valid
   // while the fetch tag is; 0: none.
   std::array<uint32_t, kEntries> exec_id;
@@ -54,7 +56,8 @@ class Tlb : public TlbArrays {
     bool global, user_page;
     uint64_t page_size;  // bytes: 4 KiB, or of the large page that this one is a part of
   };
-  // Adds permissions to the page's entry, or replaces the slot's.
+  // Adds permissions to the page's entry, or replaces the slot's; with `fetch`, and nothing else, the one for
+  // code.
   void fill(const Fill& fill);
 
   // ---- invalidation; costs grow with what was filled since the last ----
@@ -78,6 +81,7 @@ class Tlb : public TlbArrays {
 
   bool is_user_page(unsigned slot) const { return (phys[slot] & kUserPage) != 0; }
   bool is_global(unsigned slot) const { return (phys[slot] & kGlobal) != 0; }
+  bool is_global_code(unsigned slot) const { return (fetch_phys[slot] & kGlobal) != 0; }
   // 4 KiB, 4 MiB (for 2 MiB too) or 1 GiB: as much as invalidation wants to know.
   uint64_t page_size(unsigned slot) const {
     return (phys[slot] & kGib) != 0   ? uint64_t{1} << 30
@@ -93,13 +97,12 @@ class Tlb : public TlbArrays {
   static constexpr unsigned kMostFilled = 1024;
   static unsigned hash(uint64_t frame) { return static_cast<unsigned>(frame ^ (frame >> 9)) % kFilter; }
   void clear_range(uint64_t from, uint64_t size);
+  void drop_data(unsigned slot) { read_tag[slot] = write_tag[slot] = never(slot); }
   void drop(unsigned slot) {
-    read_tag[slot] = write_tag[slot] = never(slot);
+    drop_data(slot);
     drop_fetch(slot);
   }
-  bool holds(unsigned slot, uint64_t page) const {
-    return read_tag[slot] == page || write_tag[slot] == page || fetch_tag[slot] == page;
-  }
+  bool holds(unsigned slot, uint64_t page) const { return read_tag[slot] == page || write_tag[slot] == page; }
 
   // Slots filled since the last clear, so that a clear after few fills is cheap. More than fit: all are
   // looked at.
