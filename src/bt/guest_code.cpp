@@ -68,6 +68,16 @@ Kind system_kind(const Instruction& insn, Mode mode, const Options& options) {
   const bool ring0 = (mode & mode::kCpl0) != 0;
   const bool plain = (mode & (mode::kNoX87 | mode::kNoSse | mode::kNoAvx)) == 0;
   switch (insn.opcode) {
+    case Opcode::kMov: {  // from CR2, of the control, debug and segment registers
+      const bool from_cr2 = insn.operand[1].kind == OperandKind::kControl && insn.operand[1].index == 2;
+      return ring0 && from_cr2 ? Kind::kSystem : Kind::kInterpret;
+    }
+    case Opcode::kCld:
+    case Opcode::kRdfsbase:
+    case Opcode::kRdgsbase:
+    case Opcode::kWrfsbase:
+    case Opcode::kWrgsbase:
+      return Kind::kSystem;
     case Opcode::kCli:
     case Opcode::kSti:
     case Opcode::kSwapgs:
@@ -98,7 +108,7 @@ Kind kind_of(const Instruction& insn, const x86::CpuModel& model, Mode mode, con
   if (!offered(insn, model)) return Kind::kInterpret;
   switch (insn.opcode) {
     case Opcode::kMov:
-      if (has_special_operand(insn)) return Kind::kInterpret;
+      if (has_special_operand(insn)) return system_kind(insn, mode, options);
       // MOV moffs
       return insn.has_memory() && !insn.has_modrm ? Kind::kInterpret : Kind::kGeneric;
     case Opcode::kMovzx:
@@ -188,6 +198,11 @@ Kind kind_of(const Instruction& insn, const x86::CpuModel& model, Mode mode, con
                  : Kind::kGeneric;
     case Opcode::kCli:
     case Opcode::kSti:
+    case Opcode::kCld:
+    case Opcode::kRdfsbase:
+    case Opcode::kRdgsbase:
+    case Opcode::kWrfsbase:
+    case Opcode::kWrgsbase:
     case Opcode::kSwapgs:
     case Opcode::kStac:
     case Opcode::kClac:

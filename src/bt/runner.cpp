@@ -216,7 +216,7 @@ std::optional<Runner::Place> Runner::find(uint64_t rip, Mode mode) {
         }
         const Offset cold = cache_.cold();
         Block& block = shared_.translator->translate(*code_, page, second_page);
-        link_known(block);
+        if (checker_ == nullptr) link_known(block);
         shared_.tell(*code_, block, cold);
         cache_.statistics().nanoseconds += static_cast<uint64_t>(
             std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - start)

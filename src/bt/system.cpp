@@ -35,6 +35,16 @@ void Translator::system(const GuestInsn& g) {
       hot_.compare32_small(offsetof(Hot, waiting), 0);
       leave_if(kCcNe, g);
       return hot_.or32_mem(kFlagsRestAt, static_cast<uint32_t>(rflags::kIf));
+    case Opcode::kCld:
+      free_flags(g.live_after);
+      return hot_.and32_mem(kFlagsRestAt, ~static_cast<uint32_t>(rflags::kDf));
+    case Opcode::kMov:
+      return load_to_register(g, offsetof(Hot, cpu) + offsetof(x86::CpuState, cr2));
+    case Opcode::kRdfsbase:
+    case Opcode::kRdgsbase:
+    case Opcode::kWrfsbase:
+    case Opcode::kWrgsbase:
+      return segment_base(g);
     case Opcode::kSwapgs:
       hot_.load(kS0, kGsBaseAt);
       hot_.load(kS1, kMsrAt + offsetof(x86::Msrs, kernel_gs_base));
@@ -57,6 +67,43 @@ void Translator::system(const GuestInsn& g) {
       hot_.jmp(g.insn.opcode == Opcode::kSyscall ? routines_.syscall : routines_.sysret);
       return;
   }
+}
+
+void Translator::load_to_register(const GuestInsn& g, size_t at) {
+  const unsigned guest = g.insn.operand[0].index / 8;
+  const Reg to = host_reg(guest) == kNoReg ? kS0 : host_reg(guest);
+  if (g.insn.operand[0].size == 4)
+    hot_.load32(to, at);
+  else
+    hot_.load(to, at);
+  if (to == kS0) hot_.store(gpr_at(guest), to);
+}
+
+// RDFSBASE and its like (SDM Vol. 2).
+void Translator::segment_base(const GuestInsn& g) {
+  const Opcode opcode = g.insn.opcode;
+  const bool fs = opcode == Opcode::kRdfsbase || opcode == Opcode::kWrfsbase;
+  const size_t at = fs ? segment_base_at(x86::kFs) : kGsBaseAt;
+  free_flags(g.live_after);
+  hot_.test32_mem(kCr4At, static_cast<uint32_t>(x86::cr4::kFsgsbase));
+  leave_if(kCcE, g);
+  if (opcode == Opcode::kRdfsbase || opcode == Opcode::kRdgsbase) return load_to_register(g, at);
+  const unsigned guest = g.insn.operand[0].index / 8;
+  if (host_reg(guest) == kNoReg)
+    hot_.load(kS0, gpr_at(guest));
+  else
+    hot_.mov(kS0, host_reg(guest));
+  if (g.insn.operand[0].size == 4) {
+    hot_.and32(kS0, ~0u);
+  } else {
+    // The upper 17 bits must be equal, whatever paging allows: what else is canonical is for the interpreter.
+    hot_.mov(kS1, kS0);
+    hot_.sar(kS1, 47);
+    hot_.lea(kS1, {.base = kS1, .disp = 1});
+    hot_.test32(kS1, ~1u);
+    leave_if(kCcNe, g);
+  }
+  hot_.store(at, kS0);
 }
 
 // Another mode, and TLB, when SMAP is on.

@@ -81,6 +81,8 @@ class Translator {
 
   // ---- system.cpp ----
   void system(const GuestInsn& g);
+  void load_to_register(const GuestInsn& g, size_t at);
+  void segment_base(const GuestInsn& g);
   void smap(const GuestInsn& g);
   void pushf(const GuestInsn& g);
   void popf(const GuestInsn& g);
