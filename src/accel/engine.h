@@ -38,7 +38,9 @@ class Engine {
   virtual void state(state::Archive& archive) = 0;
   virtual void set_debug(const DebugRequest& request) = 0;  // replaces the last one; kept over resets
   virtual const DebugStop& debug_stop() const = 0;
-  virtual uint64_t instructions() const = 0;  // retired so far; any thread, approximate while running
+  // Retired so far; any thread, approximate while running. The translator counts only those that it leaves to
+  // the interpreter.
+  virtual uint64_t instructions() const = 0;
 };
 
 }  // namespace ostler::accel

@@ -31,6 +31,9 @@ class Shared {
   // Tells logs and perf of a block whose cold code begins at `cold`. With the cache's mutex held.
   void tell(const GuestCode& code, const Block& block, Offset cold);
 
+  // Memory was replaced while every vCPU is paused: a reset, a restored state.
+  void memory_replaced() { cache->flush(); }
+
  private:
   Shared(mmu::CodePages& code_pages, const Options& o) : options(o), pages(code_pages) {}
 

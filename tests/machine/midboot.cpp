@@ -21,8 +21,8 @@ namespace {
 
 using namespace std::chrono_literals;
 
-// The kernel needs about 1.2 thousand million instructions to its first process.
-constexpr uint64_t kMiddle = 500'000'000;
+// What the kernel says half-way, with its timers, interrupts and PCI devices found and its drivers to come.
+constexpr const char* kMiddle = "PCI: Using ACPI for IRQ routing";
 constexpr auto kPatience = 600s;
 constexpr const char* kReady = "ostler-guest: ready";
 
@@ -59,8 +59,8 @@ int boot(const std::string& kernel, const std::string& initrd, const std::string
   std::string wrong = "the guest was not ready in time";
   std::thread watcher([&] {
     const auto end = std::chrono::steady_clock::now() + kPatience;
-    while (machine.instructions() < kMiddle && std::chrono::steady_clock::now() < end)
-      std::this_thread::sleep_for(10ms);
+    while (contents(console).find(kMiddle) == std::string::npos && std::chrono::steady_clock::now() < end)
+      std::this_thread::sleep_for(1ms);
     std::string failure;
     std::atomic<bool> done{false};
     machine.loop().post([&] {

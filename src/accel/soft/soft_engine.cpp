@@ -80,14 +80,24 @@ VcpuExit SoftEngine::run() {
 void SoftEngine::reset(bool init) {
   state_.reset(init);
   state_.gpr[x86::kRdx] = context_.model.signature();
-  if (init) context_.interrupts.init_reset();
+  if (init)
+    context_.interrupts.init_reset();
+  else
+    forget_translations();
   interpreter_.reset();
 }
 
 void SoftEngine::state(state::Archive& archive) {
   state_.state(archive);
   interpreter_.state(archive);
-  if (archive.loading() && !archive.failed()) interpreter_.state_changed();
+  if (!archive.loading() || archive.failed()) return;
+  forget_translations();
+  interpreter_.state_changed();
+}
+
+// Of the whole machine, all of whose vCPUs are paused.
+void SoftEngine::forget_translations() {
+  if (context_.translator != nullptr) context_.translator->memory_replaced();
 }
 
 void SoftEngine::set_debug(const DebugRequest& request) {

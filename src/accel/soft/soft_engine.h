@@ -54,6 +54,7 @@ class SoftEngine final : public Engine, private interp::Environment {
 
  private:
   explicit SoftEngine(SoftContext context);
+  void forget_translations();
   DebugStop debug_stop_of(const interp::DebugStop& stop) const;
 
   // interp::Environment
