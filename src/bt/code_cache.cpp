@@ -101,7 +101,7 @@ void CodeCache::link(uint32_t number, Block& target) {
   if (exit.to != kNone || blocks_[exit.block].dead) return;
   const bool direct = exit.same_page && target.second_page == kNone &&
                       (target.entry_flags == 0 || (exit.flags_in_host && !exit.backward));
-  // The checked entry finds flags in memory; the exit's stub puts them there.
+  // The checked entry finds flags in memory; the cold code of an exit that is not linked puts them there.
   if (!direct && target.entry_flags != 0 && exit.live != 0 && exit.flags_in_host) return;
   exit.to = number_of(target);
   exit.next = target.incoming;
@@ -119,7 +119,7 @@ void CodeCache::kill(Block& block) {
       __atomic_store_n(reinterpret_cast<uint32_t*>(writable_ + field), kNoPage, __ATOMIC_RELEASE);
   for (uint32_t number = block.incoming; number != kNone;) {
     Exit& exit = exits_[number];
-    patch(exit.field, exit.stub);
+    patch(exit.field, exit.unlinked);
     number = exit.next;
     exit.to = exit.next = kNone;
   }

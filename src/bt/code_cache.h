@@ -49,7 +49,7 @@ struct Block {
 struct Exit {
   uint64_t target = 0;     // RIP
   Offset field = 0;        // the jump's rel32
-  Offset stub = 0;         // where it leads while it is not linked
+  Offset unlinked = 0;     // where it leads while it is not linked
   uint32_t block = kNone;  // whose it is
   uint32_t to = kNone;
   uint32_t next = kNone;

@@ -112,8 +112,8 @@ void Translator::exit_to(uint64_t target, uint16_t live, Branch branch, uint8_t 
       break;
   }
   land(field, cold_.offset());
-  const bool spill_in_stub = live != 0 && host_valid_ && !memory_valid_ && !must_spill;
-  if (spill_in_stub) {
+  const bool spill_when_unlinked = live != 0 && host_valid_ && !memory_valid_ && !must_spill;
+  if (spill_when_unlinked) {
     std::swap(hot_, cold_);
     spill_flags();
     memory_valid_ = false;  // not on the other paths
@@ -133,8 +133,8 @@ Exit& Translator::new_exit(uint64_t target, uint32_t field, uint16_t live) {
   exit.target = target;
   exit.live = live;
   exit.field = field;
-  std::memcpy(&exit.stub, cache_.writable(field), 4);
-  exit.stub += field + 4;
+  std::memcpy(&exit.unlinked, cache_.writable(field), 4);
+  exit.unlinked += field + 4;
   exit.block = cache_.next_block();
   exit.mode = code_->mode & static_cast<Mode>(~mode::kNoWindow);
   return exit;

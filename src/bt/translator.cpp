@@ -48,7 +48,7 @@ void Translator::land(uint32_t field, Offset target) {
 Block& Translator::translate(const GuestCode& code, uint32_t page, uint32_t second_page) {
   code_ = &code;
   block_ = {};
-  poll_stub_ = 0;
+  poll_exit_ = 0;
   block_.rip = code.rip;
   block_.phys = code.phys;
   block_.second_phys = code.second_phys;
@@ -135,9 +135,9 @@ void Translator::poll() {
 
 void Translator::cold_jump(uint32_t field, uint64_t rip, Offset routine) {
   if (rip == code_->rip && routine == routines_.exit_poll) {
-    if (poll_stub_ == 0) poll_stub_ = cold_.offset();
-    land(field, poll_stub_);
-    if (poll_stub_ != cold_.offset()) return;
+    if (poll_exit_ == 0) poll_exit_ = cold_.offset();
+    land(field, poll_exit_);
+    if (poll_exit_ != cold_.offset()) return;
   }
   land(field, cold_.offset());
   cold_.mov_imm(kS0, rip);

@@ -98,7 +98,7 @@ class Translator {
   enum class Branch : uint8_t { kJump, kCall, kCondition };
   // A patchable jump to `target`, when `live` flags are wanted there.
   void exit_to(uint64_t target, uint16_t live, Branch branch, uint8_t cc = 0);
-  // Of the jump whose rel32 is at `field`; the stub is where the cold code is now.
+  // Of the jump whose rel32 is at `field`; until it is linked it leads to where the cold code is now.
   Exit& new_exit(uint64_t target, uint32_t field, uint16_t live);
   void poll();
   void count_down();
@@ -119,7 +119,7 @@ class Translator {
   const bool count_, keep_flags_;
   const GuestCode* code_ = nullptr;
   Block block_;
-  Offset poll_stub_ = 0;  // where the block's entries leave to look at what is pending; 0: not written yet
+  Offset poll_exit_ = 0;  // where the block's entries leave to look at what is pending; 0: not written yet
   Assembler hot_, cold_;
   bool host_valid_ = false, memory_valid_ = false;  // where the guest's flags are; neither: nobody wants them
 };

@@ -24,11 +24,11 @@ class CodeCacheTest : public ::testing::Test {
     Exit& exit = cache.add_exit();
     exit.target = target;
     exit.field = at + 40;
-    exit.stub = cache.cold();
+    exit.unlinked = cache.cold();
     exit.block = cache.next_block();
     exit.same_page = rip >> 12 == target >> 12;
-    const uint32_t to_stub = exit.stub - (exit.field + 4);
-    std::memcpy(cache.writable(exit.field), &to_stub, 4);
+    const uint32_t to_cold = exit.unlinked - (exit.field + 4);
+    std::memcpy(cache.writable(exit.field), &to_cold, 4);
     return cache.number_of(cache.add(block, at + 64, cache.cold() + 16));
   }
   Offset leads_to(uint32_t exit) {
@@ -79,7 +79,7 @@ TEST_F(CodeCacheTest, WrittenCodeIsNeitherFoundNorReached) {
   EXPECT_GT(cache.writes(), writes);
   EXPECT_TRUE(block(to).dead);
   EXPECT_FALSE(block(from).dead);
-  EXPECT_EQ(leads_to(exit), cache.exit(exit).stub);
+  EXPECT_EQ(leads_to(exit), cache.exit(exit).unlinked);
   EXPECT_EQ(cache.find(page, 0x2000, 0), nullptr);
   // Who comes by a hash table or the host's stack meets a check that cannot pass.
   EXPECT_EQ(load_le<uint32_t>(reinterpret_cast<const std::byte*>(cache.executable(block(to).id_fields[0]))),
