@@ -109,6 +109,15 @@ class Assembler {
     absolute(7, at);
     u8(static_cast<uint8_t>(value));
   }
+  void push_mem(size_t at) {
+    u8(0x65);
+    u8(0xff);
+    absolute(6, at);
+  }
+  void pop(Reg r) {
+    if (r >= 8) u8(0x41);
+    u8(0x58 | (r & 7));
+  }
   void add(Reg r, size_t at) { gs(true, 0x03, r, at); }
   void sub(Reg r, size_t at) { gs(true, 0x2b, r, at); }
   // `index` * 8 + at
@@ -170,6 +179,12 @@ class Assembler {
   }
   void and32(Reg r, uint32_t value) {
     if (r >= 8) u8(0x41);
+    u8(0x81);
+    u8(0xe0 | (r & 7));
+    u32(value);
+  }
+  void and64(Reg r, uint32_t value) {  // sign-extended
+    u8(0x48 | r >> 3);
     u8(0x81);
     u8(0xe0 | (r & 7));
     u32(value);

@@ -32,6 +32,20 @@ void Translator::push_value(const GuestInsn& g, uint64_t value) {
   hot_.lea(kSp, {.base = kSp, .disp = -8});
 }
 
+void Translator::push_return(const GuestInsn& g) {
+  if (!code_->shared) return push_value(g, code_->next_rip(g));
+  const HostMem where = stack_operand(g, -8, 8, Direction::kWrite);
+  if (g.in_window) {
+    rip_to(hot_, kS0, code_->next_rip(g));
+    hot_.store_mem(where, kS0);
+  } else {
+    hot_.lea(kS0, where);
+    rip_to(hot_, kS1, code_->next_rip(g));
+    hot_.store_mem({.base = kS0}, kS1);
+  }
+  hot_.lea(kSp, {.base = kSp, .disp = -8});
+}
+
 void Translator::push(const GuestInsn& g) {
   const x86::Operand& operand = g.insn.operand[0];
   const bool memory = operand.kind == OperandKind::kMem;
@@ -164,8 +178,9 @@ void Translator::count_jump(const GuestInsn& g) {
 
 // Whether an indirect branch's target is canonical is only found out where it leads.
 void Translator::note_branch(int32_t undo) {
-  cache_.insns().back().undo = undo;
-  hot_.store32(offsetof(Hot, branch), static_cast<uint32_t>(cache_.insns().size() - 1));
+  const uint32_t number =
+      cache_.add_branch({.block = cache_.next_block(), .guest = insns_[insn_count_ - 1].guest, .undo = undo});
+  hot_.store32(offsetof(Hot, branch), number);
 }
 
 void Translator::mix_mode() {
@@ -180,9 +195,20 @@ void Translator::mix_mode() {
 // Where the host's return leads: kS0 is where the guest wanted to return to.
 void Translator::landing(const GuestInsn& g) {
   const uint64_t next = code_->next_rip(g);
-  hot_.mov_imm(kS1, next ^ mode_key(code_->mode));
-  hot_.cmp(kS0, kS1);
-  hot_.jcc(kCcNe, routines_.lookup[supervisor()]);
+  if (code_->shared) {
+    // The page that the call was made in lies behind its return address.
+    const auto distance = static_cast<int32_t>(next);
+    hot_.pop(kS1);
+    hot_.lea(kS1, {.base = kS1, .disp = distance});
+    hot_.cmp(kS0, kS1);
+    hot_.jcc(kCcNe, routines_.lookup[supervisor()]);
+    hot_.lea(kS1, {.base = kS1, .disp = -distance});
+    hot_.store(offsetof(Hot, page_base), kS1);
+  } else {
+    hot_.mov_imm(kS1, next ^ mode_key(code_->mode));
+    hot_.cmp(kS0, kS1);
+    hot_.jcc(kCcNe, routines_.lookup[supervisor()]);
+  }
   host_valid_ = false;
   memory_valid_ = true;
   exit_to(next, x86::rflags::kArithmetic, Branch::kJump);
@@ -190,7 +216,8 @@ void Translator::landing(const GuestInsn& g) {
 
 void Translator::call(const GuestInsn& g) {
   free_flags(x86::rflags::kArithmetic);
-  push_value(g, code_->next_rip(g));
+  push_return(g);
+  if (code_->shared) hot_.push_mem(offsetof(Hot, page_base));
   exit_to(code_->next_rip(g) + g.insn.imm, x86::rflags::kArithmetic, Branch::kCall);
   landing(g);
 }
@@ -220,10 +247,11 @@ void Translator::indirect(const GuestInsn& g) {
     return;
   }
   hot_.store(offsetof(Hot, scratch) + 8, kS0);
-  push_value(g, code_->next_rip(g));
+  push_return(g);
   hot_.load(kS0, offsetof(Hot, scratch) + 8);
   note_branch(-8);
   mix_mode();
+  if (code_->shared) hot_.push_mem(offsetof(Hot, page_base));
   hot_.call(routines_.lookup[supervisor()]);
   landing(g);
 }

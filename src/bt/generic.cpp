@@ -327,7 +327,7 @@ void Translator::generic(const GuestInsn& g) {
       r.rm = static_cast<uint8_t>(high);
     swap_bytes();
   }
-  cache_.insns().back().host_flags = host_valid_ && !memory_valid_;
+  insns_[insn_count_ - 1].host_flags = host_valid_ && !memory_valid_;
   reencode(g, r);
   if (swap) swap_bytes();
   for (unsigned i = 0; i < count; ++i)
@@ -341,18 +341,19 @@ void Translator::lea(const GuestInsn& g) {
   const Reg to = host_reg(guest);
   const Reg reg = to == kNoReg ? kS1 : to;
   const bool partial = insn.operand_size == 2;
+  const auto move_word_from_s0 = [&](Reg r) {
+    hot_.u8(0x66);  // MOV r16, r14w
+    hot_.u8(0x44 | r >> 3);
+    hot_.u8(0x89);
+    hot_.u8(0xc0 | 6 << 3 | (r & 7));
+  };
   if (insn.base == x86::kRipBase) {
-    uint64_t target = code_->next_rip(g) + static_cast<uint64_t>(insn.disp);
-    if (insn.address_size == 4 || insn.operand_size == 4) target &= 0xffff'ffff;
-    if (!partial) {
-      hot_.mov_imm(reg, target);
-    } else {
+    const uint64_t target = code_->next_rip(g) + static_cast<uint64_t>(insn.disp);
+    const bool wide = insn.address_size == 8 && insn.operand_size == 8;
+    rip_to(hot_, partial ? kS0 : reg, target, wide);
+    if (partial) {
       if (to == kNoReg) hot_.load(reg, gpr_at(guest));
-      hot_.u8(0x66);  // MOV r16, imm16
-      if (reg >= 8) hot_.u8(0x41);
-      hot_.u8(0xb8 | (reg & 7));
-      hot_.u8(target & 0xff);
-      hot_.u8(target >> 8 & 0xff);
+      move_word_from_s0(reg);
     }
   } else {
     const HostMem mem = address_operand(insn);
@@ -361,10 +362,7 @@ void Translator::lea(const GuestInsn& g) {
       if (insn.address_size == 4) hot_.u8(0x67);
       hot_.lea(kS0, mem, insn.address_size == 8);
       if (to == kNoReg) hot_.load(kS1, gpr_at(guest));
-      hot_.u8(0x66);  // MOV r16, r14w
-      hot_.u8(0x44 | reg >> 3);
-      hot_.u8(0x89);
-      hot_.u8(0xc0 | 6 << 3 | (reg & 7));
+      move_word_from_s0(reg);
     } else {
       if (insn.address_size == 4) hot_.u8(0x67);
       hot_.lea(reg, mem, insn.operand_size == 8);

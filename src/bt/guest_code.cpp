@@ -381,6 +381,8 @@ bool ends_block(const GuestInsn& g) {
 void read_guest_code(mmu::SoftMmu& mmu, const x86::CpuModel& model, uint64_t rip, uint64_t phys, Mode mode,
                      const Options& options, GuestCode& out) {
   out.rip = rip;
+  out.base = 0;
+  out.shared = false;
   out.phys = phys;
   out.mode = mode;
   out.count = out.bytes = out.code_read = 0;

@@ -53,7 +53,9 @@ struct GuestInsn {
 struct GuestCode {
   static constexpr unsigned kMost = 64;
 
-  uint64_t rip = 0;
+  uint64_t rip = 0;     // from `base`
+  uint64_t base = 0;    // 0, or the page that code which may run elsewhere too was found in
+  bool shared = false;  // it may
   uint64_t phys = 0;
   uint64_t second_phys = 0;  // of the other page, when the only instruction crosses into it
   bool straddles = false;
@@ -68,6 +70,12 @@ struct GuestCode {
 
   uint16_t live_before(const GuestInsn& g) const {
     return static_cast<uint16_t>((g.live_after & ~g.writes) | g.reads);
+  }
+  // It shall run wherever its page is mapped: addresses count from the page's start from now on.
+  void share() {
+    shared = true;
+    base = rip & ~kPageMask;
+    rip &= kPageMask;
   }
   uint64_t rip_of(const GuestInsn& insn) const { return rip + insn.at; }
   uint64_t next_rip(const GuestInsn& insn) const { return rip + insn.at + insn.insn.length; }

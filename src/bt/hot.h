@@ -33,12 +33,14 @@ struct alignas(4096) Hot {
   std::atomic<uint32_t> pending{0};
   Reason reason = Reason::kLookup;
   uint64_t exit_value = 0;
-  uint32_t branch = 0;         // the last indirect branch, for one that leads nowhere
-  uint64_t shadow_rsp = 0;     // while not in translated code
-  uint64_t other_rsp[2] = {};  // while in translated code: the stack of the privilege that is not running
-  uint32_t mode_changed = 0;   // CpuState's mode was changed by translated code: C++ has to follow
-  uint32_t waiting = 0;        // an interrupt or NMI waits for IF: STI and its like are for the interpreter
-  uint64_t engine_rsp = 0;     // while in translated code
+  uint32_t branch = 0;           // the last indirect branch, for one that leads nowhere
+  uint64_t shadow_rsp = 0;       // while not in translated code
+  uint64_t other_rsp[2] = {};    // while in translated code: the stack of the privilege that is not running
+  uint32_t mode_changed = 0;     // CpuState's mode was changed by translated code: C++ has to follow
+  uint32_t waiting = 0;          // an interrupt or NMI waits for IF: STI and its like are for the interpreter
+  uint64_t page_base = 0;        // the linear page that shared code runs in
+  uint64_t shadow_base[2] = {};  // of the shadow stacks
+  uint64_t engine_rsp = 0;       // while in translated code
   uint64_t scratch[4] = {};
   // The stack window: a page that may be written, and the distance from guest to host addresses there.
   // Both are set together: with no_window()'s tag alone, RSP could still be chosen to pass the check, and the

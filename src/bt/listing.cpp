@@ -10,24 +10,25 @@
 namespace ostler::bt {
 
 std::string guest_listing(const GuestCode& code) {
-  std::string text = fmt::format("block {:#x} phys {:#x} mode {:#x}, {} bytes\n", code.rip, code.phys,
-                                 code.mode, code.bytes);
+  std::string text = fmt::format("block {:#x} phys {:#x} mode {:#x}, {} bytes\n", code.base + code.rip,
+                                 code.phys, code.mode, code.bytes);
   for (unsigned i = 0; i < code.count; ++i) {
     const GuestInsn& g = code.insns[i];
-    text += fmt::format("  {:#018x}  {}\n", code.rip_of(g), x86::format(g.insn, code.rip_of(g)));
+    text += fmt::format("  {:#018x}  {}\n", code.base + code.rip_of(g),
+                        x86::format(g.insn, code.base + code.rip_of(g)));
   }
   return text;
 }
 
 std::string host_listing(const CodeCache& cache, const Block& block) {
-  const Offset from = std::min(block.checked, block.entry);
+  const Offset from = block.start, end = cache.end_of(block);
   std::string text = fmt::format("host code of block {:#x} at {}, {} bytes\n", block.rip,
-                                 static_cast<const void*>(cache.executable(from)), block.end - from);
-  for (Offset at = from; at < block.end;) {
+                                 static_cast<const void*>(cache.executable(from)), end - from);
+  for (Offset at = from; at < end;) {
     const uint8_t* host = cache.executable(at);
     const auto address = reinterpret_cast<uint64_t>(host);
     x86::Instruction insn;
-    if (x86::decode(std::span(host, block.end - at), x86::CodeSize::k64, insn) == x86::DecodeStatus::kOk) {
+    if (x86::decode(std::span(host, end - at), x86::CodeSize::k64, insn) == x86::DecodeStatus::kOk) {
       text += fmt::format("  {:#018x}  {}\n", address, x86::format(insn, address));
       at += insn.length;
     } else {

@@ -38,7 +38,7 @@ void Translator::address(const GuestInsn& g) {
   const x86::Instruction& insn = g.insn;
   if (insn.base == x86::kRipBase) {
     const uint64_t target = code_->next_rip(g) + static_cast<uint64_t>(insn.disp);
-    hot_.mov_imm(kS0, insn.address_size == 4 ? target & 0xffff'ffff : target);
+    rip_to(hot_, kS0, target, insn.address_size == 8);
   } else {
     const HostMem mem = address_operand(insn);
     if (insn.address_size == 4) hot_.u8(0x67);
@@ -70,10 +70,10 @@ void Translator::check(const GuestInsn& g, unsigned size, Direction direction) {
 
 void Translator::miss_info(const GuestInsn& g, unsigned size, bool write, Offset resume) {
   const MissInfo info{
-      .rip = code_->rip_of(g),
+      .block = cache_.next_block(),
       .resume = static_cast<int32_t>(resume - cold_.offset()),
+      .offset = g.at,
       .size = static_cast<uint8_t>(size),
-      .left = static_cast<uint8_t>(code_->count - (&g - code_->insns.data())),
       .write = write,
       .others_first = g.insn.opcode >= x86::Opcode::kFadd || g.insn.opcode == x86::Opcode::kCmpxchg16b};
   cold_.bytes(&info, sizeof info);
@@ -83,7 +83,7 @@ void Translator::address_keeping_flags(const GuestInsn& g) {
   const x86::Instruction& insn = g.insn;
   if (insn.base == x86::kRipBase) {
     const uint64_t target = code_->next_rip(g) + static_cast<uint64_t>(insn.disp);
-    hot_.mov_imm(kS0, insn.address_size == 4 ? target & 0xffff'ffff : target);
+    rip_to(hot_, kS0, target, insn.address_size == 8);
   } else {
     const HostMem mem = address_operand(insn);
     if (insn.address_size == 4) hot_.u8(0x67);
@@ -177,7 +177,7 @@ void Translator::check_window(const GuestInsn& g) {
 }
 
 HostMem Translator::in_window(int32_t disp) {
-  cache_.insns().back().host_flags = host_valid_ && !memory_valid_;
+  insns_[insn_count_ - 1].host_flags = host_valid_ && !memory_valid_;
   hot_.load(kS1, offsetof(Hot, window_delta));
   return {.base = kSp, .index = kS1, .disp = disp};
 }

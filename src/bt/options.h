@@ -6,12 +6,14 @@
 namespace ostler::bt {
 
 struct Options {
-  size_t cache_bytes = size_t{64} << 20;
+  size_t cache_bytes = size_t{256} << 20;
   unsigned block_instructions = 64;  // at most, in a superblock
   bool count = false;                // keeps Cpu::budget exact, for run(max_instructions)
   unsigned check = 0;                // every nth block also runs on the interpreter, see checker.h
   bool perf_map = false;             // see perf_map.h
 
+  bool share = true;       // code that lies at several linear pages is translated once for all of them
+  bool share_all = false;  // as if all user code did, for tests
   bool window = true;      // one check for a block's stack accesses
   bool keep_flags = true;  // checks that leave the host's flags alone where the guest's are in them
   bool system = true;      // system instructions and string instructions without the interpreter

@@ -111,6 +111,7 @@ Result<Routines> make_routines(CodeCache& cache, MissFunction miss) {
   a.mov(gs64(offsetof(Hot, scratch)), rdi);
   m.load_vectors();
   m.load_registers();
+  a.mov(r14, gs64(offsetof(Hot, cpu) + offsetof(x86::CpuState, rip)));  // for shared code
   a.jmp(gs64(offsetof(Hot, scratch)));
 
   // Out of translated code: the reason is set; the guest's state goes to CpuState.
@@ -207,7 +208,7 @@ Result<Routines> make_routines(CodeCache& cache, MissFunction miss) {
     a.jmp(leave);
 
     r.underflow[supervisor] = here();
-    a.sub(rsp, 8);
+    a.mov(rsp, gs64(offsetof(Hot, shadow_base) + supervisor * 8));
     a.jmp(base + r.lookup[supervisor]);
   }
 
@@ -316,7 +317,7 @@ Result<Routines> make_routines(CodeCache& cache, MissFunction miss) {
       code.relocateToBase(base) != asmjit::kErrorOk || code.codeSize() > kRoutineBytes ||
       code.copyFlattenedData(cache.writable(0), kRoutineBytes) != asmjit::kErrorOk)
     return Error(ErrorKind::kUnsupported, "the translator's routines could not be assembled");
-  cache.reserve(kRoutineBytes);
+  cache.reserve(kRoutineBytes, r.lookup[0]);
   return r;
 }
 

@@ -12,12 +12,12 @@ namespace ostler::bt {
 
 // Follows the call of a memory access's slow path in the cold code. Packed: code is all around it.
 struct [[gnu::packed]] MissInfo {
-  uint64_t rip;    // of the guest instruction
-  int32_t resume;  // from here to behind the check
-  uint8_t size;    // bytes
-  uint8_t left;    // instructions of the block from this one on
-  uint8_t write;
-  uint8_t others_first;  // #GP of a misaligned operand, #MF go before #PF: the interpreter decides
+  uint32_t block;
+  int32_t resume;   // from here to behind the check
+  uint16_t offset;  // of the guest instruction from the block's start
+  uint8_t size;     // bytes
+  uint8_t write : 1;
+  uint8_t others_first : 1;  // #GP of a misaligned operand, #MF go before #PF: the interpreter decides
 };
 
 enum class TlbKind : uint8_t { kUser, kSup, kAc };

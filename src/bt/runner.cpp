@@ -51,6 +51,7 @@ Result<std::unique_ptr<Runner>> Runner::create(Shared& shared, Window& window,
         reinterpret_cast<uint64_t>(shared.cache->executable(shared.routines.underflow[i])));
     if (!stack) return std::move(stack).error();
     runner->shadow_[i] = *std::move(stack);
+    window.hot().shadow_base[i] = runner->shadow_[i].base();
   }
   return runner;
 }
@@ -170,58 +171,73 @@ Mode Runner::mode_of(const interp::Cpu& cpu) const {
   return m;
 }
 
+// After a flush nothing that this vCPU keeps of host addresses and numbers of pages means anything.
+void Runner::follow_generation() {
+  if (generation_ == cache_.generation()) return;
+  generation_ = cache_.generation();
+  window_.clear_hash();
+  cpu_.mmu.forget_exec_ids();
+  shadow_epoch_ = ~uint64_t{0};
+}
+
+// Where the fetch TLB's entry keeps the numbers that translated code compares with.
+void Runner::set_page_numbers(uint64_t rip, const CodeCache::PageNumbers& numbers) {
+  cpu_.mmu.exec_id(rip) = numbers.own;
+  cpu_.mmu.exec_shared(rip) = numbers.shared == kNone ? 0 : (rip & ~kPageMask) - numbers.shared;
+}
+
+Block* Runner::find_known(uint64_t rip, uint64_t phys, Mode mode) {
+  const auto find = [&](const CodeCache::PageNumbers& numbers) {
+    Block* block = numbers.own == kNone ? nullptr : cache_.find(numbers.own, rip, mode);
+    return block != nullptr || numbers.shared == kNone ? block : cache_.find(numbers.shared, rip, mode);
+  };
+  Block* block = find({cpu_.mmu.exec_id(rip), cpu_.mmu.known_exec_shared(rip)});
+  if (block != nullptr) return block;
+  const CodeCache::PageNumbers numbers = cache_.known_page(rip, phys);
+  set_page_numbers(rip, numbers);
+  return find(numbers);
+}
+
 std::optional<Runner::Place> Runner::find(uint64_t rip, Mode mode) {
   if (!cpu_.canonical(rip)) x86::raise(Vector::kGp, 0);
   constexpr unsigned kTries = 3;
   for (unsigned tries = 0; tries < kTries; ++tries) {
     const uint64_t phys = cpu_.mmu.translate_fetch(rip).value;
-    uint32_t& id = cpu_.mmu.exec_id(rip);
+    follow_generation();
     {
       const std::lock_guard lock(cache_.mutex());
-      if (cache_.is_stale(id)) id = cache_.known_page_number(rip, phys);
-      Block* block = cache_.find(id, rip, mode);
-      if (block != nullptr) {
-        if (block->second_page != kNone) {
-          const uint64_t second = (rip | kPageMask) + 1;
-          const uint64_t second_phys = cpu_.mmu.translate_fetch(second).value;
-          uint32_t& second_id = cpu_.mmu.exec_id(second);
-          if (cache_.is_stale(second_id)) second_id = cache_.known_page_number(second, second_phys);
-          if (second_id != block->second_page) block = nullptr;
-        }
-        if (block != nullptr)
-          return Place{cache_.number_of(*block), cache_.executable(block->checked), cache_.generation(),
-                       mode};
+      Block* block = find_known(rip, phys, mode);
+      if (block != nullptr && block->straddle != kNone) {
+        const uint64_t second = (rip | kPageMask) + 1;
+        const uint64_t second_phys = cpu_.mmu.translate_fetch(second).value;
+        const CodeCache::PageNumbers numbers = cache_.known_page(second, second_phys);
+        set_page_numbers(second, numbers);
+        if (numbers.own != cache_.straddle(*block).page) block = nullptr;
       }
+      if (block != nullptr)
+        return Place{cache_.number_of(*block), cache_.executable(block->checked), generation_, mode};
     }
     // Reading code may wait for other vCPUs and serve what they ask for, so addresses and numbers may be
     // stale after.
     const auto start = std::chrono::steady_clock::now();
-    const uint64_t writes = cache_.writes(), epoch = cpu_.mmu.fetch_epoch(), generation = cache_.generation();
+    const uint64_t writes = cache_.writes(), epoch = cpu_.mmu.fetch_epoch();
     read_guest_code(cpu_.mmu, cpu_.model, rip, phys, mode, shared_.options, *code_);
     if (!code_->keep) return std::nullopt;
-    if (epoch != cpu_.mmu.fetch_epoch() || generation != cache_.generation()) continue;
-    uint32_t second_page = kNone;
+    if (epoch != cpu_.mmu.fetch_epoch() || generation_ != cache_.generation()) continue;
     bool full = false;
     {
       const std::lock_guard lock(cache_.mutex());
       if (writes != cache_.writes()) continue;
       full = !cache_.has_room();
       if (!full) {
-        const uint32_t page = cache_.page_number(rip, phys);
-        cpu_.mmu.exec_id(rip) = page;
-        if (code_->straddles) {
-          const uint64_t second = (rip | kPageMask) + 1;
-          second_page = cache_.page_number(second, code_->second_phys);
-          cpu_.mmu.exec_id(second) = second_page;
-        }
         const Offset cold = cache_.cold();
-        Block& block = shared_.translator->translate(*code_, page, second_page);
-        if (checker_ == nullptr) link_known(block);
+        Block& block = translate(rip, phys, mode);
+        if (checker_ == nullptr) link_known(block, code_->base);
         shared_.tell(*code_, block, cold);
         cache_.statistics().nanoseconds += static_cast<uint64_t>(
             std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - start)
                 .count());
-        return Place{cache_.number_of(block), cache_.executable(block.checked), cache_.generation(), mode};
+        return Place{cache_.number_of(block), cache_.executable(block.checked), generation_, mode};
       }
     }
     flush_cache();
@@ -229,14 +245,41 @@ std::optional<Runner::Place> Runner::find(uint64_t rip, Mode mode) {
   return std::nullopt;
 }
 
-// Exits of a new block to places that have translations, in pages whose numbers are at hand. With the cache's
-// mutex.
-void Runner::link_known(Block& block) {
-  for (uint32_t number = block.first_exit; number < block.first_exit + block.exits; ++number) {
+// What read_guest_code() has read. With the cache's mutex.
+Block& Runner::translate(uint64_t rip, uint64_t phys, Mode mode) {
+  const bool share = shared_.options.share && checker_ == nullptr && (mode & ~mode::kNoWindow) == 0 &&
+                     !code_->straddles && (shared_.options.share_all || cache_.better_shared(rip, phys));
+  uint32_t page = kNone, second_page = kNone;
+  if (share) {
+    page = cache_.shared_page(phys);
+    code_->share();
+  } else {
+    page = cache_.own_page(rip, phys);
+  }
+  set_page_numbers(rip, cache_.known_page(rip, phys));
+  if (code_->straddles) {
+    const uint64_t second = (rip | kPageMask) + 1;
+    second_page = cache_.own_page(second, code_->second_phys);
+    set_page_numbers(second, cache_.known_page(second, code_->second_phys));
+  }
+  return shared_.translator->translate(*code_, page, second_page);
+}
+
+// Exits of a new block to places that have translations, in pages whose numbers are at hand. `base`: what
+// shared code's addresses count from. With the cache's mutex.
+void Runner::link_known(Block& block, uint64_t base) {
+  const uint32_t end = cache_.exits_end(block);
+  for (uint32_t number = block.first_exit; number < end; ++number) {
     const Exit& exit = cache_.exit(number);
-    const uint32_t page = exit.same_page ? block.page : cpu_.mmu.known_exec_id(exit.target);
-    if (page == kNone) continue;
-    Block* target = cache_.find(page, exit.target, exit.mode);
+    Block* target = nullptr;
+    if (exit.same_page) {
+      target = cache_.find(block.page, exit.target, exit.mode);
+    } else {
+      const uint64_t rip = base + exit.target;
+      const uint32_t own = cpu_.mmu.known_exec_id(rip), shared = cpu_.mmu.known_exec_shared(rip);
+      if (own != kNone) target = cache_.find(own, rip, exit.mode);
+      if (target == nullptr && shared != kNone) target = cache_.find(shared, rip, exit.mode);
+    }
     if (target != nullptr) cache_.link(number, *target);
   }
 }
@@ -314,11 +357,6 @@ std::optional<Runner::Place> Runner::arrive(Mode mode, uint32_t link, uint64_t l
   const uint64_t rip = cpu_.s.rip;
   const auto place = find(rip, mode | block_mode);
   if (!place) return place;
-  if (generation_ != place->generation) {
-    window_.clear_hash();
-    generation_ = place->generation;
-    shadow_epoch_ = ~uint64_t{0};
-  }
   if (checker_ != nullptr) {  // each block for itself
     shadow_epoch_ = ~uint64_t{0};
     return place;
@@ -328,10 +366,8 @@ std::optional<Runner::Place> Runner::arrive(Mode mode, uint32_t link, uint64_t l
     hash_entry(mode, key) = {.key = key, .host = reinterpret_cast<uint64_t>(place->checked)};
   } else if (link_generation == place->generation) {
     const std::lock_guard lock(cache_.mutex());
-    const Exit& exit = cache_.exit(link);
     Block& target = cache_.block(place->block);
-    if (!target.dead && (!exit.same_page || cache_.block(exit.block).page == target.page))
-      cache_.link(link, target);
+    if (!target.dead) cache_.link(link, target);
   }
   return place;
 }
@@ -388,8 +424,8 @@ NativeExit Runner::run(interp::Cpu& cpu, bool interrupt_waits) {
         if (!cpu.canonical(s.rip)) [[unlikely]] {
           // The branch itself faults.
           const std::lock_guard lock(cache_.mutex());
-          const InsnMap& branch = cache_.insns()[hot_.branch];
-          s.rip = cache_.block_of_insn(hot_.branch).rip + branch.guest;
+          const IndirectBranch& branch = cache_.branch(hot_.branch);
+          s.rip = cache_.block(branch.block).address(branch.guest, hot_.page_base);
           s.gpr[x86::kRsp] -= static_cast<uint64_t>(static_cast<int64_t>(branch.undo));
           ++statistics_.interpreted;
           return NativeExit::kInterpret;
@@ -400,8 +436,9 @@ NativeExit Runner::run(interp::Cpu& cpu, bool interrupt_waits) {
         link = static_cast<uint32_t>(hot_.exit_value);
         link_generation = generation_;
         const std::lock_guard lock(cache_.mutex());
-        s.rip = cache_.exit(link).target;
-        block_mode = cache_.exit(link).mode & mode::kNoWindow;
+        const Exit& exit = cache_.exit(link);
+        s.rip = cache_.block(exit.block).base(hot_.page_base) + exit.target;
+        block_mode = exit.mode & mode::kNoWindow;
         break;
       }
       case Reason::kPoll:
@@ -431,16 +468,25 @@ NativeExit Runner::run(interp::Cpu& cpu, bool interrupt_waits) {
   }
 }
 
+// Of the block, from the instruction `guest` bytes on, with Options::count.
+int64_t Runner::instructions_left(const Block& block, unsigned guest) {
+  if (!shared_.options.count) return 0;
+  const std::lock_guard lock(cache_.mutex());
+  return block.count - cache_.insn_at(block, guest).index;
+}
+
 uint64_t Runner::miss(Runner* runner, const MissInfo* info, uint64_t address) {
   ++runner->statistics_.misses;
   Hot& hot = runner->hot_;
   hot.reason = Reason::kFault;
-  hot.cpu.rip = info->rip;
+  // Other vCPUs add blocks meanwhile, but this one stays as and where it is.
+  const Block& block = runner->cache_.block(info->block);
+  hot.cpu.rip = block.address(info->offset, hot.page_base);
   struct TakeBack {
     Hot& hot;
     int64_t left;
     ~TakeBack() { hot.budget += left; }
-  } take_back{hot, info->left};
+  } take_back{hot, runner->instructions_left(block, info->offset)};
   interp::Cpu& cpu = runner->cpu_;
   runner->follow_mode();
   // What the interpreter knows better: addresses that are not canonical, page crossings, devices, code pages.
@@ -482,7 +528,7 @@ bool Runner::take_host_fault() {
   InsnMap insn;
   const Block* block = cache_.find_host(reinterpret_cast<const uint8_t*>(hot_.exit_value), insn);
   ASSERT(block != nullptr, "translated code faults only inside blocks");
-  cpu_.s.rip = block->rip + insn.guest;
+  cpu_.s.rip = block->address(insn.guest, hot_.page_base);
   if (shared_.options.count) cpu_.budget += block->count - insn.index;
   if (insn.host_flags)
     cpu_.s.flags_ax = static_cast<uint16_t>(((fault_flags_ & 0xd5) | 2) << 8 | ((fault_flags_ >> 11) & 1));

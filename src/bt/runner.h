@@ -54,7 +54,12 @@ class Runner final : public interp::Native {
   // The translation at `rip`, made if there is none. Nothing: what lies there is not to be kept, or somebody
   // writes it.
   std::optional<Place> find(uint64_t rip, Mode mode);
-  void link_known(Block& block);
+  void follow_generation();
+  void set_page_numbers(uint64_t rip, const CodeCache::PageNumbers& numbers);
+  Block* find_known(uint64_t rip, uint64_t phys, Mode mode);
+  Block& translate(uint64_t rip, uint64_t phys, Mode mode);
+  void link_known(Block& block, uint64_t base);
+  int64_t instructions_left(const Block& block, unsigned guest);
   void flush_cache();
   void enter(const uint8_t* host, bool supervisor);
   std::optional<Place> arrive(Mode mode, uint32_t link, uint64_t link_generation, Mode block_mode);

@@ -15,7 +15,10 @@ Result<ShadowStack> ShadowStack::create(uint64_t underflow) {
   if (memory == MAP_FAILED) return errno_error("memory of a vCPU", errno);
   stack.memory_ = static_cast<std::byte*>(memory);
   if (mprotect(memory, kGuard, PROT_NONE) != 0) return errno_error("memory of a vCPU", errno);
-  std::memcpy(reinterpret_cast<void*>(stack.base()), &underflow, sizeof underflow);
+  // All of it: shared code takes two words for a call, and may pop one that it has not pushed after the stack
+  // started again.
+  for (uint64_t at = stack.base(); at < stack.base() + kSlack; at += sizeof underflow)
+    std::memcpy(reinterpret_cast<void*>(at), &underflow, sizeof underflow);
   return stack;
 }
 

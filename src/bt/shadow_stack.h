@@ -20,10 +20,12 @@ class ShadowStack {
   ~ShadowStack();
 
   // Empty: the next return goes to the underflow routine.
-  uint64_t base() const { return reinterpret_cast<uint64_t>(memory_) + kGuard + kSize - 64; }
+  uint64_t base() const { return reinterpret_cast<uint64_t>(memory_) + kGuard + kSize - kSlack; }
   bool in_guard(uint64_t address) const { return address - reinterpret_cast<uint64_t>(memory_) < kGuard; }
 
  private:
+  static constexpr size_t kSlack = 64;
+
   std::byte* memory_ = nullptr;
 };
 

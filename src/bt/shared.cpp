@@ -44,9 +44,10 @@ void Shared::tell(const GuestCode& code, const Block& block, Offset cold) {
   if (log::enabled(log::Subject::kInAsm)) log::write(guest_listing(code));
   if (log::enabled(log::Subject::kOutAsm)) log::write(host_listing(*cache, block));
   if (perf_map_ == nullptr) return;
-  const Offset from = std::min(block.checked, block.entry);
-  perf_map_->add(cache->executable(from), block.end - from, fmt::format("guest_{:#x}", block.rip));
-  perf_map_->add(cache->executable(cold), cache->cold() - cold, fmt::format("guest_{:#x}_cold", block.rip));
+  const uint64_t rip = code.base + code.rip;
+  perf_map_->add(cache->executable(block.start), cache->end_of(block) - block.start,
+                 fmt::format("guest_{:#x}", rip));
+  perf_map_->add(cache->executable(cold), cache->cold() - cold, fmt::format("guest_{:#x}_cold", rip));
 }
 
 Shared::~Shared() {

@@ -21,7 +21,7 @@ void Translator::leave_if(uint8_t cc, const GuestInsn& g) {
   const uint32_t field = hot_.jcc(cc);
   land(field, cold_.offset());
   give_back_budget(g);
-  cold_.mov_imm(kS0, code_->rip_of(g));
+  rip_to(cold_, kS0, code_->rip_of(g));
   cold_.jmp(routines_.exit_interpret);
 }
 
@@ -62,8 +62,8 @@ void Translator::system(const GuestInsn& g) {
       return rdtsc(g);
     default:  // SYSCALL, SYSRET
       free_flags(rflags::kArithmetic);
-      hot_.mov_imm(kS0, code_->rip_of(g));
-      hot_.mov_imm(kS1, code_->next_rip(g));
+      rip_to(hot_, kS0, code_->rip_of(g));
+      rip_to(hot_, kS1, code_->next_rip(g));
       hot_.jmp(g.insn.opcode == Opcode::kSyscall ? routines_.syscall : routines_.sysret);
       return;
   }

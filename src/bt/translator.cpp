@@ -1,5 +1,7 @@
 #include "bt/translator.h"
 
+#include <algorithm>
+
 #include "bt/window.h"
 #include "x86/host_cpu.h"
 
@@ -50,45 +52,40 @@ Block& Translator::translate(const GuestCode& code, uint32_t page, uint32_t seco
   block_ = {};
   poll_exit_ = 0;
   block_.rip = code.rip;
+  block_.shared = code.shared;
   block_.phys = code.phys;
-  block_.second_phys = code.second_phys;
   block_.page = page;
-  block_.second_page = second_page;
+  straddle_ = {.phys = code.second_phys, .page = second_page};
   block_.mode = code.mode;
-  block_.count = static_cast<uint16_t>(code.count);
-  block_.bytes = static_cast<uint16_t>(code.bytes);
   block_.entry_flags = code.entry_flags;
   block_.first_exit = cache_.next_exit();
-  block_.first_insn = static_cast<uint32_t>(cache_.insns().size());
+  insn_count_ = 0;
   hot_ = Assembler(cache_.writable(cache_.hot()), cache_.hot());
   cold_ = Assembler(cache_.writable(cache_.cold()), cache_.cold());
   // What begins by putting the flags into memory is better entered with them there.
   const bool memory_entry = code.straddles || code.insns[0].kind == Kind::kInterpret;
   entries(page, second_page, memory_entry);
   body();
-  block_.end = hot_.offset();
-  block_.exits = cache_.next_exit() - block_.first_exit;
-  return cache_.add(block_, hot_.offset(), cold_.offset());
+  return cache_.add(block_, hot_.offset(), cold_.offset(), {insns_.data(), insn_count_}, code.bytes,
+                    second_page == kNone ? nullptr : &straddle_);
 }
 
 void Translator::entries(uint32_t page, uint32_t second_page, bool memory_entry) {
   const bool live = block_.entry_flags != 0;
-  const size_t exec = (supervisor() ? Window::kSup : Window::kUser) + offsetof(mmu::TlbArrays, exec_id);
-  const auto check_page = [&](uint64_t rip, uint32_t number, unsigned which) {
-    hot_.align_field(8);
-    hot_.compare32(exec + mmu::Tlb::slot_of(rip) * 4, number);
-    block_.id_fields[which] = hot_.offset() - 4;
-    cold_jump(hot_.jcc(kCcNe), code_->rip, routines_.exit_poll);
-  };
+  block_.start = hot_.offset();
   if (memory_entry) {
     block_.entry = hot_.offset();
     host_valid_ = live;
     memory_valid_ = false;
     free_flags(block_.entry_flags);
+    if (code_->shared) rip_to(hot_, kS0, code_->rip);
   }
   block_.checked = hot_.offset();
-  check_page(code_->rip, page, 0);
-  if (second_page != kNone) check_page((code_->rip | kPageMask) + 1, second_page, 1);
+  if (code_->shared)
+    check_shared_page(page);
+  else
+    check_own_page(code_->rip, page, block_.id_field);
+  if (second_page != kNone) check_own_page((code_->rip | kPageMask) + 1, second_page, straddle_.id_field);
   if (memory_entry) {
     host_valid_ = false;
     memory_valid_ = live;
@@ -110,6 +107,38 @@ void Translator::entries(uint32_t page, uint32_t second_page, bool memory_entry)
     poll();
   }
   count_down();
+}
+
+void Translator::check_own_page(uint64_t rip, uint32_t number, Offset& id_field) {
+  const size_t exec = (supervisor() ? Window::kSup : Window::kUser) + offsetof(mmu::TlbArrays, exec_id);
+  hot_.align_field(8);
+  hot_.compare32(exec + mmu::Tlb::slot_of(rip) * 4, number);
+  id_field = hot_.offset() - 4;
+  cold_jump(hot_.jcc(kCcNe), code_->rip, routines_.exit_poll);
+}
+
+// kS0 is where the block is to run.
+void Translator::check_shared_page(uint32_t number) {
+  hot_.mov(kS1, kS0);
+  hot_.and64(kS1, ~static_cast<uint32_t>(kPageMask));
+  hot_.store(offsetof(Hot, page_base), kS1);
+  hot_.shr(kS0, 12);
+  hot_.and32(kS0, mmu::Tlb::kEntries - 1);
+  hot_.sub_indexed(kS1, kS0, Window::kUser + offsetof(mmu::TlbArrays, exec_shared));
+  hot_.align_field(3);
+  hot_.cmp_imm(kS1, number);
+  block_.id_field = hot_.offset() - 4;
+  cold_jump(hot_.jcc(kCcNe), code_->rip, routines_.exit_poll);
+}
+
+void Translator::rip_to(Assembler& a, Reg reg, uint64_t rip, bool wide) {
+  if (!code_->shared) return a.mov_imm(reg, wide ? rip : rip & 0xffff'ffff);
+  a.load(reg, offsetof(Hot, page_base));
+  // What is 2 GiB away from the end of a page may be a little further from its start.
+  const auto all = static_cast<int64_t>(rip), most = int64_t{INT32_MAX};
+  const auto first = static_cast<int32_t>(std::clamp(all, -most, most));
+  if (all != first) a.lea(reg, {.base = reg, .disp = static_cast<int32_t>(all - first)});
+  a.lea(reg, {.base = reg, .disp = first}, wide);
 }
 
 // Blocks end at every branch then, so all of their instructions run unless one faults.
@@ -140,15 +169,15 @@ void Translator::cold_jump(uint32_t field, uint64_t rip, Offset routine) {
     if (poll_exit_ != cold_.offset()) return;
   }
   land(field, cold_.offset());
-  cold_.mov_imm(kS0, rip);
+  rip_to(cold_, kS0, rip);
   cold_.jmp(routine);
 }
 
 void Translator::body() {
   for (unsigned i = 0; i < code_->count; ++i) {
     const GuestInsn& g = code_->insns[i];
-    cache_.insns().push_back(
-        {.host = hot_.offset(), .index = static_cast<uint8_t>(i), .guest = g.at, .host_flags = false});
+    insns_[insn_count_++] = {
+        .host = hot_.offset(), .index = static_cast<uint8_t>(i), .guest = g.at, .host_flags = false};
     if (g.window_here) check_window(g);
     instruction(g);
   }
@@ -196,7 +225,7 @@ void Translator::instruction(const GuestInsn& g) {
 
 void Translator::interpret(const GuestInsn& g) {
   free_flags(x86::rflags::kArithmetic);
-  hot_.mov_imm(kS0, code_->rip_of(g));
+  rip_to(hot_, kS0, code_->rip_of(g));
   hot_.jmp(routines_.exit_interpret);
 }
 

@@ -2,8 +2,8 @@
 // emitted.
 #pragma once
 
+#include <array>
 #include <cstdint>
-#include <vector>
 
 #include "bt/assembler.h"
 #include "bt/code_cache.h"
@@ -18,8 +18,8 @@ class Translator {
  public:
   Translator(CodeCache& cache, const Routines& routines, const Options& options);
 
-  // The block for `code`, whose page has the number `page`, and `second_page` if it straddles. The cache has
-  // room.
+  // The block for `code`, whose page has the number `page`, and whose other page has `second_page` if it
+  // straddles. The cache has room.
   Block& translate(const GuestCode& code, uint32_t page, uint32_t second_page);
 
  private:
@@ -28,6 +28,10 @@ class Translator {
 
   void body();
   void entries(uint32_t page, uint32_t second_page, bool memory_entry);
+  void check_own_page(uint64_t rip, uint32_t number, Offset& id_field);
+  void check_shared_page(uint32_t number);
+  // `reg` = where `rip` is, which counts from the page's start in shared code. Leaves flags alone.
+  void rip_to(Assembler& a, Reg reg, uint64_t rip, bool wide = true);
   void instruction(const GuestInsn& g);
 
   // ---- flags ----
@@ -68,6 +72,7 @@ class Translator {
   void pop(const GuestInsn& g);
   void leave(const GuestInsn& g);
   void push_value(const GuestInsn& g, uint64_t value);
+  void push_return(const GuestInsn& g);
   void conditional_jump(const GuestInsn& g);
   void count_jump(const GuestInsn& g);
   void call(const GuestInsn& g);
@@ -119,6 +124,9 @@ class Translator {
   const bool count_, keep_flags_;
   const GuestCode* code_ = nullptr;
   Block block_;
+  Straddle straddle_{};
+  std::array<InsnMap, GuestCode::kMost> insns_;
+  unsigned insn_count_ = 0;
   Offset poll_exit_ = 0;  // where the block's entries leave to look at what is pending; 0: not written yet
   Assembler hot_, cold_;
   bool host_valid_ = false, memory_valid_ = false;  // where the guest's flags are; neither: nobody wants them

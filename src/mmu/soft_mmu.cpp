@@ -141,6 +141,11 @@ void SoftMmu::for_each_tlb(F&& f) {
   f(*supervisors_[1]);
 }
 
+// Contexts that are not valid are cleared before they are used again.
+void SoftMmu::forget_exec_ids() {
+  for_each_tlb([](Tlb& tlb) { tlb.forget_exec_ids(); });
+}
+
 uint64_t SoftMmu::current_pcid() const {
   return (state_.cr4 & cr4::kPcide) != 0 ? state_.cr3 & 0xfff : 0;
 }

@@ -99,10 +99,18 @@ class SoftMmu final : private Coherent {
   // The fetch entry of a linear address after translate_fetch(): where the number for translated code is
   // kept.
   uint32_t& exec_id(uint64_t linear) { return fetch_->exec_id[Tlb::slot_of(linear)]; }
+  uint64_t& exec_shared(uint64_t linear) { return fetch_->exec_shared[Tlb::slot_of(linear)]; }
+  void forget_exec_ids();
   // The number of the page at `linear` as long as it is known; 0: not.
   uint32_t known_exec_id(uint64_t linear) const {
     const unsigned slot = Tlb::slot_of(linear);
     return fetch_->fetch_tag[slot] == Tlb::page_of(linear) ? fetch_->exec_id[slot] : 0;
+  }
+  uint32_t known_exec_shared(uint64_t linear) const {
+    const unsigned slot = Tlb::slot_of(linear);
+    return fetch_->fetch_tag[slot] == Tlb::page_of(linear) && fetch_->exec_shared[slot] != 0
+               ? static_cast<uint32_t>(Tlb::page_of(linear) - fetch_->exec_shared[slot])
+               : 0;
   }
   // The user context's TLB, the one that changes with CR3.
   Tlb* user_tlb() const { return tlbs_[kUser]; }

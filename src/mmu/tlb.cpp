@@ -30,6 +30,7 @@ void Tlb::fill(const Fill& fill) {
     fetch_tag[slot] = page;
     fetch_phys[slot] = entry;
     exec_id[slot] = 0;
+    exec_shared[slot] = 0;
     return note();
   }
   const bool same = holds(slot, page) && phys[slot] == entry && host[slot] == fill.host;

@@ -30,6 +30,10 @@ struct TlbArrays {
   // For translated code: a number that its owner has given to this linear page at this physical page, valid
   // while the fetch tag is; 0: none.
   std::array<uint32_t, kEntries> exec_id;
+  // The same for code that runs at several linear pages: the linear page less a number that is given to the
+  // physical page, below 2^24 and no multiple of 4096; 0: none. Less this, no linear page but the slot's own
+  // is such a number.
+  std::array<uint64_t, kEntries> exec_shared;
 };
 
 class Tlb : public TlbArrays {
@@ -68,6 +72,12 @@ class Tlb : public TlbArrays {
   void drop_fetch(unsigned slot) {
     fetch_tag[slot] = never(slot);
     exec_id[slot] = 0;
+    exec_shared[slot] = 0;
+  }
+  // The numbers mean nothing any more.
+  void forget_exec_ids() {
+    exec_id.fill(0);
+    exec_shared.fill(0);
   }
   void clear_write_tags();
   void clear_write_tags_of(const std::byte* host_page);

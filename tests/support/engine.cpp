@@ -27,8 +27,8 @@ EngineChoice parse(std::string_view text) {
   choice.translate = name == "bt";
   while (!rest.empty()) {
     const std::string_view word = take();
-    if (!choice.translate || !word.ends_with("=off")) refuse(text, "not understood");
-    choice.off.emplace_back(word.substr(0, word.size() - 4));
+    if (!choice.translate) refuse(text, "not understood");
+    choice.settings.emplace_back(word);
   }
   return choice;
 }
@@ -63,19 +63,21 @@ bt::Options options() {
   bt::Options options;
   options.cache_bytes = size_t{4} << 20;
   options.count = true;
-  for (const std::string& off : engine_choice().off) {
-    if (off == "count")
+  for (const std::string& setting : engine_choice().settings) {
+    if (setting == "count=off")
       options.count = false;
-    else if (off == "superblocks")
+    else if (setting == "superblocks=off")
       options.block_instructions = 1;
-    else if (off == "window")
+    else if (setting == "window=off")
       options.window = false;
-    else if (off == "keep_flags")
+    else if (setting == "keep_flags=off")
       options.keep_flags = false;
-    else if (off == "system")
+    else if (setting == "system=off")
       options.system = false;
+    else if (setting == "share=all")
+      options.share_all = true;
     else
-      refuse("bt," + off + "=off", "no such optimisation");
+      refuse("bt," + setting, "no such setting");
   }
   return options;
 }

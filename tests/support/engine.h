@@ -3,7 +3,8 @@
 //
 //   OSTLER_TEST_ENGINE=interp            the default
 //   OSTLER_TEST_ENGINE=bt[,OPTION=off…]  the translator. Options: count (budgets of run() are exact),
-//                                        superblocks (several instructions in a translation)
+//                                        superblocks (several instructions in a translation), window,
+//                                        keep_flags, system (bt/options.h); also share=all
 //
 // The variants that ctest runs are listed in cmake/OstlerLibrary.cmake.
 #pragma once
@@ -26,7 +27,7 @@ namespace ostler::test {
 
 struct EngineChoice {
   bool translate = false;
-  std::vector<std::string> off;  // optimisations, by name
+  std::vector<std::string> settings;  // as above
 };
 // From the environment; ends the test program with a message when that cannot be understood.
 const EngineChoice& engine_choice();

@@ -11,16 +11,15 @@ namespace {
 class CodeCacheTest : public ::testing::Test {
  protected:
   // A block at `rip` that ends with one jump, to `target`.
-  uint32_t add(uint64_t rip, uint64_t phys, uint64_t target = 0) {
+  uint32_t add(uint64_t rip, uint64_t phys, uint64_t target = 0, bool shared = false) {
     const std::lock_guard lock(cache.mutex());
     const Offset at = cache.hot();
-    Block block{.rip = rip, .phys = phys, .page = cache.page_number(rip, phys)};
-    block.checked = at;
+    Block block{.rip = rip, .phys = phys, .shared = shared};
+    block.page = shared ? cache.shared_page(phys) : cache.own_page(rip, phys);
+    block.start = block.checked = at;
     block.entry = at + 16;
-    block.end = at + 64;
-    block.id_fields[0] = at + 8;
+    block.id_field = at + 8;
     block.first_exit = cache.next_exit();
-    block.exits = 1;
     Exit& exit = cache.add_exit();
     exit.target = target;
     exit.field = at + 40;
@@ -29,8 +28,11 @@ class CodeCacheTest : public ::testing::Test {
     exit.same_page = rip >> 12 == target >> 12;
     const uint32_t to_cold = exit.unlinked - (exit.field + 4);
     std::memcpy(cache.writable(exit.field), &to_cold, 4);
-    return cache.number_of(cache.add(block, at + 64, cache.cold() + 16));
+    const InsnMap insns[] = {{.host = at + 20, .guest = 0},
+                             {.host = at + 40, .guest = 5, .host_flags = true}};
+    return cache.number_of(cache.add(block, at + 64, cache.cold() + 16, insns, 7));
   }
+  uint32_t own(uint64_t linear, uint64_t phys) { return cache.known_page(linear, phys).own; }
   Offset leads_to(uint32_t exit) {
     const Offset field = cache.exit(exit).field;
     return load_le<uint32_t>(reinterpret_cast<const std::byte*>(cache.executable(field))) + field + 4;
@@ -43,19 +45,20 @@ class CodeCacheTest : public ::testing::Test {
 
 TEST_F(CodeCacheTest, FindsABlockByPageAddressAndMode) {
   const uint32_t a = add(0x1000, 0x5000);
-  const uint32_t page = cache.known_page_number(0x1000, 0x5000);
+  const uint32_t page = own(0x1000, 0x5000);
   ASSERT_NE(page, kNone);
   EXPECT_EQ(cache.find(page, 0x1000, 0), &block(a));
   EXPECT_EQ(cache.find(page, 0x1000, mode::kSupervisor), nullptr);
   EXPECT_EQ(cache.find(page, 0x1001, 0), nullptr);
-  EXPECT_EQ(cache.known_page_number(0x1000, 0x6000), kNone);
-  EXPECT_EQ(cache.known_page_number(0x2000, 0x5000), kNone);
+  EXPECT_EQ(own(0x1000, 0x6000), kNone);
+  EXPECT_EQ(own(0x2000, 0x5000), kNone);
 }
 
 TEST_F(CodeCacheTest, AnotherPhysicalPageIsAnotherNumber) {
   const std::lock_guard lock(cache.mutex());
-  EXPECT_NE(cache.page_number(0x1000, 0x5000), cache.page_number(0x1000, 0x6000));
-  EXPECT_EQ(cache.page_number(0x1234, 0x5234), cache.page_number(0x1000, 0x5000));
+  EXPECT_NE(cache.own_page(0x1000, 0x5000), cache.own_page(0x1000, 0x6000));
+  EXPECT_NE(cache.own_page(0x2000, 0x5000), cache.own_page(0x1000, 0x5000));
+  EXPECT_EQ(cache.own_page(0x1234, 0x5234), cache.own_page(0x1000, 0x5000));
 }
 
 TEST_F(CodeCacheTest, JumpsOfTheSamePageSkipTheCheckOfThePage) {
@@ -82,8 +85,7 @@ TEST_F(CodeCacheTest, WrittenCodeIsNeitherFoundNorReached) {
   EXPECT_EQ(leads_to(exit), cache.exit(exit).unlinked);
   EXPECT_EQ(cache.find(page, 0x2000, 0), nullptr);
   // Who comes by a hash table or the host's stack meets a check that cannot pass.
-  EXPECT_EQ(load_le<uint32_t>(reinterpret_cast<const std::byte*>(cache.executable(block(to).id_fields[0]))),
-            ~0u);
+  EXPECT_EQ(load_le<uint32_t>(reinterpret_cast<const std::byte*>(cache.executable(block(to).id_field))), ~0u);
   EXPECT_EQ(cache.statistics().killed, 1u);
 }
 
@@ -99,36 +101,95 @@ TEST_F(CodeCacheTest, AnExitCanBeLinkedAgainAfterItsTargetWasWritten) {
 
 TEST_F(CodeCacheTest, AFlushForgetsBlocksAndPageNumbers) {
   add(0x1000, 0x5000);
-  const uint32_t page = cache.known_page_number(0x1000, 0x5000);
+  const uint32_t page = own(0x1000, 0x5000);
   const Offset hot = cache.hot(), cold = cache.cold();
   const uint64_t generation = cache.generation();
-  EXPECT_FALSE(cache.is_stale(page));
   cache.flush();
   EXPECT_GT(cache.generation(), generation);
   EXPECT_EQ(cache.find(page, 0x1000, 0), nullptr);
-  EXPECT_EQ(cache.known_page_number(0x1000, 0x5000), kNone);
+  EXPECT_EQ(own(0x1000, 0x5000), kNone);
   EXPECT_LT(cache.hot(), hot);
   EXPECT_LT(cache.cold(), cold);
-}
-
-// TLBs keep numbers over a flush: one that came again for another page would pass the check at a block's
-// entry.
-TEST_F(CodeCacheTest, NumbersOfPagesDoNotComeAgainAfterAFlush) {
-  add(0x1000, 0x5000);
-  const uint32_t before = cache.known_page_number(0x1000, 0x5000);
-  cache.flush();
-  add(0x1000, 0x7000);
-  EXPECT_TRUE(cache.is_stale(before));
-  EXPECT_NE(cache.known_page_number(0x1000, 0x7000), before);
 }
 
 TEST_F(CodeCacheTest, HostAddressesLeadToTheirInstruction) {
   const uint32_t number = add(0x1000, 0x5000);
   InsnMap insn;
   EXPECT_EQ(cache.find_host(cache.executable(0), insn), nullptr);
-  EXPECT_EQ(cache.find_host(cache.executable(block(number).end), insn), nullptr);
+  EXPECT_EQ(cache.find_host(cache.executable(cache.end_of(block(number))), insn), nullptr);
+  const Offset start = block(number).start;
+  EXPECT_EQ(cache.find_host(cache.executable(start), insn), nullptr);  // the entries are no instruction
+  EXPECT_EQ(cache.find_host(cache.executable(start + 39), insn), &block(number));
+  EXPECT_EQ(insn.guest, 0);
+  EXPECT_FALSE(insn.host_flags);
+  EXPECT_EQ(cache.find_host(cache.executable(start + 40), insn), &block(number));
+  EXPECT_EQ(insn.guest, 5);
+  EXPECT_EQ(insn.index, 1);
+  EXPECT_TRUE(insn.host_flags);
+  EXPECT_EQ(cache.insn_at(block(number), 5).index, 1);
   EXPECT_TRUE(cache.contains(cache.executable(0)));
   EXPECT_FALSE(cache.contains(cache.writable(0)));
+}
+
+TEST_F(CodeCacheTest, CodeFarApartInABlockIsFound) {
+  const Offset at = cache.hot();
+  const InsnMap insns[] = {
+      {.host = at, .guest = 0}, {.host = at + 700, .guest = 3}, {.host = at + 701, .guest = 4}};
+  Block block{.rip = 0x1000, .phys = 0x5000, .page = cache.own_page(0x1000, 0x5000), .start = at};
+  cache.add(block, at + 800, cache.cold(), insns, 10);
+  InsnMap insn;
+  ASSERT_NE(cache.find_host(cache.executable(at + 701), insn), nullptr);
+  EXPECT_EQ(insn.guest, 4);
+  ASSERT_NE(cache.find_host(cache.executable(at + 699), insn), nullptr);
+  EXPECT_EQ(insn.guest, 0);
+}
+
+TEST_F(CodeCacheTest, TheTableGrows) {
+  uint32_t first = 0;
+  for (uint64_t i = 0; i < 5000; ++i) {
+    const uint32_t number = add(0x100000 + i * 8, 0x100000 + i * 8);
+    if (first == 0) first = number;
+  }
+  EXPECT_EQ(cache.find(own(0x100000, 0x100000), 0x100000, 0), &block(first));
+}
+
+// ---- code at several linear pages ----
+
+TEST_F(CodeCacheTest, CodeIsBetterSharedOnceItsPageLiesElsewhereToo) {
+  EXPECT_FALSE(cache.better_shared(0x1000, 0x5000));
+  add(0x1000, 0x5000);
+  EXPECT_FALSE(cache.better_shared(0x1000, 0x5000));
+  EXPECT_TRUE(cache.better_shared(0x8000, 0x5000));
+  EXPECT_EQ(cache.known_page(0x8000, 0x5000).shared, kNone);
+  const uint32_t number = add(0x10, 0x5000, 0, true);
+  const uint32_t page = cache.known_page(0x8000, 0x5000).shared;
+  EXPECT_EQ(cache.find(page, 0x8010, 0), &block(number));
+  EXPECT_EQ(cache.find(page, 0x9010, 0), &block(number));
+  // The first linear page goes on with its own, and may use what is shared.
+  EXPECT_FALSE(cache.better_shared(0x1000, 0x5000));
+  EXPECT_EQ(cache.known_page(0x1000, 0x5000).shared, page);
+  EXPECT_EQ(block(number).address(5, 0x8000), 0x8015u);
+}
+
+TEST_F(CodeCacheTest, SharedCodeIsReachedDirectlyOnlyFromItsOwnPage) {
+  add(0x1000, 0x5000);
+  const uint32_t from = add(0x10, 0x5000, 0x20, true), to = add(0x20, 0x5000, 0, true);
+  const uint32_t other = add(0x30, 0x6000, 0x1020, true), own_code = add(0x4000, 0x7000, 0x8020);
+  cache.link(block(from).first_exit, block(to));
+  EXPECT_EQ(leads_to(block(from).first_exit), block(to).entry);
+  for (const uint32_t source : {other, own_code}) {
+    const Offset cold = cache.cold();
+    cache.link(block(source).first_exit, block(to));
+    EXPECT_EQ(leads_to(block(source).first_exit), cold) << "code that tells where it goes";
+    EXPECT_GT(cache.cold(), cold);
+  }
+}
+
+TEST_F(CodeCacheTest, WrittenCodeMayBeFirstElsewhere) {
+  add(0x1000, 0x5000);
+  cache.shared_code_written(GuestPhys{0x5000}, 0, 0);
+  EXPECT_FALSE(cache.better_shared(0x8000, 0x5000));
+  EXPECT_EQ(own(0x1000, 0x5000), kNone);
 }
 
 }  // namespace
