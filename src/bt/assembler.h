@@ -50,6 +50,12 @@ class Assembler {
     std::memcpy(p_, &value, 8);
     p_ += 8;
   }
+  // Up to eight bytes at once, the first one lowest: bytes one by one go through memory, since a byte written
+  // may be a part of `p_` for all that the compiler knows. Writes eight.
+  void put(uint64_t packed, unsigned count) {
+    std::memcpy(p_, &packed, 8);
+    p_ += count;
+  }
   // The four bytes after `lead` more, which another thread may change while code runs, shall lie in one cache
   // line.
   void align_field(unsigned lead) {
@@ -70,14 +76,12 @@ class Assembler {
     absolute(r, at);
   }
   void store32(size_t at, uint32_t value) {
-    u8(0x65);
-    u8(0xc7);
+    put(0x65 | 0xc7 << 8, 2);
     absolute(0, at);
     u32(value);
   }
   void compare32(size_t at, uint32_t value) {
-    u8(0x65);
-    u8(0x81);
+    put(0x65 | 0x81 << 8, 2);
     absolute(7, at);
     u32(value);
   }
@@ -125,11 +129,7 @@ class Assembler {
   void sub_indexed(Reg r, Reg index, size_t at) { gs_indexed(0x2b, r, index, at); }
 
   // ---- registers ----
-  void mov(Reg to, Reg from) {
-    u8(0x48 | (from >> 3) << 2 | to >> 3);
-    u8(0x89);
-    u8(0xc0 | (from & 7) << 3 | (to & 7));
-  }
+  void mov(Reg to, Reg from) { register_form(0x89, to, from); }
   void mov_imm(Reg r, uint64_t value) {
     if (value <= 0xffff'ffff) {
       if (r >= 8) u8(0x41);
@@ -150,20 +150,15 @@ class Assembler {
     u64(value);
   }
   void rorx(Reg to, Reg from, uint8_t count) {  // BMI2: leaves flags alone
-    u8(0xc4);
-    u8((to < 8 ? 0x80 : 0) | 0x40 | (from < 8 ? 0x20 : 0) | 3);
-    u8(0xfb);
-    u8(0xf0);
-    u8(0xc0 | (to & 7) << 3 | (from & 7));
-    u8(count);
+    put(0xc4 | ((to < 8 ? 0x80ull : 0) | 0x40 | (from < 8 ? 0x20 : 0) | 3) << 8 | 0xfbull << 16 |
+            0xf0ull << 24 | (0xc0ull | (to & 7) << 3 | (from & 7)) << 32 | uint64_t{count} << 40,
+        6);
   }
   // to = bits of `from` that the mask at GS:`at` chooses; leaves flags alone, as does not_().
   void pext(Reg to, Reg from, size_t at) {
-    u8(0x65);
-    u8(0xc4);
-    u8((to < 8 ? 0x80 : 0) | 0x40 | 0x20 | 2);
-    u8(0x80 | (~from & 15) << 3 | 2);
-    u8(0xf5);
+    put(0x65 | 0xc4ull << 8 | ((to < 8 ? 0x80ull : 0) | 0x40 | 0x20 | 2) << 16 |
+            (0x80ull | (~from & 15) << 3 | 2) << 24 | 0xf5ull << 32,
+        5);
     absolute(to, at);
   }
   void not_(Reg r) {
@@ -172,16 +167,11 @@ class Assembler {
     u8(0xd0 | (r & 7));
   }
   void shr(Reg r, uint8_t count) {
-    u8(0x48 | r >> 3);
-    u8(0xc1);
-    u8(0xe8 | (r & 7));
-    u8(count);
+    put((0x48 | r >> 3) | 0xc1ull << 8 | (0xe8ull | (r & 7)) << 16 | uint64_t{count} << 24, 4);
   }
   void and32(Reg r, uint32_t value) {
     if (r >= 8) u8(0x41);
-    u8(0x81);
-    u8(0xe0 | (r & 7));
-    u32(value);
+    put(0x81 | (0xe0ull | (r & 7)) << 8 | uint64_t{value} << 16, 6);
   }
   void and64(Reg r, uint32_t value) {  // sign-extended
     u8(0x48 | r >> 3);
@@ -215,42 +205,19 @@ class Assembler {
     u8(0xf8 | (r & 7));
     u8(count);
   }
-  void sub_reg(Reg to, Reg from) {
-    u8(0x48 | (from >> 3) << 2 | to >> 3);
-    u8(0x29);
-    u8(0xc0 | (from & 7) << 3 | (to & 7));
-  }
+  void sub_reg(Reg to, Reg from) { register_form(0x29, to, from); }
   void sign_extend32(Reg r) {  // MOVSXD r, r
     u8(0x48 | (r >> 3) << 2 | r >> 3);
     u8(0x63);
     u8(0xc0 | (r & 7) << 3 | (r & 7));
   }
   void cmp_imm(Reg r, uint32_t value) {
-    u8(0x48 | r >> 3);
-    u8(0x81);
-    u8(0xf8 | (r & 7));
-    u32(value);
+    put((0x48 | r >> 3) | 0x81ull << 8 | (0xf8ull | (r & 7)) << 16 | uint64_t{value} << 24, 7);
   }
-  void cmp(Reg a, Reg b) {
-    u8(0x48 | (b >> 3) << 2 | a >> 3);
-    u8(0x39);
-    u8(0xc0 | (b & 7) << 3 | (a & 7));
-  }
-  void lea(Reg to, const HostMem& mem, bool wide = true) {
-    rex(wide, to, mem);
-    u8(0x8d);
-    modrm(to, mem);
-  }
-  void load_mem(Reg to, const HostMem& mem, bool wide = true) {
-    rex(wide, to, mem);
-    u8(0x8b);
-    modrm(to, mem);
-  }
-  void store_mem(const HostMem& mem, Reg from, bool wide = true) {
-    rex(wide, from, mem);
-    u8(0x89);
-    modrm(from, mem);
-  }
+  void cmp(Reg a, Reg b) { register_form(0x39, a, b); }
+  void lea(Reg to, const HostMem& mem, bool wide = true) { memory_form(0x8d, wide, to, mem); }
+  void load_mem(Reg to, const HostMem& mem, bool wide = true) { memory_form(0x8b, wide, to, mem); }
+  void store_mem(const HostMem& mem, Reg from, bool wide = true) { memory_form(0x89, wide, from, mem); }
   void load_zero_extended(Reg to, const HostMem& mem, unsigned size) {
     rex(size == 8, to, mem);
     if (size < 4) u8(0x0f);
@@ -274,48 +241,31 @@ class Assembler {
   // ---- control ----
   // Each returns the place of its rel32.
   uint32_t jcc(uint8_t cc, uint32_t target = 0) {
-    u8(0x0f);
-    u8(0x80 | cc);
-    return rel32(target);
-  }
-  uint32_t jmp(uint32_t target = 0) {
-    u8(0xe9);
-    return rel32(target);
-  }
-  uint32_t call(uint32_t target = 0) {
-    u8(0xe8);
-    return rel32(target);
-  }
-  uint32_t rel32(uint32_t target) {
-    const uint32_t field = offset();
-    u32(target - (field + 4));
+    const uint32_t field = offset() + 2;
+    put(0x0f | (0x80ull | cc) << 8 | uint64_t{target - (field + 4)} << 16, 6);
     return field;
   }
+  uint32_t jmp(uint32_t target = 0) { return jump(0xe9, target); }
+  uint32_t call(uint32_t target = 0) { return jump(0xe8, target); }
 
   // ---- encodings ----
   void rex(bool wide, Reg reg, const HostMem& mem) {
-    const unsigned bits = (wide ? 8u : 0u) | (reg >> 3) << 2 |
-                          (mem.index != kNoReg ? (mem.index >> 3) << 1 : 0) |
-                          (mem.base != kNoReg ? mem.base >> 3 : 0);
+    const unsigned bits = rex_bits(wide, reg, mem);
     if (bits != 0) u8(0x40 | bits);
   }
   // ModRM, SIB and displacement; `reg` is ModRM.reg, its low three bits.
   void modrm(unsigned reg, const HostMem& mem) {
     reg = (reg & 7) << 3;
-    if (mem.base == kNoReg) {
-      u8(reg | 4);
-      u8(mem.scale << 6 | (mem.index == kNoReg ? 4u : mem.index & 7u) << 3 | 5);
-      u32(static_cast<uint32_t>(mem.disp));
-      return;
-    }
-    const bool sib = mem.index != kNoReg || (mem.base & 7) == 4;
-    const unsigned mod = mem.disp == 0 && (mem.base & 7) != 5        ? 0
-                         : mem.disp == static_cast<int8_t>(mem.disp) ? 1
-                                                                     : 2;
-    u8(mod << 6 | reg | (sib ? 4u : mem.base & 7u));
-    if (sib) u8(mem.scale << 6 | (mem.index == kNoReg ? 4u : mem.index & 7u) << 3 | (mem.base & 7));
-    if (mod == 1) u8(static_cast<uint8_t>(mem.disp));
-    if (mod == 2) u32(static_cast<uint32_t>(mem.disp));
+    const auto disp = uint64_t{static_cast<uint32_t>(mem.disp)};
+    const unsigned index = mem.index == kNoReg ? 4u : mem.index & 7u;
+    if (mem.base == kNoReg) return put(reg | 4 | (mem.scale << 6 | index << 3 | 5) << 8 | disp << 16, 6);
+    const unsigned base = mem.base & 7u;
+    const bool sib = mem.index != kNoReg || base == 4;
+    const unsigned mod = mem.disp == 0 && base != 5 ? 0 : mem.disp == static_cast<int8_t>(mem.disp) ? 1 : 2;
+    const unsigned size = mod == 2 ? 4 : mod;
+    if (sib)
+      return put(mod << 6 | reg | 4 | (mem.scale << 6 | index << 3 | base) << 8 | disp << 16, 2 + size);
+    put(mod << 6 | reg | base | disp << 8, 1 + size);
   }
 
  private:
@@ -330,23 +280,42 @@ class Assembler {
     absolute(digit, at);
     u32(value);
   }
+  // REX.W, ModRM of two registers.
+  void register_form(uint64_t opcode, Reg rm, Reg reg) {
+    put((0x48 | (reg >> 3) << 2 | rm >> 3) | opcode << 8 | (0xc0ull | (reg & 7) << 3 | (rm & 7)) << 16, 3);
+  }
+  void memory_form(unsigned opcode, bool wide, Reg reg, const HostMem& mem) {
+    const unsigned bits = rex_bits(wide, reg, mem);
+    if (bits != 0)
+      put(0x40 | bits | opcode << 8, 2);
+    else
+      u8(opcode);
+    modrm(reg, mem);
+  }
+  static unsigned rex_bits(bool wide, Reg reg, const HostMem& mem) {
+    return (wide ? 8u : 0u) | (reg >> 3) << 2 | (mem.index != kNoReg ? (mem.index >> 3) << 1 : 0) |
+           (mem.base != kNoReg ? mem.base >> 3 : 0);
+  }
+  uint32_t jump(uint64_t opcode, uint32_t target) {
+    const uint32_t field = offset() + 1;
+    put(opcode | uint64_t{target - (field + 4)} << 8, 5);
+    return field;
+  }
   void absolute(unsigned reg, size_t at) {
-    u8((reg & 7) << 3 | 4);
-    u8(0x25);
-    u32(static_cast<uint32_t>(at));
+    put(((reg & 7) << 3 | 4) | 0x25 << 8 | uint64_t{static_cast<uint32_t>(at)} << 16, 6);
   }
   void gs(bool wide, unsigned opcode, Reg r, size_t at) {
-    u8(0x65);
-    if (wide || r >= 8) u8(0x40 | (wide ? 8 : 0) | (r >> 3) << 2);
-    u8(opcode);
+    const unsigned rex = (wide ? 8u : 0u) | (r >> 3) << 2;
+    if (rex != 0)
+      put(0x65 | (0x40 | rex) << 8 | opcode << 16, 3);
+    else
+      put(0x65 | opcode << 8, 2);
     absolute(r, at);
   }
-  void gs_indexed(unsigned opcode, Reg r, Reg index, size_t at) {
-    u8(0x65);
-    u8(0x48 | (r >> 3) << 2 | (index >> 3) << 1);
-    u8(opcode);
-    u8((r & 7) << 3 | 4);
-    u8(3 << 6 | (index & 7) << 3 | 5);
+  void gs_indexed(uint64_t opcode, Reg r, Reg index, size_t at) {
+    put(0x65 | (0x48 | (r >> 3) << 2 | (index >> 3) << 1) << 8 | opcode << 16 | ((r & 7) << 3 | 4) << 24 |
+            (3ull << 6 | (index & 7) << 3 | 5) << 32,
+        5);
     u32(static_cast<uint32_t>(at));
   }
 
