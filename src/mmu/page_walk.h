@@ -46,6 +46,7 @@ struct Walk {
   uint64_t page_size = kPageSize;
   bool user_page = false;  // U/S set on all levels
   bool global = false;     // survives a CR3 write
+  bool dirty = false;      // a write is allowed too, and would leave the entries as they are
 };
 
 namespace pte {
@@ -102,7 +103,8 @@ class PageWalker {
               .phys = {linear & 0xffff'ffff},
               .page_size = kPageSize,
               .user_page = true,
-              .global = false};
+              .global = false,
+              .dirty = true};
     for (;;) {
       Walk result;
       if (attempt(linear, access, result)) return result;
@@ -168,7 +170,8 @@ class PageWalker {
              .phys = {base | (linear & in_page)},
              .page_size = uint64_t{1} << shape.shift,
              .user_page = user_page,
-             .global = c_.pge && (entry & pte::kGlobal) != 0};
+             .global = c_.pge && (entry & pte::kGlobal) != 0,
+             .dirty = (wanted & pte::kDirty) != 0 && may_write(access, allowed)};
       return true;
     }
   }
@@ -204,11 +207,14 @@ class PageWalker {
   // §4.6.1.
   bool permitted(WalkAccess access, uint64_t allowed, bool no_execute) const {
     const bool user_page = (allowed & pte::kUser) != 0;
-    const bool writable = (allowed & pte::kWrite) != 0;
     if (access.user && !user_page) return false;
     if (access.kind == Access::kFetch) return !no_execute && (access.user || !user_page || !c_.smep);
     if (!access.user && user_page && c_.smap && !access.smap_lifted) return false;
-    return access.kind == Access::kRead || writable || (!access.user && !c_.wp);
+    return access.kind == Access::kRead || may_write(access, allowed);
+  }
+
+  bool may_write(WalkAccess access, uint64_t allowed) const {
+    return (allowed & pte::kWrite) != 0 || (!access.user && !c_.wp);
   }
 
   bool fault(WalkAccess access, uint32_t error, Walk& out) const {
@@ -218,8 +224,13 @@ class PageWalker {
     // §4.7: bit 4 is only used when no-execute or SMEP is.
     const bool tells_fetches = c_.smep || (c_.nxe && c_.mode != PagingMode::k32Bit);
     if (access.kind == Access::kFetch && tells_fetches) error |= pf::kFetch;
-    out = {
-        .ok = false, .error = error, .phys = {}, .page_size = kPageSize, .user_page = false, .global = false};
+    out = {.ok = false,
+           .error = error,
+           .phys = {},
+           .page_size = kPageSize,
+           .user_page = false,
+           .global = false,
+           .dirty = false};
     return true;
   }
 

@@ -385,7 +385,7 @@ SoftMmu::Page SoftMmu::locate(GuestPhys phys, uint64_t linear, Access access, un
   }
   memory::RamBlock& ram = *range->ram;
   const uint64_t offset = range->offset_of(phys);
-  bool direct = false;
+  bool direct = false, writable = false;
   if (access == Access::kWrite) {
     if (range->read_only) return {phys};
     std::atomic<uint8_t>& flags = ram.flags(offset);
@@ -397,6 +397,14 @@ SoftMmu::Page SoftMmu::locate(GuestPhys phys, uint64_t linear, Access access, un
       direct = (before & flag::kCode) == 0;
     }
     if (recorder_ != nullptr) direct = false;
+  } else if (access == Access::kRead && walk.dirty && !range->read_only && recorder_ == nullptr) {
+    // What is written already may as well be written again, which saves a miss. Not pages that are only read,
+    // in the guest's own map of all memory for instance: their first translation would make everyone look for
+    // write tags.
+    std::atomic<uint8_t>& flags = ram.flags(offset);
+    if (flags.load(std::memory_order_relaxed) == flag::kWriteTagged)
+      writable = (flags.fetch_or(flag::kWriteTagged, std::memory_order_seq_cst) &
+                  (flag::kCode | flag::kTracked)) == 0;
   }
   // Stays out of the TLB, so that each access comes here.
   if (access != Access::kFetch && !watches_.empty() && watches_.on_page(linear))
@@ -405,7 +413,7 @@ SoftMmu::Page SoftMmu::locate(GuestPhys phys, uint64_t linear, Access access, un
                         .phys = page,
                         .host = ram.host() + (offset & ~kPageMask),
                         .read = access != Access::kFetch,  // what may be written may be read
-                        .write = direct,
+                        .write = direct || writable,
                         .fetch = access == Access::kFetch,
                         .global = walk.global,
                         .user_page = walk.user_page,

@@ -55,6 +55,30 @@ TEST_F(SoftMmuTest, AReadDoesNotMakeThePageWritable) {
   EXPECT_EQ(machine.peek<uint64_t>(tables.entry(0x10000)), 0x5063u);
 }
 
+TEST_F(SoftMmuTest, AReadOfAWrittenPageIsEnoughToWriteIt) {
+  tables.map(0x10000, 0x5003);
+  mmu.write<uint8_t>(0x10000, 1);
+  tables.map(0x20000, 0x5063);  // the same page, its dirty bit is set
+  tables.map(0x30000, 0x5023);  // clear
+  tables.map(0x40000, 0x5061);  // read-only
+  tables.map(0x50000, 0x6063);  // another page, to which nobody has written
+  for (uint64_t at = 0x20000; at <= 0x50000; at += 0x10000) mmu.read<uint8_t>(at);
+  EXPECT_NE(mmu.hit_write<uint8_t>(0x20000), nullptr);
+  EXPECT_EQ(mmu.hit_write<uint8_t>(0x30000), nullptr);
+  EXPECT_EQ(mmu.hit_write<uint8_t>(0x40000), nullptr);
+  EXPECT_EQ(mmu.hit_write<uint8_t>(0x50000), nullptr);
+}
+
+TEST_F(SoftMmuTest, AReadOfAPageWithCodeDoesNotOpenIt) {
+  tables.map(0x10000, 0x5063);
+  mmu.write<uint8_t>(0x10000, 1);
+  uint8_t bytes[8];
+  mmu.read_code({0x5000}, bytes);
+  tables.map(0x20000, 0x5063);
+  mmu.read<uint8_t>(0x20000);
+  EXPECT_EQ(mmu.hit_write<uint8_t>(0x20000), nullptr);
+}
+
 TEST_F(SoftMmuTest, FaultsTellAddressAndReason) {
   tables.map(0x10000, 0x5001);  // read-only, supervisor
   const auto absent = read_fault(0x20004);
