@@ -47,6 +47,8 @@ struct alignas(4096) Hot {
   // delta of an earlier window leads to wherever the guest had mapped that one.
   uint64_t window_tag = kNoWindow;
   uint64_t window_delta = 0;
+  // Copy of an operand that crosses a page, at the same offset in 64 bytes: misaligned stays misaligned.
+  alignas(64) std::byte crossing[128] = {};
   uint64_t slot_mask = uint64_t{mmu::Tlb::kEntries - 1} << 12;  // for PEXT
   uint64_t page_mask = ~uint64_t{4095};
   int64_t budget = 0;  // instructions left, with Options::count

@@ -16,6 +16,7 @@ struct Options {
   bool share_all = false;  // as if all user code did, for tests
   bool window = true;      // one check for a block's stack accesses
   bool keep_flags = true;  // checks that leave the host's flags alone where the guest's are in them
+  bool flags_wait = true;  // flags stay in memory in blocks that would only put them there again
   bool system = true;      // system instructions and string instructions without the interpreter
   bool tsc = false;        // RDTSC natively: the guest's TSC is the host's plus CpuState::msr.tsc_offset
 };

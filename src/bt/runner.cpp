@@ -16,6 +16,7 @@
 #include "base/assert.h"
 #include "base/log.h"
 #include "bt/host_fault.h"
+#include "memory/guest_access.h"
 #include "x86/vector_info.h"
 
 namespace ostler::bt {
@@ -493,7 +494,11 @@ uint64_t Runner::miss(Runner* runner, const MissInfo* info, uint64_t address) {
   if (!cpu.canonical(address) || !cpu.canonical(address + info->size - 1)) return 0;
   try {
     const auto access = info->write != 0 ? mmu::Access::kWrite : mmu::Access::kRead;
-    if ((address & kPageMask) + info->size > kPageSize) return 0;
+    if ((address & kPageMask) + info->size > kPageSize) {
+      const uint64_t copy = info->write != 0 ? 0 : runner->copy_crossing(address, info->size);
+      if (copy != 0) take_back.left = 0;
+      return copy;
+    }
     void* host = cpu.mmu.pointer(address, info->size, access);
     if (host != nullptr) take_back.left = 0;
     return host == nullptr ? 0 : reinterpret_cast<uint64_t>(host) - address;
@@ -501,6 +506,24 @@ uint64_t Runner::miss(Runner* runner, const MissInfo* info, uint64_t address) {
     if (info->others_first == 0) runner->fault_ = exception;
     return 0;
   }
+}
+
+// Gathers what is read across a page boundary: the access goes on in the copy. 0: not all of it is plain RAM,
+// or there, and the interpreter looks closer.
+uint64_t Runner::copy_crossing(uint64_t address, unsigned size) {
+  std::byte* copy = hot_.crossing + address % 64;
+  const auto first = static_cast<unsigned>(kPageSize - (address & kPageMask));
+  try {
+    const void* host = cpu_.mmu.pointer(address, first, mmu::Access::kRead);
+    if (host == nullptr) return 0;
+    memory::guest_copy(copy, host, first);
+    host = cpu_.mmu.pointer(address + first, size - first, mmu::Access::kRead);
+    if (host == nullptr) return 0;
+    memory::guest_copy(copy + first, host, size - first);
+  } catch (const x86::Exception&) {
+    return 0;
+  }
+  return reinterpret_cast<uint64_t>(copy) - address;
 }
 
 // ---- host faults ----

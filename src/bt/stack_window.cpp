@@ -42,6 +42,7 @@ std::optional<Range> access_of(const GuestInsn& g) {
   switch (g.kind) {
     case Kind::kPush:
     case Kind::kCall:
+    case Kind::kCallIndirect:
       return Range{-8, 8};
     case Kind::kPop:
     case Kind::kReturn:

@@ -11,6 +11,34 @@ using x86::Opcode;
 
 namespace {
 
+// Whether the flags at the entry would go to memory before anything wants them in the host's: then they had
+// better stay there.
+bool spills_first(const GuestCode& code) {
+  if (code.entry_flags == 0) return false;
+  for (unsigned i = 0; i < code.count; ++i) {
+    const GuestInsn& g = code.insns[i];
+    if (g.window_here) return true;
+    if (g.touches_flags || g.reads != 0) return false;
+    switch (g.kind) {
+      case Kind::kGeneric:
+        if (g.insn.has_memory() && !g.in_window) return true;
+        break;
+      case Kind::kPush:
+      case Kind::kPop:
+        if (!g.in_window) return true;
+        break;
+      case Kind::kLea:
+      case Kind::kNothing:
+        break;
+      case Kind::kJump:
+        return false;
+      default:
+        return true;
+    }
+  }
+  return false;
+}
+
 // AMD processors before Zen 3 take tens of cycles for PEXT.
 bool has_fast_pext() {
   const x86::HostCpu& host = x86::HostCpu::current();
@@ -24,6 +52,7 @@ Translator::Translator(CodeCache& cache, const Routines& routines, const Options
       routines_(routines),
       bmi2_(x86::HostCpu::current().features.has(x86::Feature::kBmi2)),
       count_(options.count),
+      flags_wait_(options.flags_wait),
       keep_flags_(options.keep_flags && bmi2_ && has_fast_pext()) {}
 
 TlbKind Translator::tlb() const {
@@ -62,8 +91,8 @@ Block& Translator::translate(const GuestCode& code, uint32_t page, uint32_t seco
   insn_count_ = 0;
   hot_ = Assembler(cache_.writable(cache_.hot()), cache_.hot());
   cold_ = Assembler(cache_.writable(cache_.cold()), cache_.cold());
-  // What begins by putting the flags into memory is better entered with them there.
-  const bool memory_entry = code.straddles || code.insns[0].kind == Kind::kInterpret;
+  const bool memory_entry =
+      code.straddles || code.insns[0].kind == Kind::kInterpret || (flags_wait_ && spills_first(code));
   entries(page, second_page, memory_entry);
   body();
   return cache_.add(block_, hot_.offset(), cold_.offset(), {insns_.data(), insn_count_}, code.bytes,

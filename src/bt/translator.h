@@ -121,7 +121,7 @@ class Translator {
   CodeCache& cache_;
   const Routines& routines_;
   const bool bmi2_;
-  const bool count_, keep_flags_;
+  const bool count_, flags_wait_, keep_flags_;
   const GuestCode* code_ = nullptr;
   Block block_;
   Straddle straddle_{};

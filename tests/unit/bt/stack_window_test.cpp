@@ -27,6 +27,14 @@ TEST(StackWindow, OneCheckCoversThePushesOfAPrologue) {
   EXPECT_EQ(code.insns[0].window_size, 32);
 }
 
+TEST(StackWindow, ReturnAddressesOfIndirectCallsAreCovered) {
+  // push rax; call [rbx]
+  const GuestCode code = plan({0x50, 0xff, 0x13});
+  ASSERT_EQ(code.count, 2u);
+  EXPECT_TRUE(code.insns[1].in_window);
+  EXPECT_EQ(code.insns[0].window_size, 16);
+}
+
 TEST(StackWindow, NothingIsCoveredBehindAStackPointerFromElsewhere) {
   // push rax; mov rsp, rbx; push rax; hlt
   const GuestCode code = plan({0x50, 0x48, 0x89, 0xdc, 0x50, 0xf4});

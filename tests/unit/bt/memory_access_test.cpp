@@ -1,0 +1,68 @@
+// Which paths memory accesses take; that they do what they should is shown on all engines by tests/contract.
+#include "rig.h"
+
+namespace ostler::bt {
+namespace {
+
+class MemoryAccess : public ::testing::Test {
+ protected:
+  explicit MemoryAccess(Options options = {}) : rig_(with_small_cache(options)) {
+    rig_.map();
+    rig_.start(0);
+  }
+  static Options with_small_cache(Options options) {
+    options.cache_bytes = size_t{4} << 20;
+    return options;
+  }
+  // Runs code that ends with HLT.
+  void run(std::initializer_list<uint8_t> bytes) {
+    rig_.code_at(kText, bytes);
+    rig_.state().rip = kText;
+    ASSERT_EQ(rig_.interpreter->run(1000), interp::Exit::kHalted);
+  }
+  uint64_t& reg(unsigned number) { return rig_.state().gpr[number]; }
+  uint64_t interpreted() const { return rig_.runner->statistics().interpreted; }
+  Rig rig_;
+};
+
+TEST_F(MemoryAccess, ReadsAcrossPagesStayInTranslatedCode) {
+  for (unsigned i = 0; i < 64; ++i) *rig_.at(0x30fe0 + i) = static_cast<std::byte>(i);
+  reg(x86::kRbx) = 0x30ffd;
+  run({0x48, 0x8b, 0x03, 0xf3, 0x0f, 0x6f, 0x03, 0xf4});  // mov rax, [rbx]; movdqu xmm0, [rbx]; hlt
+  EXPECT_EQ(reg(x86::kRax), 0x24232221201f1e1du);
+  EXPECT_EQ(load_le<uint64_t>(rig_.state().vec[0] + 8), 0x2c2b2a2928272625u);
+  EXPECT_EQ(interpreted(), 1u) << "HLT";
+}
+
+TEST_F(MemoryAccess, AWriteAcrossPagesReachesBoth) {
+  reg(x86::kRbx) = 0x30ffd;
+  reg(x86::kRax) = 0x1122334455667788;
+  run({0x48, 0x01, 0x03, 0xf4});  // add [rbx], rax; hlt
+  EXPECT_EQ(load_le<uint64_t>(rig_.at(0x30ffd)), 0x1122334455667788u);
+}
+
+// What is copied must not hide that it is misaligned.
+TEST_F(MemoryAccess, AMisalignedOperandAcrossPagesFaults) {
+  reg(x86::kRbx) = 0x30ff8;
+  rig_.code_at(kText, {0x0f, 0x28, 0x03, 0xf4});  // movaps xmm0, [rbx]; there is no IDT
+  EXPECT_EQ(rig_.interpreter->run(1000), interp::Exit::kShutdown);
+}
+
+// mov rax, [rbx]; jmp rcx: the flags go to memory for the jump, so they need not leave it for the load.
+TEST(FlagsThatWait, AreNotLoadedToBeStoredAgain) {
+  const auto host_bytes = [](bool flags_wait) {
+    Rig rig({.cache_bytes = size_t{4} << 20, .flags_wait = flags_wait});
+    rig.map();
+    rig.start(0);
+    rig.code_at(kText, {0x48, 0x8b, 0x03, 0xff, 0xe1});
+    rig.code_at(kText + 0x100, {0xf4});
+    rig.state().gpr[x86::kRbx] = kText;
+    rig.state().gpr[x86::kRcx] = kText + 0x100;
+    EXPECT_EQ(rig.interpreter->run(1000), interp::Exit::kHalted);
+    return rig.shared->cache->statistics().host_bytes;
+  };
+  EXPECT_LT(host_bytes(true), host_bytes(false));
+}
+
+}  // namespace
+}  // namespace ostler::bt
