@@ -126,6 +126,7 @@ class Assembler {
   void sub(Reg r, size_t at) { gs(true, 0x2b, r, at); }
   // `index` * 8 + at
   void load_indexed(Reg r, Reg index, size_t at) { gs_indexed(0x8b, r, index, at); }
+  void add_indexed(Reg r, Reg index, size_t at) { gs_indexed(0x03, r, index, at); }
   void sub_indexed(Reg r, Reg index, size_t at) { gs_indexed(0x2b, r, index, at); }
 
   // ---- registers ----

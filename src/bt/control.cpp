@@ -19,6 +19,7 @@ unsigned number(const x86::Operand& operand) {
 // Stores `value` below the stack pointer. What may fault is done before anything changes.
 void Translator::push_value(const GuestInsn& g, uint64_t value) {
   const HostMem where = stack_operand(g, -8, 8, Direction::kWrite);
+  forget_held(kS0);
   if (static_cast<int64_t>(value) == static_cast<int32_t>(value)) {
     hot_.store_mem_imm(where, static_cast<uint32_t>(value));
   } else if (g.in_window) {
@@ -58,6 +59,7 @@ void Translator::push(const GuestInsn& g) {
     if (!g.in_window) hot_.store(offsetof(Hot, scratch) + 8, kS0);
   }
   const HostMem where = stack_operand(g, -8, 8, Direction::kWrite);
+  forget_held(kS0);
   Reg value = operand.kind == OperandKind::kGpr ? host_reg(number(operand)) : kNoReg;
   if (value != kNoReg) {
     hot_.store_mem(where, value);
@@ -78,8 +80,9 @@ void Translator::pop(const GuestInsn& g) {
   const unsigned guest = number(g.insn.operand[0]);
   const Reg to = host_reg(guest);
   if (to == kSp) return hot_.load_mem(kSp, where);
-  hot_.load_mem(to == kNoReg ? kS1 : to, where);
-  if (to == kNoReg) hot_.store(gpr_at(guest), kS1);
+  forget_held(kS0);
+  hot_.load_mem(to == kNoReg ? kS0 : to, where);
+  if (to == kNoReg) hot_.store(gpr_at(guest), kS0);
   hot_.lea(kSp, {.base = kSp, .disp = 8});
 }
 

@@ -2,6 +2,7 @@
 // memory operand.
 #include <utility>
 
+#include "bt/operands.h"
 #include "bt/translator.h"
 #include "x86/opcodes/table.h"
 #include "x86/vector_info.h"
@@ -106,26 +107,6 @@ bool replaces_destination(Opcode opcode) {
   }
 }
 
-bool only_reads_operands(Opcode opcode) {
-  switch (opcode) {
-    case Opcode::kCmp:
-    case Opcode::kTest:
-    case Opcode::kBt:
-    case Opcode::kMul:
-    case Opcode::kImul:
-    case Opcode::kDiv:
-    case Opcode::kIdiv:
-    case Opcode::kLdmxcsr:
-      return true;
-    default:
-      return false;
-  }
-}
-
-bool writes_second(Opcode opcode) {
-  return opcode == Opcode::kXchg || opcode == Opcode::kXadd || opcode == Opcode::kMulx;
-}
-
 }  // namespace
 
 // An instruction with its registers renamed.
@@ -184,23 +165,9 @@ void Translator::generic(const GuestInsn& g) {
   r.vvvv = r.raw.vvvv;
 
   // ---- memory ----
-  unsigned size = 0;
-  bool write = false;
-  for (unsigned i = 0; i < insn.operand_count; ++i) {
-    if (insn.operand[i].kind != OperandKind::kMem) continue;
-    size = insn.operand[i].size;
-    write = i == 0 && !only_reads_operands(insn.opcode);
-    r.memory = true;
-  }
-  if (vector && r.memory) {
-    const x86::VectorInfo info = x86::vector_info(insn);
-    size = info.memory_size;
-    write = info.access == x86::MemoryAccess::kWrite;
-  }
-  if (insn.opcode == Opcode::kCmpxchg8b || insn.opcode == Opcode::kCmpxchg16b) {
-    size = insn.opcode == Opcode::kCmpxchg8b ? 8 : 16;
-    write = true;
-  }
+  const auto [size, write] = memory_use(insn);
+  for (unsigned i = 0; i < insn.operand_count; ++i)
+    r.memory = r.memory || insn.operand[i].kind == OperandKind::kMem;
 
   // ---- general registers ----
   struct Slot {
@@ -263,8 +230,11 @@ void Translator::generic(const GuestInsn& g) {
     r.mem = in_window(static_cast<int32_t>(insn.disp));
     if (in_memory > 1) {
       hot_.lea(kS0, r.mem);
+      held_share_ = 0;
       r.mem = {.base = kS0};
     }
+  } else if (r.memory && g.share != 0) {
+    r.mem = shared_operand(g);
   } else if (r.memory) {
     const Direction direction = write ? Direction::kWrite : Direction::kRead;
     if (live_before(g) != 0 && host_valid_ && !memory_valid_ && keep_flags_) {
@@ -311,6 +281,7 @@ void Translator::generic(const GuestInsn& g) {
   }
   for (unsigned i = 0; i < count; ++i) {
     *slots[i].field = slots[i].scratch;
+    forget_held(slots[i].scratch);
     if (slots[i].reads) hot_.load(slots[i].scratch, gpr_at(slots[i].guest));
   }
 
@@ -340,6 +311,7 @@ void Translator::lea(const GuestInsn& g) {
   const unsigned guest = insn.operand[0].index / 8;
   const Reg to = host_reg(guest);
   const Reg reg = to == kNoReg ? kS1 : to;
+  if (to == kNoReg) forget_held(kS1);
   const bool partial = insn.operand_size == 2;
   const auto move_word_from_s0 = [&](Reg r) {
     hot_.u8(0x66);  // MOV r16, r14w
@@ -361,6 +333,7 @@ void Translator::lea(const GuestInsn& g) {
       // Into the other scratch register first: the operand may use the destination.
       if (insn.address_size == 4) hot_.u8(0x67);
       hot_.lea(kS0, mem, insn.address_size == 8);
+      forget_held(kS0);
       if (to == kNoReg) hot_.load(kS1, gpr_at(guest));
       move_word_from_s0(reg);
     } else {

@@ -350,6 +350,34 @@ void analyse_flags(mmu::SoftMmu& mmu, GuestCode& code) {
   code.entry_flags = live;
 }
 
+// Whether the flags at the entry would go to memory before anything wants them in the host's: then they had
+// better stay there.
+bool spills_first(const GuestCode& code) {
+  if (code.entry_flags == 0) return false;
+  for (unsigned i = 0; i < code.count; ++i) {
+    const GuestInsn& g = code.insns[i];
+    if (g.window_here) return true;
+    if (g.touches_flags || g.reads != 0) return false;
+    switch (g.kind) {
+      case Kind::kGeneric:
+        if (g.insn.has_memory() && !g.in_window) return true;
+        break;
+      case Kind::kPush:
+      case Kind::kPop:
+        if (!g.in_window) return true;
+        break;
+      case Kind::kLea:
+      case Kind::kNothing:
+        break;
+      case Kind::kJump:
+        return false;
+      default:
+        return true;
+    }
+  }
+  return false;
+}
+
 }  // namespace
 
 bool ends_block(const GuestInsn& g) {
@@ -402,7 +430,8 @@ void read_guest_code(mmu::SoftMmu& mmu, const x86::CpuModel& model, uint64_t rip
       out.straddles = true;
       status = x86::decode({out.code + at, kMaxLength}, CodeSize::k64, g.insn);
     }
-    g.in_window = g.window_here = false;
+    g.in_window = g.window_here = g.share_here = false;
+    g.share = 0;
     g.bytes = out.code + at;
     g.at = static_cast<uint16_t>(at);
     if (status == DecodeStatus::kOk) {
@@ -442,6 +471,8 @@ void read_guest_code(mmu::SoftMmu& mmu, const x86::CpuModel& model, uint64_t rip
   out.bytes = at;
   analyse_flags(mmu, out);
   if (options.window && (mode & mode::kNoWindow) == 0) plan_window(out);
+  out.flags_wait = options.flags_wait && spills_first(out);
+  if (options.shared_checks && (mode & mode::kNoWindow) == 0) plan_sharing(out);
 }
 
 }  // namespace ostler::bt

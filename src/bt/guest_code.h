@@ -48,10 +48,20 @@ struct GuestInsn {
   bool window_here = false;    // the check stands before it
   int16_t window_from = 0;     // then: the first byte, relative to RSP there
   uint16_t window_size = 0;
+  uint8_t share = 0;        // number, from 1, of the shared check that covers its memory operand
+  bool share_here = false;  // which stands before it
+};
+
+// A check for several accesses whose distances are known.
+struct Share {
+  int64_t from = 0;  // first byte: a displacement, or relative to the block's RIP
+  uint16_t size = 0;
+  bool write = false;  // all of it must be writable
 };
 
 struct GuestCode {
   static constexpr unsigned kMost = 64;
+  static constexpr unsigned kShares = 8;
 
   uint64_t rip = 0;     // from `base`
   uint64_t base = 0;    // 0, or the page that code which may run elsewhere too was found in
@@ -64,8 +74,11 @@ struct GuestCode {
   unsigned count = 0;
   unsigned bytes = 0;
   uint16_t entry_flags = 0;  // live at the start
+  bool flags_wait =
+      false;  // they would go to memory before anything wants them in the host's: they stay there
   std::array<GuestInsn, kMost> insns;
-  uint8_t code[4096 + 16];  // copy of the bytes from `phys` on, as far as they were read
+  std::array<Share, kShares> shares;  // by GuestInsn::share - 1
+  uint8_t code[4096 + 16];            // copy of the bytes from `phys` on, as far as they were read
   unsigned code_read = 0;
 
   uint16_t live_before(const GuestInsn& g) const {
@@ -89,6 +102,11 @@ bool ends_block(const GuestInsn& g);
 
 // Chooses what the stack window's check of the block covers, and where it stands.
 void plan_window(GuestCode& code);
+
+// Chooses which other accesses share a check. After plan_window().
+void plan_sharing(GuestCode& code);
+// Where the memory operand lies, as Share::from counts.
+int64_t share_position(const GuestCode& code, const GuestInsn& g);
 
 void read_guest_code(mmu::SoftMmu& mmu, const x86::CpuModel& model, uint64_t rip, uint64_t phys, Mode mode,
                      const Options& options, GuestCode& out);

@@ -49,6 +49,8 @@ struct alignas(4096) Hot {
   uint64_t window_delta = 0;
   // Copy of an operand that crosses a page, at the same offset in 64 bytes: misaligned stays misaligned.
   alignas(64) std::byte crossing[128] = {};
+  // Host addresses of what shared checks of the running block have let through. Used behind the check only.
+  uint64_t shared[8] = {};
   uint64_t slot_mask = uint64_t{mmu::Tlb::kEntries - 1} << 12;  // for PEXT
   uint64_t page_mask = ~uint64_t{4095};
   int64_t budget = 0;  // instructions left, with Options::count

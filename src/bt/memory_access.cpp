@@ -20,6 +20,7 @@ HostMem Translator::address_operand(const x86::Instruction& insn) {
   if (insn.base != x86::kNoRegister) {
     mem.base = host_reg(number(insn.base));
     if (mem.base == kNoReg) {
+      forget_held(kS0);
       hot_.load(kS0, gpr_at(number(insn.base)));
       mem.base = kS0;
     }
@@ -27,6 +28,7 @@ HostMem Translator::address_operand(const x86::Instruction& insn) {
   if (insn.index != x86::kNoRegister) {
     mem.index = host_reg(number(insn.index));
     if (mem.index == kNoReg) {
+      forget_held(kS1);
       hot_.load(kS1, gpr_at(number(insn.index)));
       mem.index = kS1;
     }
@@ -49,6 +51,15 @@ void Translator::address(const GuestInsn& g) {
 
 void Translator::check(const GuestInsn& g, unsigned size, Direction direction) {
   const bool write = direction == Direction::kWrite;
+  const uint32_t miss = look_up(size, write);
+  land(miss, cold_.offset());
+  cold_.call(routines_.miss[static_cast<unsigned>(tlb())][write]);
+  miss_info(g, size, write, hot_.offset());
+}
+
+// The place of the jump that is taken on a miss.
+uint32_t Translator::look_up(unsigned size, bool write) {
+  forget_held();
   const size_t base = tlb_base();
   if (bmi2_) {
     hot_.rorx(kS1, kS0, 12);
@@ -62,20 +73,18 @@ void Translator::check(const GuestInsn& g, unsigned size, Direction direction) {
   hot_.cmp_imm(kS0, static_cast<uint32_t>(kPageSize - size));
   const uint32_t miss = hot_.jcc(kCcA);
   hot_.load_indexed(kS1, kS1, base + offsetof(mmu::TlbArrays, host));
-
-  land(miss, cold_.offset());
-  cold_.call(routines_.miss[static_cast<unsigned>(tlb())][write]);
-  miss_info(g, size, write, hot_.offset());
+  return miss;
 }
 
-void Translator::miss_info(const GuestInsn& g, unsigned size, bool write, Offset resume) {
+void Translator::miss_info(const GuestInsn& g, unsigned size, bool write, Offset resume, bool shares) {
   const MissInfo info{
       .block = cache_.next_block(),
       .resume = static_cast<int32_t>(resume - cold_.offset()),
       .offset = g.at,
-      .size = static_cast<uint8_t>(size),
+      .size = static_cast<uint16_t>(size & 1023),
       .write = write,
-      .others_first = g.insn.opcode >= x86::Opcode::kFadd || g.insn.opcode == x86::Opcode::kCmpxchg16b};
+      .others_first = g.insn.opcode >= x86::Opcode::kFadd || g.insn.opcode == x86::Opcode::kCmpxchg16b,
+      .shares = shares};
   cold_.bytes(&info, sizeof info);
 }
 
@@ -99,6 +108,7 @@ void Translator::address_keeping_flags(const GuestInsn& g) {
 void Translator::check_keeping_flags(const GuestInsn& g, unsigned size, Direction direction) {
   const bool write = direction == Direction::kWrite;
   const size_t base = tlb_base();
+  forget_held();
   hot_.store(offsetof(Hot, scratch) + 16, kRcx);
   hot_.pext(kS1, kS0, offsetof(Hot, slot_mask));
   hot_.load_indexed(
@@ -151,6 +161,7 @@ void Translator::give_back_budget(const GuestInsn& g) {
 
 void Translator::check_window(const GuestInsn& g) {
   free_flags(live_before(g));
+  forget_held();
   const Offset again = hot_.offset();
   hot_.lea(kS0, {.base = kSp, .disp = g.window_from});
   hot_.sub(kS0, offsetof(Hot, window_tag));
@@ -165,8 +176,51 @@ void Translator::check_window(const GuestInsn& g) {
   const uint32_t crosses = cold_.jcc(kCcA);
   cold_.call(routines_.window[static_cast<unsigned>(tlb())]);
   cold_.jcc(kCcE, again);
-  // Without the window from here on.
   land(crosses, cold_.offset());
+  leave_for_unshared(g);
+}
+
+HostMem Translator::shared_operand(const GuestInsn& g) {
+  const Share& share = code_->shares[g.share - 1u];
+  if (g.share_here)
+    check_shared(g, share);
+  else if (held_share_ != g.share)
+    hot_.load(kS0, shared_at(g));
+  held_share_ = g.share;
+  return {.base = kS0, .disp = static_cast<int32_t>(share_position(*code_, g) - share.from)};
+}
+
+void Translator::check_shared(const GuestInsn& g, const Share& share) {
+  free_flags(live_before(g));
+  if (g.insn.base == x86::kRipBase) {
+    rip_to(hot_, kS0, code_->rip + static_cast<uint64_t>(share.from));
+  } else {
+    HostMem mem = address_operand(g.insn);
+    mem.disp = static_cast<int32_t>(share.from);
+    hot_.lea(kS0, mem);
+  }
+  const uint32_t miss = look_up(share.size, share.write);
+  const Offset resume = hot_.offset();
+  hot_.lea(kS0, {.base = kS0, .index = kS1});
+  hot_.store(shared_at(g), kS0);
+
+  land(miss, cold_.offset());
+  cold_.add_indexed(
+      kS0, kS1,
+      tlb_base() + (share.write ? offsetof(mmu::TlbArrays, write_tag) : offsetof(mmu::TlbArrays, read_tag)));
+  cold_.mov(kS1, kS0);
+  cold_.and32(kS1, kPageMask);
+  cold_.cmp_imm(kS1, static_cast<uint32_t>(kPageSize - share.size));
+  const uint32_t crosses = cold_.jcc(kCcA);
+  cold_.call(routines_.share_miss[static_cast<unsigned>(tlb())][share.write]);
+  miss_info(g, share.size, share.write, resume, true);
+  cold_.u32(cache_.next_exit());
+  land(crosses, cold_.offset());
+  leave_for_unshared(g);
+}
+
+// In cold code: from `g` on, without the window and shared checks.
+void Translator::leave_for_unshared(const GuestInsn& g) {
   give_back_budget(g);
   cold_.align_field(1);
   const uint32_t field = cold_.jmp();
@@ -178,7 +232,8 @@ void Translator::check_window(const GuestInsn& g) {
 
 HostMem Translator::in_window(int32_t disp) {
   insns_[insn_count_ - 1].host_flags = host_valid_ && !memory_valid_;
-  hot_.load(kS1, offsetof(Hot, window_delta));
+  if (!held_window_) hot_.load(kS1, offsetof(Hot, window_delta));
+  held_window_ = true;
   return {.base = kSp, .index = kS1, .disp = disp};
 }
 

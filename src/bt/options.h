@@ -15,6 +15,7 @@ struct Options {
   bool share = true;       // code that lies at several linear pages is translated once for all of them
   bool share_all = false;  // as if all user code did, for tests
   bool window = true;      // one check for a block's stack accesses
+  bool shared_checks = true;  // one check for several accesses near the same address
   bool keep_flags = true;  // checks that leave the host's flags alone where the guest's are in them
   bool flags_wait = true;  // flags stay in memory in blocks that would only put them there again
   bool system = true;      // system instructions and string instructions without the interpreter

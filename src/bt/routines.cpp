@@ -148,6 +148,7 @@ Result<Routines> make_routines(CodeCache& cache, MissFunction miss) {
           tlb_at(static_cast<TlbKind>(kind)) +
           (write != 0 ? offsetof(mmu::TlbArrays, write_tag) : offsetof(mmu::TlbArrays, read_tag));
       a.add(r14, gs_indexed(r15, 3, tags));  // the address again
+      r.share_miss[kind][write] = static_cast<Offset>(a.offset());
       m.store_registers();
       a.pop(rsi);
       a.mov(gs64(offsetof(Hot, scratch)), rsi);

@@ -13,11 +13,18 @@ namespace ostler::bt {
 // Follows the call of a memory access's slow path in the cold code. Packed: code is all around it.
 struct [[gnu::packed]] MissInfo {
   uint32_t block;
-  int32_t resume;   // from here to behind the check
-  uint16_t offset;  // of the guest instruction from the block's start
-  uint8_t size;     // bytes
-  uint8_t write : 1;
-  uint8_t others_first : 1;  // #GP of a misaligned operand, #MF go before #PF: the interpreter decides
+  int32_t resume;       // from here to behind the check
+  uint16_t offset;      // of the guest instruction from the block's start
+  uint16_t size : 10;   // bytes
+  uint16_t write : 1;
+  uint16_t others_first : 1;  // #GP of a misaligned operand, #MF go before #PF: the interpreter decides
+  uint16_t shares : 1;        // a ShareMissInfo
+};
+
+// Of a check that several accesses share.
+struct [[gnu::packed]] ShareMissInfo {
+  MissInfo miss;
+  uint32_t unshared;  // number of the exit to take when it cannot pass
 };
 
 enum class TlbKind : uint8_t { kUser, kSup, kAc };
@@ -31,6 +38,8 @@ struct Routines {
   Offset host_fault = 0;
   // To be called by cold code, a MissInfo behind the call. kS0: address minus tag, kS1: slot.
   Offset miss[3][2] = {};  // by TlbKind, write
+  // The same of a shared check, kS0: address.
+  Offset share_miss[3][2] = {};
   // To be called by cold code. kS0: an address. Makes the stack window its page if that may be written: then
   // the zero flag is set.
   Offset window[3] = {};  // by TlbKind

@@ -490,6 +490,11 @@ uint64_t Runner::miss(Runner* runner, const MissInfo* info, uint64_t address) {
   } take_back{hot, runner->instructions_left(block, info->offset)};
   interp::Cpu& cpu = runner->cpu_;
   runner->follow_mode();
+  if (info->shares != 0) {
+    const uint64_t distance = runner->share(*reinterpret_cast<const ShareMissInfo*>(info), address);
+    if (distance != 0) take_back.left = 0;
+    return distance;
+  }
   // What the interpreter knows better: addresses that are not canonical, page crossings, devices, code pages.
   if (!cpu.canonical(address) || !cpu.canonical(address + info->size - 1)) return 0;
   try {
@@ -504,6 +509,23 @@ uint64_t Runner::miss(Runner* runner, const MissInfo* info, uint64_t address) {
     return host == nullptr ? 0 : reinterpret_cast<uint64_t>(host) - address;
   } catch (const x86::Exception& exception) {
     if (info->others_first == 0) runner->fault_ = exception;
+    return 0;
+  }
+}
+
+// A shared check is a guess: it must not have effects that its accesses have not, nor raise anything.
+uint64_t Runner::share(const ShareMissInfo& share, uint64_t address) {
+  const MissInfo& info = share.miss;
+  hot_.reason = Reason::kLink;
+  hot_.exit_value = share.unshared;
+  if (!cpu_.canonical(address) || !cpu_.canonical(address + info.size - 1)) return 0;
+  try {
+    if (cpu_.mmu.watching()) return 0;
+    const void* host = cpu_.mmu.pointer(address, info.size, mmu::Access::kRead);
+    const auto access = info.write != 0 ? mmu::Access::kWrite : mmu::Access::kRead;
+    if (host == nullptr || !cpu_.mmu.hits(address, info.size, access)) return 0;
+    return reinterpret_cast<uint64_t>(host) - address;
+  } catch (const x86::Exception&) {
     return 0;
   }
 }

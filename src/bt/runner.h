@@ -68,6 +68,7 @@ class Runner final : public interp::Native {
   }
   void follow_mode();
   void load_x87();
+  uint64_t share(const ShareMissInfo& share, uint64_t address);
   uint64_t copy_crossing(uint64_t address, unsigned size);
   bool take_host_fault();
   void run_checked(const Place& place, bool supervisor);

@@ -3,7 +3,7 @@
 #include <optional>
 
 #include "bt/guest_code.h"
-#include "x86/vector_info.h"
+#include "bt/operands.h"
 
 namespace ostler::bt {
 namespace {
@@ -23,15 +23,6 @@ bool is_rsp(const x86::Operand& operand) {
   return operand.kind == OperandKind::kGpr && operand.index / 8 == x86::kRsp;
 }
 
-unsigned memory_size(const Instruction& insn) {
-  if (insn.opcode >= Opcode::kFadd) return x86::vector_info(insn).memory_size;
-  if (insn.opcode == Opcode::kCmpxchg8b) return 8;
-  if (insn.opcode == Opcode::kCmpxchg16b) return 16;
-  for (unsigned i = 0; i < insn.operand_count; ++i)
-    if (insn.operand[i].kind == OperandKind::kMem) return insn.operand[i].size;
-  return 0;
-}
-
 bool addresses_stack(const Instruction& insn) {
   return insn.has_memory() && insn.base == kRspOffset && insn.index == x86::kNoRegister &&
          insn.address_size == 8 && insn.segment < x86::kFs && insn.disp > -kWidest && insn.disp < kWidest;
@@ -48,8 +39,8 @@ std::optional<Range> access_of(const GuestInsn& g) {
     case Kind::kReturn:
       return Range{0, 8};
     case Kind::kGeneric:
-      if (!addresses_stack(g.insn) || memory_size(g.insn) == 0) return std::nullopt;
-      return Range{static_cast<int>(g.insn.disp), static_cast<int>(memory_size(g.insn))};
+      if (!addresses_stack(g.insn) || memory_use(g.insn).size == 0) return std::nullopt;
+      return Range{static_cast<int>(g.insn.disp), static_cast<int>(memory_use(g.insn).size)};
     default:
       return std::nullopt;
   }

@@ -11,32 +11,19 @@ using x86::Opcode;
 
 namespace {
 
-// Whether the flags at the entry would go to memory before anything wants them in the host's: then they had
-// better stay there.
-bool spills_first(const GuestCode& code) {
-  if (code.entry_flags == 0) return false;
-  for (unsigned i = 0; i < code.count; ++i) {
-    const GuestInsn& g = code.insns[i];
-    if (g.window_here) return true;
-    if (g.touches_flags || g.reads != 0) return false;
-    switch (g.kind) {
-      case Kind::kGeneric:
-        if (g.insn.has_memory() && !g.in_window) return true;
-        break;
-      case Kind::kPush:
-      case Kind::kPop:
-        if (!g.in_window) return true;
-        break;
-      case Kind::kLea:
-      case Kind::kNothing:
-        break;
-      case Kind::kJump:
-        return false;
-      default:
-        return true;
-    }
+// Whether what is known of the scratch registers is kept up by the translation itself.
+bool keeps_scratch(Kind kind) {
+  switch (kind) {
+    case Kind::kGeneric:
+    case Kind::kLea:
+    case Kind::kPush:
+    case Kind::kPop:
+    case Kind::kCondition:
+    case Kind::kNothing:
+      return true;
+    default:
+      return false;
   }
-  return false;
 }
 
 // AMD processors before Zen 3 take tens of cycles for PEXT.
@@ -52,7 +39,6 @@ Translator::Translator(CodeCache& cache, const Routines& routines, const Options
       routines_(routines),
       bmi2_(x86::HostCpu::current().features.has(x86::Feature::kBmi2)),
       count_(options.count),
-      flags_wait_(options.flags_wait),
       keep_flags_(options.keep_flags && bmi2_ && has_fast_pext()) {}
 
 TlbKind Translator::tlb() const {
@@ -91,8 +77,7 @@ Block& Translator::translate(const GuestCode& code, uint32_t page, uint32_t seco
   insn_count_ = 0;
   hot_ = Assembler(cache_.writable(cache_.hot()), cache_.hot());
   cold_ = Assembler(cache_.writable(cache_.cold()), cache_.cold());
-  const bool memory_entry =
-      code.straddles || code.insns[0].kind == Kind::kInterpret || (flags_wait_ && spills_first(code));
+  const bool memory_entry = code.straddles || code.insns[0].kind == Kind::kInterpret || code.flags_wait;
   entries(page, second_page, memory_entry);
   body();
   return cache_.add(block_, hot_.offset(), cold_.offset(), {insns_.data(), insn_count_}, code.bytes,
@@ -203,12 +188,14 @@ void Translator::cold_jump(uint32_t field, uint64_t rip, Offset routine) {
 }
 
 void Translator::body() {
+  forget_held();
   for (unsigned i = 0; i < code_->count; ++i) {
     const GuestInsn& g = code_->insns[i];
     insns_[insn_count_++] = {
         .host = hot_.offset(), .index = static_cast<uint8_t>(i), .guest = g.at, .host_flags = false};
     if (g.window_here) check_window(g);
     instruction(g);
+    if (!keeps_scratch(g.kind)) forget_held();
   }
   const GuestInsn& last = code_->insns[code_->count - 1];
   if (!ends_block(last)) exit_to(code_->next_rip(last), last.live_after, Branch::kJump);
@@ -262,6 +249,7 @@ void Translator::interpret(const GuestInsn& g) {
 
 // LAHF and SETO leave in AX what CpuState::flags_ax is.
 void Translator::spill_flags() {
+  forget_held(kS0);
   hot_.mov(kS0, kRax);
   hot_.u8(0x9f);  // LAHF
   hot_.u8(0x0f);  // SETO AL

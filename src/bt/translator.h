@@ -56,7 +56,22 @@ class Translator {
   void check_in_page(const GuestInsn& g, unsigned size, Direction direction);
   void address_keeping_flags(const GuestInsn& g);
   void check_keeping_flags(const GuestInsn& g, unsigned size, Direction direction);
-  void miss_info(const GuestInsn& g, unsigned size, bool write, Offset resume);
+  void miss_info(const GuestInsn& g, unsigned size, bool write, Offset resume, bool shares = false);
+  uint32_t look_up(unsigned size, bool write);
+  // The memory operand, covered by a shared check: an offset from kS0.
+  HostMem shared_operand(const GuestInsn& g);
+  void check_shared(const GuestInsn& g, const Share& share);
+  void leave_for_unshared(const GuestInsn& g);
+  // A scratch register, or both, may hold something else now.
+  void forget_held(Reg r) {
+    if (r == kS0) held_share_ = 0;
+    if (r == kS1) held_window_ = false;
+  }
+  void forget_held() {
+    held_share_ = 0;
+    held_window_ = false;
+  }
+  static size_t shared_at(const GuestInsn& g) { return offsetof(Hot, shared) + (g.share - 1u) * 8; }
   // The block's stack window check.
   void check_window(const GuestInsn& g);
   // `disp` bytes from RSP, in the window; loads kS1.
@@ -121,7 +136,7 @@ class Translator {
   CodeCache& cache_;
   const Routines& routines_;
   const bool bmi2_;
-  const bool count_, flags_wait_, keep_flags_;
+  const bool count_, keep_flags_;
   const GuestCode* code_ = nullptr;
   Block block_;
   Straddle straddle_{};
@@ -129,6 +144,8 @@ class Translator {
   unsigned insn_count_ = 0;
   Offset poll_exit_ = 0;  // where the block's entries leave to look at what is pending; 0: not written yet
   Assembler hot_, cold_;
+  uint8_t held_share_ = 0;                          // kS0 is what that shared check has let through
+  bool held_window_ = false;                        // kS1 is Hot::window_delta
   bool host_valid_ = false, memory_valid_ = false;  // where the guest's flags are; neither: nobody wants them
 };
 

@@ -76,6 +76,12 @@ class SoftMmu final : private Coherent {
     return reinterpret_cast<T*>(data_->find(data_->write_tag, linear, sizeof(T)));
   }
 
+  // Whether `size` bytes there are in the TLB.
+  bool hits(uint64_t linear, size_t size, Access access) const {
+    return data_->find(access == Access::kWrite ? data_->write_tag : data_->read_tag, linear, size) !=
+           nullptr;
+  }
+
   // ---- code ----
   // Grows whenever a linear address may fetch from elsewhere, or no longer at all, than it did before (CR3
   // writes, INVLPG, flushes, CR0/CR4/EFER paging bits; not CPL). What was fetched under an equal epoch and
@@ -191,6 +197,7 @@ class SoftMmu final : private Coherent {
   // `on_hit` is called for each data access that a watch sees, before the access is complete: what raises an
   // exception later has not happened. The last one stays in watch_hit().
   void set_watches(std::vector<Watch> watches, std::function<void()> on_hit);
+  bool watching() const { return !watches_.empty(); }
   const WatchHit& watch_hit() const { return watch_hit_; }
   void forget_watch_hit() { watch_hit_.present = false; }
 

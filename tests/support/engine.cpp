@@ -74,6 +74,10 @@ bt::Options options() {
       options.keep_flags = false;
     else if (setting == "flags_wait=off")
       options.flags_wait = false;
+    else if (setting == "shared_checks=off")
+      options.shared_checks = false;
+    else if (setting == "system=off")
+      options.flags_wait = false;
     else if (setting == "system=off")
       options.system = false;
     else if (setting == "share=all")
