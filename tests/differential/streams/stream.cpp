@@ -279,6 +279,26 @@ class Builder {
     }
   }
 
+  // Fields of one thing, between instructions that may change where it lies.
+  void fields() {
+    static constexpr uint8_t kOpcodes[] = {0x8b, 0x8b, 0x89, 0x89, 0x01, 0x03, 0x39, 0x3b, 0x88, 0x8a};
+    const auto base = static_cast<unsigned>(random_() % 16);
+    if (!one_in(3)) set_register(base, address(64));
+    for (uint64_t n = 2 + random_() % 6; n > 0 && !full(); --n) {
+      if (one_in(4)) {
+        instruction();
+        continue;
+      }
+      const auto reg = static_cast<unsigned>(one_in(8) ? base : random_() % 16);
+      Bytes bytes = {static_cast<uint8_t>(0x40 | (random_() & 8) | (reg >> 3) << 2 | base >> 3),
+                     kOpcodes[random_() % std::size(kOpcodes)],
+                     static_cast<uint8_t>(0x40 | (reg & 7) << 3 | (base & 7))};
+      if ((base & 7) == 4) bytes.push_back(0x24);
+      bytes.push_back(static_cast<uint8_t>(random_() % 72 - 8));
+      append(bytes);
+    }
+  }
+
   void string_instruction() {
     static constexpr uint8_t kOpcodes[] = {0xa4, 0xa5, 0xa6, 0xa7, 0xaa, 0xab, 0xac, 0xad, 0xae, 0xaf};
     if (!one_in(3)) set_register(x86::kRsi, address(8));
@@ -475,7 +495,8 @@ class Builder {
     if (kind < 11) return step();
     if (kind < 13) return string_instruction();
     if (kind < 18) return stack_instruction();
-    if (kind < 20) {
+    if (kind < 23) return fields();
+    if (kind < 25) {
       set_register(some_register(), interesting_value(random_));
       return;
     }
