@@ -13,9 +13,9 @@ namespace ostler::bt {
 // Follows the call of a memory access's slow path in the cold code. Packed: code is all around it.
 struct [[gnu::packed]] MissInfo {
   uint32_t block;
-  int32_t resume;       // from here to behind the check
-  uint16_t offset;      // of the guest instruction from the block's start
-  uint16_t size : 10;   // bytes
+  int32_t resume;      // from here to behind the check
+  uint16_t offset;     // of the guest instruction from the block's start
+  uint16_t size : 10;  // bytes
   uint16_t write : 1;
   uint16_t others_first : 1;  // #GP of a misaligned operand, #MF go before #PF: the interpreter decides
   uint16_t shares : 1;        // a ShareMissInfo

@@ -156,10 +156,10 @@ TEST_F(SharedChecksRun, AMissIsFilledAndTheBlockGoesOn) {
 }
 
 TEST_F(SharedChecksRun, AWriteThatDoesNotHappenLeavesThePageClean) {
-  reg(x86::kRbx) = kData;
+  reg(x86::kRsi) = kData;
   reg(x86::kRcx) = 0;
-  // mov eax, [rbx]; div ecx; mov [rbx + 4], eax: there is no IDT
-  ASSERT_EQ(run({0x8b, 0x03, 0xf7, 0xf1, 0x89, 0x43, 0x04, 0xf4}), interp::Exit::kShutdown);
+  // mov eax, [rsi]; div ecx; mov [rsi + 4], eax: there is no IDT
+  ASSERT_EQ(run({0x8b, 0x06, 0xf7, 0xf1, 0x89, 0x46, 0x04, 0xf4}), interp::Exit::kShutdown);
   EXPECT_EQ(entry(kData) & 0x60, 0x20u) << "accessed, not dirty";
 }
 
