@@ -46,11 +46,11 @@ void Window::clear_hash() {
 }
 
 mmu::Tlb* Window::user(unsigned context) {
-  return new (views_[context] + kUser) mmu::Tlb;
+  return new (views_[context] + kUser) mmu::Tlb(mmu::Tlb::Memory::kZero);
 }
 
 mmu::Tlb* Window::supervisor(unsigned context) {
-  return new (views_[0] + (context == 0 ? kSup : kAc)) mmu::Tlb;
+  return new (views_[0] + (context == 0 ? kSup : kAc)) mmu::Tlb(mmu::Tlb::Memory::kZero);
 }
 
 }  // namespace ostler::bt

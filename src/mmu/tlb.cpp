@@ -4,8 +4,10 @@
 
 namespace ostler::mmu {
 
-Tlb::Tlb() {
-  for (unsigned slot = 0; slot < kEntries; ++slot) drop(slot);
+Tlb::Tlb(Memory memory) {
+  drop(0);
+  if (memory == Memory::kZero) return;
+  for (unsigned slot = 1; slot < kEntries; ++slot) drop(slot);
   host.fill(nullptr);
   phys.fill(0);
   fetch_phys.fill(0);
@@ -104,9 +106,16 @@ void Tlb::clear_write_tags() {
 }
 
 void Tlb::clear_write_tags_of(const std::byte* host_page) {
-  // An empty slot may match by accident: it is cleared again.
-  for (unsigned slot = 0; slot < kEntries; ++slot)
-    if (host[slot] == host_page) write_tag[slot] = never(slot);
+  // An empty slot may match by accident: it is cleared again. Few match, so that several are looked at at
+  // once.
+  constexpr unsigned kStep = 32;
+  for (unsigned first = 0; first < kEntries; first += kStep) {
+    bool any = false;
+    for (unsigned slot = first; slot < first + kStep; ++slot) any |= host[slot] == host_page;
+    if (!any) continue;
+    for (unsigned slot = first; slot < first + kStep; ++slot)
+      if (host[slot] == host_page) write_tag[slot] = never(slot);
+  }
 }
 
 }  // namespace ostler::mmu

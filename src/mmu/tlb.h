@@ -18,7 +18,8 @@ namespace ostler::mmu {
 
 // What translated code indexes.
 struct TlbArrays {
-  static constexpr unsigned kEntries = 4096;
+  // Enough for the pages of a large program: what is 64 MiB apart takes each other's place.
+  static constexpr unsigned kEntries = 16384;
 
   alignas(64) std::array<uint64_t, kEntries> read_tag;
   std::array<uint64_t, kEntries> write_tag;
@@ -38,10 +39,13 @@ struct TlbArrays {
 
 class Tlb : public TlbArrays {
  public:
-  Tlb();
+  enum class Memory : bool { kAny, kZero };
+  // In memory that is all zeros only what is not zero when empty is written, so that pages of it that are not
+  // used never come to be.
+  explicit Tlb(Memory memory = Memory::kAny);
 
   static constexpr unsigned slot_of(uint64_t linear) { return (linear >> 12) & (kEntries - 1); }
-  static constexpr uint64_t never(unsigned slot) { return uint64_t{slot ^ (kEntries / 2)} << 12; }
+  static constexpr uint64_t never(unsigned slot) { return slot == 0 ? uint64_t{kEntries / 2} << 12 : 0; }
   static constexpr uint64_t page_of(uint64_t linear) { return linear & ~kPageMask; }
 
   // The host address of `size` bytes at `linear`, or null.

@@ -153,9 +153,9 @@ TEST_F(SoftMmuTest, BytesOfAnyLengthAreCheckedFirst) {
   EXPECT_EQ(back, bytes);
 }
 
-// Two streams 4 MiB and 16 MiB apart: the latter share slots.
+// Streams that are further apart than the TLB reaches share slots.
 TEST_F(SoftMmuTest, PagesThatShareASlotDoNotMixUp) {
-  const uint64_t distances[] = {4 << 20, 16 << 20, uint64_t{1} << 39};
+  const uint64_t distances[] = {4 << 20, 16 << 20, Tlb::kEntries * kPageSize, uint64_t{1} << 39};
   for (const uint64_t distance : distances) {
     const uint64_t a = 0x40000000, b = a + distance;
     for (unsigned i = 0; i < 4; ++i) {
