@@ -63,6 +63,7 @@ Runner::Runner(Shared& shared, Window& window, interp::Interpreter& interpreter)
       hot_(window.hot()),
       cpu_(interpreter.cpu()),
       cache_(*shared.cache),
+      generation_(cache_.generation()),
       code_(std::make_unique<GuestCode>()) {
   hot_.runner = this;
   if (shared.options.check != 0) checker_ = std::make_unique<Checker>(interpreter);
@@ -203,7 +204,9 @@ std::optional<Runner::Place> Runner::find(uint64_t rip, Mode mode) {
   if (!cpu_.canonical(rip)) x86::raise(Vector::kGp, 0);
   constexpr unsigned kTries = 3;
   for (unsigned tries = 0; tries < kTries; ++tries) {
-    const uint64_t phys = cpu_.mmu.translate_fetch(rip).value;
+    const auto found = cpu_.mmu.translate_fetch(rip, fault_);
+    if (!found) return std::nullopt;
+    const uint64_t phys = found->value;
     follow_generation();
     {
       const std::lock_guard lock(cache_.mutex());
@@ -373,6 +376,12 @@ std::optional<Runner::Place> Runner::arrive(Mode mode, uint32_t link, uint64_t l
   return place;
 }
 
+NativeExit Runner::raise() {
+  raised_ = *fault_;
+  fault_.reset();
+  return NativeExit::kRaise;
+}
+
 NativeExit Runner::run(interp::Cpu& cpu, bool interrupt_waits) {
   ASSERT(&cpu == &cpu_ && &cpu.s == &hot_.cpu, "the interpreter works on the window's state");
   set_current_runner(this);
@@ -399,6 +408,7 @@ NativeExit Runner::run(interp::Cpu& cpu, bool interrupt_waits) {
     } else {
       place = arrive(mode, link, link_generation, block_mode);
       if (!place) {
+        if (fault_) return raise();
         ++statistics_.interpreted;
         return NativeExit::kInterpret;
       }
@@ -454,11 +464,7 @@ NativeExit Runner::run(interp::Cpu& cpu, bool interrupt_waits) {
         s.rip = hot_.exit_value;
         return NativeExit::kInterpret;
       case Reason::kFault:
-        if (fault_) {
-          const x86::Exception fault = *fault_;
-          fault_.reset();
-          throw fault;
-        }
+        if (fault_) return raise();
         ++statistics_.interpreted;
         return NativeExit::kInterpret;
       case Reason::kHostFault:
@@ -497,20 +503,20 @@ uint64_t Runner::miss(Runner* runner, const MissInfo* info, uint64_t address) {
   }
   // What the interpreter knows better: addresses that are not canonical, page crossings, devices, code pages.
   if (!cpu.canonical(address) || !cpu.canonical(address + info->size - 1)) return 0;
-  try {
-    const auto access = info->write != 0 ? mmu::Access::kWrite : mmu::Access::kRead;
-    if ((address & kPageMask) + info->size > kPageSize) {
-      const uint64_t copy = info->write != 0 ? 0 : runner->copy_crossing(address, info->size);
-      if (copy != 0) take_back.left = 0;
-      return copy;
-    }
-    void* host = cpu.mmu.pointer(address, info->size, access);
-    if (host != nullptr) take_back.left = 0;
-    return host == nullptr ? 0 : reinterpret_cast<uint64_t>(host) - address;
-  } catch (const x86::Exception& exception) {
-    if (info->others_first == 0) runner->fault_ = exception;
+  const auto access = info->write != 0 ? mmu::Access::kWrite : mmu::Access::kRead;
+  if ((address & kPageMask) + info->size > kPageSize) {
+    const uint64_t copy = info->write != 0 ? 0 : runner->copy_crossing(address, info->size);
+    if (copy != 0) take_back.left = 0;
+    return copy;
+  }
+  std::optional<x86::Exception> fault;
+  void* host = cpu.mmu.pointer(address, info->size, access, fault);
+  if (host == nullptr) {
+    if (info->others_first == 0) runner->fault_ = fault;
     return 0;
   }
+  take_back.left = 0;
+  return reinterpret_cast<uint64_t>(host) - address;
 }
 
 // A shared check is a guess: it must not have effects that its accesses have not, nor raise anything.
@@ -519,15 +525,12 @@ uint64_t Runner::share(const ShareMissInfo& share, uint64_t address) {
   hot_.reason = Reason::kLink;
   hot_.exit_value = share.unshared;
   if (!cpu_.canonical(address) || !cpu_.canonical(address + info.size - 1)) return 0;
-  try {
-    if (cpu_.mmu.watching()) return 0;
-    const void* host = cpu_.mmu.pointer(address, info.size, mmu::Access::kRead);
-    const auto access = info.write != 0 ? mmu::Access::kWrite : mmu::Access::kRead;
-    if (host == nullptr || !cpu_.mmu.hits(address, info.size, access)) return 0;
-    return reinterpret_cast<uint64_t>(host) - address;
-  } catch (const x86::Exception&) {
-    return 0;
-  }
+  if (cpu_.mmu.watching() || (address & kPageMask) + info.size > kPageSize) return 0;
+  std::optional<x86::Exception> fault;
+  const void* host = cpu_.mmu.pointer(address, info.size, mmu::Access::kRead, fault);
+  const auto access = info.write != 0 ? mmu::Access::kWrite : mmu::Access::kRead;
+  if (host == nullptr || !cpu_.mmu.hits(address, info.size, access)) return 0;
+  return reinterpret_cast<uint64_t>(host) - address;
 }
 
 // Gathers what is read across a page boundary: the access goes on in the copy. 0: not all of it is plain RAM,
@@ -535,16 +538,13 @@ uint64_t Runner::share(const ShareMissInfo& share, uint64_t address) {
 uint64_t Runner::copy_crossing(uint64_t address, unsigned size) {
   std::byte* copy = hot_.crossing + address % 64;
   const auto first = static_cast<unsigned>(kPageSize - (address & kPageMask));
-  try {
-    const void* host = cpu_.mmu.pointer(address, first, mmu::Access::kRead);
-    if (host == nullptr) return 0;
-    memory::guest_copy(copy, host, first);
-    host = cpu_.mmu.pointer(address + first, size - first, mmu::Access::kRead);
-    if (host == nullptr) return 0;
-    memory::guest_copy(copy + first, host, size - first);
-  } catch (const x86::Exception&) {
-    return 0;
-  }
+  std::optional<x86::Exception> fault;
+  const void* host = cpu_.mmu.pointer(address, first, mmu::Access::kRead, fault);
+  if (host == nullptr) return 0;
+  memory::guest_copy(copy, host, first);
+  host = cpu_.mmu.pointer(address + first, size - first, mmu::Access::kRead, fault);
+  if (host == nullptr) return 0;
+  memory::guest_copy(copy + first, host, size - first);
   return reinterpret_cast<uint64_t>(copy) - address;
 }
 

@@ -26,6 +26,7 @@ class Runner final : public interp::Native {
   ~Runner() override;
 
   interp::NativeExit run(interp::Cpu& cpu, bool interrupt_waits) override;
+  const x86::Exception& raised() const override { return raised_; }
   void before(const x86::Instruction& insn) override;
   void settle() override;
   void state_changed() override;
@@ -54,6 +55,7 @@ class Runner final : public interp::Native {
   // The translation at `rip`, made if there is none. Nothing: what lies there is not to be kept, or somebody
   // writes it.
   std::optional<Place> find(uint64_t rip, Mode mode);
+  interp::NativeExit raise();
   void follow_generation();
   void set_page_numbers(uint64_t rip, const CodeCache::PageNumbers& numbers);
   Block* find_known(uint64_t rip, uint64_t phys, Mode mode);
@@ -85,6 +87,7 @@ class Runner final : public interp::Native {
   Mode special_ = 0;         // the mode's bits that the shadow stacks are not kept apart by
   bool x87_live_ = false;    // x87 state is in the host's registers, not in CpuState
   std::optional<x86::Exception> fault_;
+  x86::Exception raised_{};
   uint64_t checks_ = 0;
   uint64_t fault_flags_ = 0;  // RFLAGS at a host fault
   std::unique_ptr<GuestCode> code_;

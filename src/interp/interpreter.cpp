@@ -143,7 +143,22 @@ std::optional<Exit> Interpreter::run_blocks() {
     if (native_ != nullptr && cpu_.code_size == x86::CodeSize::k64 && !cpu_.alignment_check && !debugged_) {
       cpu_.s.flags_rest &= ~x86::rflags::kRf;
       cpu_.link = nullptr;
-      if (native_->run(cpu_, interrupt_waiting_ || nmi_waiting_) == NativeExit::kInterpret) interpret_one();
+      switch (native_->run(cpu_, interrupt_waiting_ || nmi_waiting_)) {
+        case NativeExit::kLook:
+          break;
+        case NativeExit::kInterpret:
+          interpret_one();
+          break;
+        case NativeExit::kRaise:
+          forget_watched_access();  // the instruction has not happened
+          handle(native_->raised());
+          // run() leaves in its own time when exceptions stop it.
+          if (stopped_) {
+            stopped_ = false;
+            return Exit::kException;
+          }
+          break;
+      }
       publish();
       continue;
     }

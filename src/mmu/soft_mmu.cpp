@@ -313,6 +313,14 @@ bool SoftMmu::probe_other_contexts(unsigned context, uint64_t linear, Access acc
 }
 
 SoftMmu::Page SoftMmu::translate(uint64_t linear, Access access, Privilege privilege) {
+  std::optional<x86::Exception> fault;
+  const auto page = try_translate(linear, access, privilege, fault);
+  if (!page) throw *fault;
+  return *page;
+}
+
+std::optional<SoftMmu::Page> SoftMmu::try_translate(uint64_t linear, Access access, Privilege privilege,
+                                                    std::optional<x86::Exception>& fault) {
   ++statistics_.misses;
   const unsigned context = context_of(privilege, access);
   const Tlb& tlb = *tlbs_[context];
@@ -331,15 +339,17 @@ SoftMmu::Page SoftMmu::translate(uint64_t linear, Access access, Privilege privi
     const GuestPhys phys{frame | (linear & kPageMask)};
     const memory::FlatRange* range = reader_.find(phys);
     if (range != nullptr && range->is_ram())
-      return {phys, range->ram.get(), range->offset_of(phys),
-              access == Access::kWrite && recorder_ == nullptr};
-    return {phys};
+      return Page{phys, range->ram.get(), range->offset_of(phys),
+                  access == Access::kWrite && recorder_ == nullptr};
+    return Page{phys};
   }
 
   if (paging_.mode >= PagingMode::k4Level) {
     const unsigned unused = paging_.mode == PagingMode::k5Level ? 7 : 16;
-    if (static_cast<uint64_t>(static_cast<int64_t>(linear << unused) >> unused) != linear)
-      x86::raise(x86::Vector::kGp, 0);
+    if (static_cast<uint64_t>(static_cast<int64_t>(linear << unused) >> unused) != linear) {
+      fault = x86::Exception{.vector = x86::Vector::kGp, .has_error = true};
+      return std::nullopt;
+    }
   }
   ++statistics_.walks;
   PageTables tables(*this);
@@ -352,8 +362,9 @@ SoftMmu::Page SoftMmu::translate(uint64_t linear, Access access, Privilege privi
     ++statistics_.faults;
     log::trace(log::Subject::kMmu, "page fault at {:#x}, linear {:#x} error {:#x}", state_.rip, linear,
                walk.error);
-    throw x86::Exception{
+    fault = x86::Exception{
         .vector = x86::Vector::kPf, .has_error = true, .error = walk.error, .cr2 = linear, .dr6_bits = 0};
+    return std::nullopt;
   }
   return locate(walk.phys, linear, access, context, walk);
 }
@@ -502,6 +513,18 @@ const void* SoftMmu::read_pointer(uint64_t linear, unsigned size) {
   if (page.ram == nullptr) return nullptr;
   note_watched(linear, size, Access::kRead);
   return page.host();
+}
+
+void* SoftMmu::pointer(uint64_t linear, unsigned size, Access access,
+                       std::optional<x86::Exception>& fault) {
+  const bool write = access == Access::kWrite;
+  if (void* host = data_->find(write ? data_->write_tag : data_->read_tag, linear, size)) return host;
+  ASSERT((linear & kPageMask) + size <= kPageSize, "whoever crosses pages asks for each");
+  const auto page = try_translate(linear, access, Privilege::kCurrent, fault);
+  if (!page || (write ? !page->direct : page->ram == nullptr)) return nullptr;
+  note_watched(linear, size, Access::kRead);
+  if (write) note_watched(linear, size, Access::kWrite);
+  return page->host();
 }
 
 void SoftMmu::read_bytes(uint64_t linear, std::span<uint8_t> out, Privilege privilege) {

@@ -12,6 +12,7 @@
 #include <cstring>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -128,6 +129,17 @@ class SoftMmu final : private Coherent {
                                     : const_cast<void*>(read_pointer(linear, size));
   }
   void set_code_observer(CodeObserver* observer) { observer_ = observer; }
+  // The same without throwing, for accesses within a page: what is raised is in `fault`.
+  void* pointer(uint64_t linear, unsigned size, Access access, std::optional<x86::Exception>& fault);
+  // translate_fetch() likewise.
+  std::optional<GuestPhys> translate_fetch(uint64_t linear, std::optional<x86::Exception>& fault) {
+    const unsigned slot = Tlb::slot_of(linear);
+    if (fetch_->fetch_tag[slot] == Tlb::page_of(linear)) [[likely]]
+      return GuestPhys{(fetch_->fetch_phys[slot] & ~kPageMask) | (linear & kPageMask)};
+    const auto page = try_translate(linear, Access::kFetch, Privilege::kCurrent, fault);
+    if (!page) return std::nullopt;
+    return page->phys;
+  }
   // All blocks were dropped: no page has code of this vCPU any more.
   void forget_code() { code_.forget(participant_); }
 
@@ -226,6 +238,9 @@ class SoftMmu final : private Coherent {
 
   unsigned context_of(Privilege privilege, Access access) const;
   Page translate(uint64_t linear, Access access, Privilege privilege);
+  // Nothing: what it raises is in `fault`.
+  std::optional<Page> try_translate(uint64_t linear, Access access, Privilege privilege,
+                                    std::optional<x86::Exception>& fault);
   Page locate(GuestPhys phys, uint64_t linear, Access access, unsigned context, const Walk& walk);
   bool probe_other_contexts(unsigned context, uint64_t linear, Access access);
   GuestPhys fetch_miss(uint64_t linear);
