@@ -112,13 +112,15 @@ def bench_boot(programs, runs):
 
 
 def resident_beyond_ram(pid, ram_bytes):
-    """MiB that are resident for the process, without the mappings of guest memory (as large as it, within 1 MiB)."""
-    resident, ram = 0, False
+    """MiB that are resident for the process, without the mappings of guest memory (as large as it, within 1 MiB).
+    A memory object that the process maps several times is counted once, by its proportional size."""
+    resident, ram, counted = 0, False, "Rss:"
     for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
         if match := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
             size = int(match[2], 16) - int(match[1], 16)
             ram = ram_bytes <= size <= ram_bytes + (1 << 20)
-        elif line.startswith("Rss:") and not ram:
+            counted = "Pss:" if "/memfd:" in line else "Rss:"
+        elif line.startswith(counted) and not ram:
             resident += int(line.split()[1])
     return resident / 1024
 
