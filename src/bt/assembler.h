@@ -122,7 +122,7 @@ class Assembler {
     if (r >= 8) u8(0x41);
     u8(0x58 | (r & 7));
   }
-  void add(Reg r, size_t at) { gs(true, 0x03, r, at); }
+  void add(Reg r, size_t at, bool wide = true) { gs(wide, 0x03, r, at); }
   void sub(Reg r, size_t at) { gs(true, 0x2b, r, at); }
   // `index` * 8 + at
   void load_indexed(Reg r, Reg index, size_t at) { gs_indexed(0x8b, r, index, at); }
@@ -149,6 +149,11 @@ class Assembler {
     u8(0x48 | r >> 3);
     u8(0xb8 | (r & 7));
     u64(value);
+  }
+  void mov32(Reg to, Reg from) {  // clears the upper half
+    if (to >= 8 || from >= 8) u8(0x40 | (from >> 3) << 2 | to >> 3);
+    u8(0x89);
+    u8(0xc0 | (from & 7) << 3 | (to & 7));
   }
   void rorx(Reg to, Reg from, uint8_t count) {  // BMI2: leaves flags alone
     put(0xc4 | ((to < 8 ? 0x80ull : 0) | 0x40 | (from < 8 ? 0x20 : 0) | 3) << 8 | 0xfbull << 16 |
@@ -231,6 +236,10 @@ class Assembler {
     u8(size == 1 ? 0x88 : 0x89);
     modrm(from, mem);
   }
+  // What is left of the register stays.
+  void load_sized(Reg to, const HostMem& mem, unsigned size) { sized(0x8a, to, mem, size); }
+  void cmp_reg_mem(Reg left, const HostMem& right, unsigned size) { sized(0x3a, left, right, size); }
+  void cmp_mem_reg(const HostMem& left, Reg right, unsigned size) { sized(0x38, right, left, size); }
   // Sign-extended.
   void store_mem_imm(const HostMem& mem, uint32_t value, bool wide = true) {
     rex(wide, 0, mem);
@@ -270,6 +279,13 @@ class Assembler {
   }
 
  private:
+  // `opcode`: of the form with bytes.
+  void sized(unsigned opcode, Reg reg, const HostMem& mem, unsigned size) {
+    if (size == 2) u8(0x66);
+    rex(size == 8, reg, mem);
+    u8(size == 1 ? opcode : opcode | 1);
+    modrm(reg, mem);
+  }
   void alu32(unsigned opcode, Reg to, Reg from) {
     if (to >= 8 || from >= 8) u8(0x40 | (from >> 3) << 2 | to >> 3);
     u8(opcode);

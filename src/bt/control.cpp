@@ -18,10 +18,10 @@ unsigned number(const x86::Operand& operand) {
 
 // Stores `value` below the stack pointer. What may fault is done before anything changes.
 void Translator::push_value(const GuestInsn& g, uint64_t value) {
-  const HostMem where = stack_operand(g, -8, 8, Direction::kWrite);
+  const HostMem where = stack_operand(g, -word(), code_->word(), Direction::kWrite);
   forget_held(kS0);
-  if (static_cast<int64_t>(value) == static_cast<int32_t>(value)) {
-    hot_.store_mem_imm(where, static_cast<uint32_t>(value));
+  if (bits32() || static_cast<int64_t>(value) == static_cast<int32_t>(value)) {
+    hot_.store_mem_imm(where, static_cast<uint32_t>(value), wide());
   } else if (g.in_window) {
     hot_.mov_imm(kS0, value);
     hot_.store_mem(where, kS0);
@@ -30,7 +30,7 @@ void Translator::push_value(const GuestInsn& g, uint64_t value) {
     hot_.mov_imm(kS1, value);
     hot_.store_mem({.base = kS0}, kS1);
   }
-  hot_.lea(kSp, {.base = kSp, .disp = -8});
+  move_sp(-word());
 }
 
 void Translator::push_return(const GuestInsn& g) {
@@ -54,44 +54,44 @@ void Translator::push(const GuestInsn& g) {
   if (operand.kind == OperandKind::kImm) return push_value(g, g.insn.imm);
   if (memory) {
     address(g);
-    check(g, 8, Direction::kRead);
-    hot_.load_mem(kS0, kHere);
+    check(g, code_->word(), Direction::kRead);
+    hot_.load_mem(kS0, kHere, wide());
     if (!g.in_window) hot_.store(offsetof(Hot, scratch) + 8, kS0);
   }
-  const HostMem where = stack_operand(g, -8, 8, Direction::kWrite);
+  const HostMem where = stack_operand(g, -word(), code_->word(), Direction::kWrite);
   forget_held(kS0);
   Reg value = operand.kind == OperandKind::kGpr ? host_reg(number(operand)) : kNoReg;
   if (value != kNoReg) {
-    hot_.store_mem(where, value);
+    hot_.store_mem(where, value, wide());
   } else if (g.in_window) {
     if (!memory) hot_.load(kS0, gpr_at(number(operand)));
-    hot_.store_mem(where, kS0);
+    hot_.store_mem(where, kS0, wide());
   } else {
     hot_.lea(kS0, where);
     hot_.load(kS1, memory ? offsetof(Hot, scratch) + 8 : gpr_at(number(operand)));
-    hot_.store_mem({.base = kS0}, kS1);
+    hot_.store_mem({.base = kS0}, kS1, wide());
   }
-  hot_.lea(kSp, {.base = kSp, .disp = -8});
+  move_sp(-word());
 }
 
 void Translator::pop(const GuestInsn& g) {
   if (!g.in_window) free_flags(g.live_after);
-  const HostMem where = stack_operand(g, 0, 8, Direction::kRead);
+  const HostMem where = stack_operand(g, 0, code_->word(), Direction::kRead);
   const unsigned guest = number(g.insn.operand[0]);
   const Reg to = host_reg(guest);
-  if (to == kSp) return hot_.load_mem(kSp, where);
+  if (to == kSp) return hot_.load_mem(kSp, where, wide());
   forget_held(kS0);
-  hot_.load_mem(to == kNoReg ? kS0 : to, where);
+  hot_.load_mem(to == kNoReg ? kS0 : to, where, wide());
   if (to == kNoReg) hot_.store(gpr_at(guest), kS0);
-  hot_.lea(kSp, {.base = kSp, .disp = 8});
+  move_sp(word());
 }
 
 void Translator::leave(const GuestInsn& g) {
   constexpr Reg kBp = 5;
   free_flags(g.live_after);
-  check_at(g, {.base = kBp}, 8, Direction::kRead);
-  hot_.lea(kSp, {.base = kBp, .disp = 8});
-  hot_.load_mem(kBp, kHere);
+  check_at(g, {.base = kBp}, code_->word(), Direction::kRead);
+  hot_.lea(kSp, {.base = kBp, .disp = word()}, wide());
+  hot_.load_mem(kBp, kHere, wide());
 }
 
 // ---- leaving the block ----
@@ -159,16 +159,17 @@ Exit& Translator::new_exit(uint64_t target, uint32_t field, uint16_t live) {
 
 void Translator::conditional_jump(const GuestInsn& g) {
   want_flags();
-  exit_to(code_->next_rip(g) + g.insn.imm, g.live_taken, Branch::kCondition, g.insn.condition);
+  exit_to(code_->target(g), g.live_taken, Branch::kCondition, g.insn.condition);
 }
 
 void Translator::count_jump(const GuestInsn& g) {
   if (host_valid_ && g.live_after != 0 && !memory_valid_) spill_flags();
   host_valid_ = false;
-  if (g.insn.opcode == x86::Opcode::kLoop) hot_.lea(kRcx, {.base = kRcx, .disp = -1});
+  if (g.insn.opcode == x86::Opcode::kLoop) hot_.lea(kRcx, {.base = kRcx, .disp = -1}, wide());
   const bool zero_jumps = g.insn.opcode == x86::Opcode::kJcxz;
-  const uint64_t taken = code_->next_rip(g) + g.insn.imm, next = code_->next_rip(g);
-  hot_.u8(0xe3);  // JRCXZ
+  const uint64_t taken = code_->target(g), next = code_->next_rip(g);
+  if (bits32()) hot_.u8(0x67);
+  hot_.u8(0xe3);  // JRCXZ, JECXZ
   uint8_t* distance = hot_.at();
   hot_.u8(0);
   const uint8_t* start = hot_.at();
@@ -221,7 +222,7 @@ void Translator::call(const GuestInsn& g) {
   free_flags(x86::rflags::kArithmetic);
   push_return(g);
   if (code_->shared) hot_.push_mem(offsetof(Hot, page_base));
-  exit_to(code_->next_rip(g) + g.insn.imm, x86::rflags::kArithmetic, Branch::kCall);
+  exit_to(code_->target(g), x86::rflags::kArithmetic, Branch::kCall);
   landing(g);
 }
 
@@ -229,13 +230,15 @@ void Translator::target_to_s0(const GuestInsn& g) {
   const x86::Operand& operand = g.insn.operand[0];
   if (operand.kind == OperandKind::kMem) {
     address(g);
-    check(g, 8, Direction::kRead);
-    hot_.load_mem(kS0, kHere);
+    check(g, code_->word(), Direction::kRead);
+    hot_.load_mem(kS0, kHere, wide());
     return;
   }
   const Reg reg = host_reg(number(operand));
   if (reg == kNoReg)
     hot_.load(kS0, gpr_at(number(operand)));
+  else if (bits32())
+    hot_.mov32(kS0, reg);
   else
     hot_.mov(kS0, reg);
 }
@@ -252,7 +255,7 @@ void Translator::indirect(const GuestInsn& g) {
   hot_.store(offsetof(Hot, scratch) + 8, kS0);
   push_return(g);
   hot_.load(kS0, offsetof(Hot, scratch) + 8);
-  note_branch(-8);
+  note_branch(-word());
   mix_mode();
   if (code_->shared) hot_.push_mem(offsetof(Hot, page_base));
   hot_.call(routines_.lookup[supervisor()]);
@@ -261,9 +264,10 @@ void Translator::indirect(const GuestInsn& g) {
 
 void Translator::ret(const GuestInsn& g) {
   free_flags(x86::rflags::kArithmetic);
-  hot_.load_mem(kS0, stack_operand(g, 0, 8, Direction::kRead));
-  const auto popped = static_cast<int32_t>(8 + (g.insn.operand_count != 0 ? g.insn.imm & 0xffff : 0));
-  hot_.lea(kSp, {.base = kSp, .disp = popped});
+  hot_.load_mem(kS0, stack_operand(g, 0, code_->word(), Direction::kRead), wide());
+  const auto popped =
+      static_cast<int32_t>(code_->word() + (g.insn.operand_count != 0 ? g.insn.imm & 0xffff : 0));
+  move_sp(popped);
   note_branch(popped);
   mix_mode();
   hot_.u8(0xc3);

@@ -29,7 +29,7 @@ struct Raw {
   uint8_t imm_at = 0;
 };
 
-Raw parse(const Instruction& insn, const uint8_t* bytes) {
+Raw parse(const Instruction& insn, const uint8_t* bytes, bool bits32) {
   Raw raw;
   unsigned at = 0;
   for (;; ++at) {
@@ -38,12 +38,12 @@ Raw parse(const Instruction& insn, const uint8_t* bytes) {
       raw.operand_size = true;
     else if (b == 0xf2 || b == 0xf3)
       raw.repeat = b;
-    else if ((b & 0xf0) == 0x40)
+    else if ((b & 0xf0) == 0x40 && !bits32)
       ;
     else if (b != 0xf0 && b != 0x67 && b != 0x2e && b != 0x36 && b != 0x3e && b != 0x26 && b != 0x64 &&
              b != 0x65)
       break;
-    raw.rex = (b & 0xf0) == 0x40 ? b : 0;  // only counts just before the opcode
+    raw.rex = (b & 0xf0) == 0x40 && !bits32 ? b : 0;  // only counts just before the opcode
   }
   if (insn.encoding == x86::Encoding::kVex) {
     raw.vex = true;
@@ -60,6 +60,10 @@ Raw parse(const Instruction& insn, const uint8_t* bytes) {
     }
   } else {
     at += insn.map == 0 ? 0 : insn.map == 1 ? 1 : 2;
+  }
+  if (bits32) {  // eight registers
+    raw.vex_b = 0;
+    raw.vvvv &= 7;
   }
   raw.opcode_at = static_cast<uint8_t>(at++);
   if (insn.has_modrm) {
@@ -119,11 +123,14 @@ struct Translator::Reencoding {
   uint8_t vvvv = 0;
   bool opcode_reg = false;  // `rm` goes into the opcode
   bool needs_rex = false;   // SPL to DIL
+  // Instead of the guest's, where 64-bit code has no such encoding.
+  uint8_t opcode = 0;
+  bool has_modrm = false;
 };
 
 void Translator::reencode(const GuestInsn& g, const Reencoding& r) {
   const Instruction& insn = g.insn;
-  const uint8_t opcode = g.bytes[r.raw.opcode_at];
+  const uint8_t opcode = r.opcode;
   const uint8_t b = r.memory ? (r.mem.base == kNoReg ? 0 : r.mem.base) : r.rm;
   const uint8_t x = r.memory && r.mem.index != kNoReg ? r.mem.index : 0;
   if (r.raw.vex) {
@@ -143,7 +150,7 @@ void Translator::reencode(const GuestInsn& g, const Reencoding& r) {
     if (insn.map == 3) hot_.u8(0x3a);
     hot_.u8(r.opcode_reg ? (opcode & 0xf8) | (r.rm & 7) : opcode);
   }
-  if (insn.has_modrm) {
+  if (r.has_modrm) {
     if (r.memory)
       hot_.modrm(r.reg, r.mem);
     else
@@ -152,11 +159,31 @@ void Translator::reencode(const GuestInsn& g, const Reencoding& r) {
   for (unsigned i = r.raw.imm_at; i < insn.length; ++i) hot_.u8(g.bytes[i]);
 }
 
+// Encodings that mean something else, or nothing, in 64-bit code.
+void Translator::without_64_bit_meaning(const Instruction& insn, Reencoding& r) {
+  if (insn.map != 0 || r.raw.vex) return;
+  if ((r.opcode & 0xf0) == 0x40) {  // INC, DEC
+    r.reg = r.opcode >> 3 & 1;
+    r.opcode = 0xff;
+    r.opcode_reg = false;
+    r.has_modrm = true;
+  } else if (r.opcode == 0x82) {
+    r.opcode = 0x80;
+  } else if ((r.opcode & 0xfc) == 0xa0) {  // MOV with an address in the place of an immediate
+    r.reg = kRax;
+    r.opcode = (r.opcode & 2) != 0 ? 0x88 | (r.opcode & 1) : 0x8a | (r.opcode & 1);
+    r.has_modrm = true;
+    r.raw.imm_at = insn.length;
+  }
+}
+
 void Translator::generic(const GuestInsn& g) {
   const Instruction& insn = g.insn;
   const x86::opcodes::Row& row = x86::opcodes::kTables.rows[insn.row];
   Reencoding r;
-  r.raw = parse(insn, g.bytes);
+  r.raw = parse(insn, g.bytes, bits32());
+  r.opcode = g.bytes[r.raw.opcode_at];
+  r.has_modrm = insn.has_modrm;
   const bool vector = insn.opcode >= Opcode::kFadd;
   const uint8_t modrm = insn.has_modrm ? insn.modrm : 0;
   // What no general register names stays as it is: vector registers and opcode extensions.
@@ -225,6 +252,7 @@ void Translator::generic(const GuestInsn& g) {
     ++in_memory;
   }
   r.needs_rex = low_byte || (r.raw.rex != 0 && high < 0);
+  if (bits32()) without_64_bit_meaning(insn, r);
 
   if (r.memory && g.in_window) {
     r.mem = in_window(static_cast<int32_t>(insn.disp));
@@ -237,7 +265,8 @@ void Translator::generic(const GuestInsn& g) {
     r.mem = shared_operand(g);
   } else if (r.memory) {
     const Direction direction = write ? Direction::kWrite : Direction::kRead;
-    if (live_before(g) != 0 && host_valid_ && !memory_valid_ && keep_flags_) {
+    if (live_before(g) != 0 && host_valid_ && !memory_valid_ && keep_flags_ &&
+        (wide() || insn.segment < x86::kFs)) {
       address_keeping_flags(g);
       check_keeping_flags(g, size, direction);
     } else {
@@ -331,13 +360,12 @@ void Translator::lea(const GuestInsn& g) {
     const HostMem mem = address_operand(insn);
     if (partial) {
       // Into the other scratch register first: the operand may use the destination.
-      if (insn.address_size == 4) hot_.u8(0x67);
       hot_.lea(kS0, mem, insn.address_size == 8);
       forget_held(kS0);
       if (to == kNoReg) hot_.load(kS1, gpr_at(guest));
       move_word_from_s0(reg);
     } else {
-      if (insn.address_size == 4) hot_.u8(0x67);
+      if (insn.address_size == 4 && wide()) hot_.u8(0x67);
       hot_.lea(reg, mem, insn.operand_size == 8);
     }
   }

@@ -20,6 +20,13 @@ using x86::VectorClass;
 constexpr unsigned kMaxLength = 15;
 constexpr unsigned kPeek = 5;  // instructions looked at behind a jump to find out which flags it needs
 
+CodeSize code_size(Mode mode) {
+  return (mode & mode::k32) != 0 ? CodeSize::k32 : CodeSize::k64;
+}
+uint8_t word_size(Mode mode) {
+  return (mode & mode::k32) != 0 ? 4 : 8;
+}
+
 bool offered(const Instruction& insn, const x86::CpuModel& model) {
   const x86::Feature feature = x86::opcode_feature(insn);
   if (feature == x86::kNoFeature) return true;
@@ -86,31 +93,62 @@ Kind system_kind(const Instruction& insn, Mode mode, const Options& options) {
       return ring0 ? Kind::kSystem : Kind::kInterpret;
     case Opcode::kPushf:
     case Opcode::kPopf:
-      return ring0 && insn.operand_size == 8 ? Kind::kSystem : Kind::kInterpret;
+      return ring0 && insn.operand_size == word_size(mode) ? Kind::kSystem : Kind::kInterpret;
     case Opcode::kRdtsc:
     case Opcode::kRdtscp:
       return options.tsc ? Kind::kSystem : Kind::kInterpret;
     case Opcode::kSyscall:
-      return (mode & mode::kSupervisor) == 0 && plain ? Kind::kSystem : Kind::kInterpret;
+      return (mode & (mode::kSupervisor | mode::k32)) == 0 && plain ? Kind::kSystem : Kind::kInterpret;
     case Opcode::kSysret:
-      return ring0 && plain && (mode & mode::kAc) == 0 && insn.operand_size == 8 ? Kind::kSystem
-                                                                                 : Kind::kInterpret;
+      return ring0 && plain && (mode & (mode::kAc | mode::k32)) == 0 && insn.operand_size == 8
+                 ? Kind::kSystem
+                 : Kind::kInterpret;
+    case Opcode::kLods:
+    case Opcode::kScas:
+    case Opcode::kCmps:
+      if (insn.rep) return Kind::kInterpret;
+      [[fallthrough]];
     case Opcode::kMovs:
     case Opcode::kStos:
-      return !insn.repne && insn.address_size == 8 && insn.segment < x86::kFs ? Kind::kString
-                                                                              : Kind::kInterpret;
+      return !insn.repne && insn.address_size == word_size(mode) && insn.segment < x86::kFs
+                 ? Kind::kString
+                 : Kind::kInterpret;
     default:
       return Kind::kInterpret;
   }
 }
 
+// What translated 32-bit code can be, beside what the kind says. DS, ES and SS are flat; FS and GS have a
+// base (Translator::address()).
+bool fits_32(const Instruction& insn, Kind kind) {
+  if (insn.address_size != 4) return false;
+  // CS may be unreadable, and is never written.
+  const bool accesses = insn.has_memory() || kind == Kind::kString;
+  if (accesses && insn.segment == x86::kCs && kind != Kind::kLea && kind != Kind::kNothing) return false;
+  if (kind == Kind::kBitString && insn.segment >= x86::kFs) return false;
+  // W is ignored here where 64-bit code has a general register or its size; left to the interpreter, but for
+  // where W chooses the instruction.
+  if (insn.encoding != x86::Encoding::kVex) return true;
+  // A register's number in the upper half of an immediate has three bits.
+  if (insn.map == 3 && (insn.opcode_byte & 0xf0) == 0x40 && (insn.imm & 0x80) != 0) return false;
+  // Of eight registers.
+  if (insn.opcode == Opcode::kVzeroall || insn.opcode == Opcode::kVzeroupper) return false;
+  if (insn.vex_w) {
+    if (insn.map == 1 || (insn.map == 3 && insn.opcode_byte > 1)) return false;
+    for (unsigned i = 0; i < insn.operand_count; ++i)
+      if (insn.operand[i].kind == OperandKind::kGpr) return false;
+  }
+  return true;
+}
+
 Kind kind_of(const Instruction& insn, const x86::CpuModel& model, Mode mode, const Options& options) {
+  const uint8_t word = word_size(mode);
   if (!offered(insn, model)) return Kind::kInterpret;
   switch (insn.opcode) {
     case Opcode::kMov:
       if (has_special_operand(insn)) return system_kind(insn, mode, options);
       // MOV moffs
-      return insn.has_memory() && !insn.has_modrm ? Kind::kInterpret : Kind::kGeneric;
+      return insn.has_memory() && !insn.has_modrm && word == 8 ? Kind::kInterpret : Kind::kGeneric;
     case Opcode::kMovzx:
     case Opcode::kMovsx:
     case Opcode::kXchg:
@@ -214,6 +252,9 @@ Kind kind_of(const Instruction& insn, const x86::CpuModel& model, Mode mode, con
     case Opcode::kSysret:
     case Opcode::kMovs:
     case Opcode::kStos:
+    case Opcode::kLods:
+    case Opcode::kScas:
+    case Opcode::kCmps:
       return system_kind(insn, mode, options);
     case Opcode::kSerialize:  // code that was written is noticed without it
     case Opcode::kNop:
@@ -223,28 +264,29 @@ Kind kind_of(const Instruction& insn, const x86::CpuModel& model, Mode mode, con
     case Opcode::kLea:
       return Kind::kLea;
     case Opcode::kPush:
-      return has_special_operand(insn) || insn.operand_size != 8 ? Kind::kInterpret : Kind::kPush;
+      return has_special_operand(insn) || insn.operand_size != word ? Kind::kInterpret : Kind::kPush;
     case Opcode::kPop:
-      return has_special_operand(insn) || insn.operand_size != 8 || insn.operand[0].kind != OperandKind::kGpr
+      return has_special_operand(insn) || insn.operand_size != word ||
+                     insn.operand[0].kind != OperandKind::kGpr
                  ? Kind::kInterpret
                  : Kind::kPop;
     case Opcode::kLeave:
-      return insn.operand_size == 8 ? Kind::kLeave : Kind::kInterpret;
+      return insn.operand_size == word ? Kind::kLeave : Kind::kInterpret;
     case Opcode::kJmp:
-      return insn.operand_size == 8 ? Kind::kJump : Kind::kInterpret;
+      return insn.operand_size == word ? Kind::kJump : Kind::kInterpret;
     case Opcode::kJcc:
-      return insn.operand_size == 8 ? Kind::kCondition : Kind::kInterpret;
+      return insn.operand_size == word ? Kind::kCondition : Kind::kInterpret;
     case Opcode::kJcxz:
     case Opcode::kLoop:
-      return insn.address_size == 8 ? Kind::kCountJump : Kind::kInterpret;
+      return insn.address_size == word ? Kind::kCountJump : Kind::kInterpret;
     case Opcode::kCall:
-      return insn.operand_size == 8 ? Kind::kCall : Kind::kInterpret;
+      return insn.operand_size == word ? Kind::kCall : Kind::kInterpret;
     case Opcode::kJmpInd:
-      return insn.operand_size == 8 ? Kind::kJumpIndirect : Kind::kInterpret;
+      return insn.operand_size == word ? Kind::kJumpIndirect : Kind::kInterpret;
     case Opcode::kCallInd:
-      return insn.operand_size == 8 ? Kind::kCallIndirect : Kind::kInterpret;
+      return insn.operand_size == word ? Kind::kCallIndirect : Kind::kInterpret;
     case Opcode::kRet:
-      return insn.operand_size == 8 ? Kind::kReturn : Kind::kInterpret;
+      return insn.operand_size == word ? Kind::kReturn : Kind::kInterpret;
     default:
       return vector_kind(insn, model, mode);
   }
@@ -285,7 +327,8 @@ uint16_t peek(mmu::SoftMmu& mmu, GuestCode& code, uint64_t rip) {
   for (unsigned i = 0; i < kPeek && at < in_page; ++i) {
     read_more(mmu, code, at + 32);
     Instruction insn;
-    if (x86::decode({code.code + at, code.code_read - at}, CodeSize::k64, insn) != DecodeStatus::kOk) break;
+    if (x86::decode({code.code + at, code.code_read - at}, code_size(code.mode), insn) != DecodeStatus::kOk)
+      break;
     const x86::FlagEffect effect = x86::flag_effect(insn);
     needed |= effect.read & unknown;
     unknown &= static_cast<uint16_t>(~effect.written);
@@ -421,14 +464,18 @@ void read_guest_code(mmu::SoftMmu& mmu, const x86::CpuModel& model, uint64_t rip
   while (out.count < options.block_instructions && at < in_page) {
     if (at + kMaxLength > out.code_read) read_more(mmu, out, at + 96);
     GuestInsn& g = out.insns[out.count];
-    DecodeStatus status = x86::decode({out.code + at, out.code_read - at}, CodeSize::k64, g.insn);
+    DecodeStatus status = x86::decode({out.code + at, out.code_read - at}, code_size(mode), g.insn);
     if (status == DecodeStatus::kTruncated) {
       if (out.count != 0) break;
       const uint64_t second = (rip | kPageMask) + 1;
-      out.second_phys = mmu.translate_fetch(second).value;
-      out.keep &= mmu.read_code(GuestPhys{out.second_phys}, {out.code + in_page, kMaxLength - in_page}, true);
-      out.straddles = true;
-      status = x86::decode({out.code + at, kMaxLength}, CodeSize::k64, g.insn);
+      // Beyond 4 GiB is beyond CS's limit.
+      if (out.wrap(second) == second) {
+        out.second_phys = mmu.translate_fetch(second).value;
+        out.keep &=
+            mmu.read_code(GuestPhys{out.second_phys}, {out.code + in_page, kMaxLength - in_page}, true);
+        out.straddles = true;
+        status = x86::decode({out.code + at, kMaxLength}, code_size(mode), g.insn);
+      }
     }
     g.in_window = g.window_here = g.share_here = false;
     g.share = 0;
@@ -436,6 +483,7 @@ void read_guest_code(mmu::SoftMmu& mmu, const x86::CpuModel& model, uint64_t rip
     g.at = static_cast<uint16_t>(at);
     if (status == DecodeStatus::kOk) {
       g.kind = kind_of(g.insn, model, mode, options);
+      if (out.bits32() && !fits_32(g.insn, g.kind)) g.kind = Kind::kInterpret;
       const x86::FlagEffect effect = x86::flag_effect(g.insn);
       g.reads = effect.read;
       g.writes = effect.written;

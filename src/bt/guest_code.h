@@ -30,7 +30,7 @@ enum class Kind : uint8_t {
   kReturn,
   kBitString,  // BT and its like of a bit anywhere in memory
   kSystem,     // system.cpp
-  kString,     // REP MOVS, REP STOS
+  kString,     // MOVS and its like, REP MOVS, REP STOS
   kNothing,    // NOP, prefetches
 };
 
@@ -91,7 +91,12 @@ struct GuestCode {
     rip &= kPageMask;
   }
   uint64_t rip_of(const GuestInsn& insn) const { return rip + insn.at; }
-  uint64_t next_rip(const GuestInsn& insn) const { return rip + insn.at + insn.insn.length; }
+  uint64_t next_rip(const GuestInsn& insn) const { return wrap(rip + insn.at + insn.insn.length); }
+  // Where a direct branch leads.
+  uint64_t target(const GuestInsn& insn) const { return wrap(next_rip(insn) + insn.insn.imm); }
+  bool bits32() const { return (mode & mode::k32) != 0; }
+  unsigned word() const { return bits32() ? 4 : 8; }  // bytes of an address
+  uint64_t wrap(uint64_t address) const { return bits32() ? address & 0xffff'ffff : address; }
 };
 
 // Reads and decodes the superblock at `rip`, which lies at `phys`. Registers what it reads with CodePages as

@@ -40,7 +40,10 @@ struct alignas(4096) Hot {
   uint32_t waiting = 0;          // an interrupt or NMI waits for IF: STI and its like are for the interpreter
   uint64_t page_base = 0;        // the linear page that shared code runs in
   uint64_t shadow_base[2] = {};  // of the shadow stacks
-  uint64_t engine_rsp = 0;       // while in translated code
+  // 32-bit code: FS and GS are not such that all of 4 GiB may be read and written. Accesses with them are for
+  // the interpreter then.
+  uint32_t limited[2] = {};
+  uint64_t engine_rsp = 0;  // while in translated code
   uint64_t scratch[4] = {};
   // The stack window: a page that may be written, and the distance from guest to host addresses there.
   // Both are set together: with no_window()'s tag alone, RSP could still be chosen to pass the check, and the

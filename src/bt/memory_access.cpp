@@ -36,17 +36,30 @@ HostMem Translator::address_operand(const x86::Instruction& insn) {
   return mem;
 }
 
-void Translator::address(const GuestInsn& g) {
+void Translator::offset(const GuestInsn& g) {
   const x86::Instruction& insn = g.insn;
   if (insn.base == x86::kRipBase) {
     const uint64_t target = code_->next_rip(g) + static_cast<uint64_t>(insn.disp);
     rip_to(hot_, kS0, target, insn.address_size == 8);
+  } else if (bits32() && insn.base == x86::kNoRegister && insn.index == x86::kNoRegister) {
+    hot_.mov_imm(kS0, static_cast<uint32_t>(insn.disp));
   } else {
-    const HostMem mem = address_operand(insn);
-    if (insn.address_size == 4) hot_.u8(0x67);
-    hot_.lea(kS0, mem, insn.address_size == 8);
+    // The address size of the host's instruction makes no difference: the result is truncated.
+    hot_.lea(kS0, address_operand(insn), insn.address_size == 8);
   }
-  if (insn.segment >= x86::kFs) hot_.add(kS0, segment_base_at(insn.segment));
+}
+
+void Translator::address(const GuestInsn& g) {
+  const x86::Instruction& insn = g.insn;
+  if (insn.segment < x86::kFs) return offset(g);
+  if (!bits32()) {
+    offset(g);
+    return hot_.add(kS0, segment_base_at(insn.segment));
+  }
+  hot_.compare32_small(offsetof(Hot, limited) + (insn.segment - x86::kFs) * 4, 0);
+  leave_if(kCcNe, g);
+  offset(g);
+  hot_.add(kS0, segment_base_at(insn.segment), false);
 }
 
 void Translator::check(const GuestInsn& g, unsigned size, Direction direction) {
@@ -89,17 +102,9 @@ void Translator::miss_info(const GuestInsn& g, unsigned size, bool write, Offset
 }
 
 void Translator::address_keeping_flags(const GuestInsn& g) {
-  const x86::Instruction& insn = g.insn;
-  if (insn.base == x86::kRipBase) {
-    const uint64_t target = code_->next_rip(g) + static_cast<uint64_t>(insn.disp);
-    rip_to(hot_, kS0, target, insn.address_size == 8);
-  } else {
-    const HostMem mem = address_operand(insn);
-    if (insn.address_size == 4) hot_.u8(0x67);
-    hot_.lea(kS0, mem, insn.address_size == 8);
-  }
-  if (insn.segment >= x86::kFs) {
-    hot_.load(kS1, segment_base_at(insn.segment));
+  offset(g);
+  if (g.insn.segment >= x86::kFs) {
+    hot_.load(kS1, segment_base_at(g.insn.segment));
     hot_.lea(kS0, {.base = kS0, .index = kS1});
   }
 }
@@ -163,13 +168,15 @@ void Translator::check_window(const GuestInsn& g) {
   free_flags(live_before(g));
   forget_held();
   const Offset again = hot_.offset();
-  hot_.lea(kS0, {.base = kSp, .disp = g.window_from});
+  // 32-bit code: what is compared must be what the accesses are relative to, whatever the upper half holds.
+  if (bits32()) hot_.mov32(kSp, kSp);
+  hot_.lea(kS0, {.base = kSp, .disp = g.window_from}, wide());
   hot_.sub(kS0, offsetof(Hot, window_tag));
   hot_.cmp_imm(kS0, static_cast<uint32_t>(kPageSize - g.window_size));
   const uint32_t miss = hot_.jcc(kCcA);
 
   land(miss, cold_.offset());
-  cold_.lea(kS0, {.base = kSp, .disp = g.window_from});
+  cold_.lea(kS0, {.base = kSp, .disp = g.window_from}, wide());
   cold_.mov(kS1, kS0);
   cold_.and32(kS1, kPageMask);
   cold_.cmp_imm(kS1, static_cast<uint32_t>(kPageSize - g.window_size));
@@ -197,7 +204,7 @@ void Translator::check_shared(const GuestInsn& g, const Share& share) {
   } else {
     HostMem mem = address_operand(g.insn);
     mem.disp = static_cast<int32_t>(share.from);
-    hot_.lea(kS0, mem);
+    hot_.lea(kS0, mem, wide());
   }
   const uint32_t miss = look_up(share.size, share.write);
   const Offset resume = hot_.offset();
@@ -244,7 +251,7 @@ HostMem Translator::stack_operand(const GuestInsn& g, int32_t disp, unsigned siz
 }
 
 void Translator::check_at(const GuestInsn& g, const HostMem& where, unsigned size, Direction direction) {
-  hot_.lea(kS0, where);
+  hot_.lea(kS0, where, wide());
   check(g, size, direction);
 }
 

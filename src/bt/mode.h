@@ -15,6 +15,8 @@ inline constexpr uint8_t kNoAvx = 1u << 4;
 inline constexpr uint8_t kCpl0 = 1u << 5;
 // Of a block, not of the processor: stack accesses are checked one by one.
 inline constexpr uint8_t kNoWindow = 1u << 6;
+// 32-bit code, legacy or compatibility mode, whose segments are flat: see Runner::takes().
+inline constexpr uint8_t k32 = 1u << 7;
 }  // namespace mode
 
 using Mode = uint8_t;
@@ -22,7 +24,8 @@ using Mode = uint8_t;
 // Mixed into RIP for the keys of the hash tables and for return addresses on the shadow stack, of which there
 // is a pair for user and one for supervisor code.
 constexpr uint64_t mode_key(Mode m) {
-  return static_cast<uint64_t>(m & (mode::kAc | mode::kNoX87 | mode::kNoSse | mode::kNoAvx | mode::kCpl0))
+  return static_cast<uint64_t>(
+             m & (mode::kAc | mode::kNoX87 | mode::kNoSse | mode::kNoAvx | mode::kCpl0 | mode::k32))
              << 56 ^
          (m & mode::kSupervisor ? uint64_t{mode::kCpl0} << 56 : 0);
 }

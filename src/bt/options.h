@@ -19,6 +19,7 @@ struct Options {
   bool keep_flags = true;     // checks that leave the host's flags alone where the guest's are in them
   bool flags_wait = true;     // flags stay in memory in blocks that would only put them there again
   bool system = true;         // system instructions and string instructions without the interpreter
+  bool bits32 = true;         // 32-bit code too
   bool tsc = false;           // RDTSC natively: the guest's TSC is the host's plus CpuState::msr.tsc_offset
 };
 

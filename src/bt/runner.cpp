@@ -73,10 +73,11 @@ Runner::~Runner() {
   const Statistics& s = statistics_;
   if (s.entries != 0)
     log::trace(log::Subject::kStats,
-               "entered translated code {} times: {} links, {} look-ups, {} polls, {} instructions "
+               "entered translated code {} times ({} of them 32-bit): {} links, {} look-ups, {} polls, {} "
+               "instructions "
                "interpreted, {} host "
                "faults; {} slow memory accesses",
-               s.entries, s.links, s.lookups, s.polls, s.interpreted, s.host_faults, s.misses);
+               s.entries, s.entries_32, s.links, s.lookups, s.polls, s.interpreted, s.host_faults, s.misses);
   if (s.interpreted != 0) log::trace(log::Subject::kStats, "interpreted most: {}", interpreted_most());
 }
 
@@ -160,9 +161,38 @@ void Runner::state_changed() {
 
 // ---- finding code ----
 
+namespace {
+
+// A data segment that accesses need not be checked against, wherever they lie. SDM 3A §3.4.5.1.
+bool unlimited(const x86::Segment& segment) {
+  constexpr uint32_t kLookedAt = x86::Segment::kUnusable | x86::Segment::kPresent | x86::Segment::kSystemBit |
+                                 0xe;  // type, but accessed
+  constexpr uint32_t kWritableUp = x86::Segment::kPresent | x86::Segment::kSystemBit | 2;
+  return (segment.attributes & kLookedAt) == kWritableUp && segment.limit == ~0u;
+}
+
+bool flat(const x86::CpuState& s) {
+  const auto& cs = s.seg[x86::kCs];
+  const auto plain = [&](x86::SegIndex i) { return unlimited(s.seg[i]) && s.seg[i].base == 0; };
+  return cs.base == 0 && cs.limit == ~0u && plain(x86::kDs) && plain(x86::kEs) && plain(x86::kSs) &&
+         s.seg[x86::kSs].is_big();
+}
+
+}  // namespace
+
+bool Runner::takes(const interp::Cpu& cpu) const {
+  if (cpu.code_size == x86::CodeSize::k64) return true;
+  return cpu.code_size == x86::CodeSize::k32 && shared_.options.bits32 && flat(cpu.s);
+}
+
+// For 32-bit code. Segment registers change in the interpreter only.
+void Runner::note_limits() {
+  for (unsigned i = 0; i < 2; ++i) hot_.limited[i] = !unlimited(cpu_.s.seg[x86::kFs + i]);
+}
+
 Mode Runner::mode_of(const interp::Cpu& cpu) const {
   const x86::CpuState& s = cpu.s;
-  Mode m = 0;
+  Mode m = cpu.code_size == x86::CodeSize::k32 ? mode::k32 : Mode{0};
   if (cpu.cpl != 3) m |= mode::kSupervisor;
   if (cpu.cpl == 0) m |= mode::kCpl0;
   if (cpu.cpl != 3 && (s.cr4 & cr4::kSmap) != 0 && s.flag(x86::rflags::kAc)) m |= mode::kAc;
@@ -331,6 +361,7 @@ void Runner::run_checked(const Place& place, bool supervisor) {
 
 void Runner::enter(const uint8_t* host, bool supervisor) {
   ++statistics_.entries;
+  statistics_.entries_32 += cpu_.code_size == x86::CodeSize::k32;
   log::trace(log::Subject::kExec, "enter {:#x} cpl {} host {}", cpu_.s.rip, cpu_.cpl,
              static_cast<const void*>(host));
   write_gs_base(Window::base_of(cpu_.mmu.user_tlb()));
@@ -391,7 +422,8 @@ NativeExit Runner::run(interp::Cpu& cpu, bool interrupt_waits) {
   x86::CpuState& s = cpu.s;
   hot_.waiting = interrupt_waits;
   Mode mode = mode_of(cpu);
-  const Mode special = mode & (mode::kNoX87 | mode::kNoSse | mode::kNoAvx);
+  if ((mode & mode::k32) != 0) note_limits();
+  const Mode special = mode & (mode::k32 | mode::kNoX87 | mode::kNoSse | mode::kNoAvx);
   if (!x87_live_ && (mode & mode::kNoX87) == 0) load_x87();
   uint32_t link = kNone;
   uint64_t link_generation = 0;
@@ -502,7 +534,7 @@ uint64_t Runner::miss(Runner* runner, const MissInfo* info, uint64_t address) {
     return distance;
   }
   // What the interpreter knows better: addresses that are not canonical, page crossings, devices, code pages.
-  if (!cpu.canonical(address) || !cpu.canonical(address + info->size - 1)) return 0;
+  if (!runner->whole(address, info->size)) return 0;
   const auto access = info->write != 0 ? mmu::Access::kWrite : mmu::Access::kRead;
   if ((address & kPageMask) + info->size > kPageSize) {
     const uint64_t copy = info->write != 0 ? 0 : runner->copy_crossing(address, info->size);
@@ -519,12 +551,19 @@ uint64_t Runner::miss(Runner* runner, const MissInfo* info, uint64_t address) {
   return reinterpret_cast<uint64_t>(host) - address;
 }
 
+// All of it is canonical, or below 4 GiB.
+bool Runner::whole(uint64_t address, unsigned size) const {
+  const uint64_t last = address + size - 1;
+  return cpu_.code_size == x86::CodeSize::k64 ? cpu_.canonical(address) && cpu_.canonical(last)
+                                              : last <= 0xffff'ffff;
+}
+
 // A shared check is a guess: it must not have effects that its accesses have not, nor raise anything.
 uint64_t Runner::share(const ShareMissInfo& share, uint64_t address) {
   const MissInfo& info = share.miss;
   hot_.reason = Reason::kLink;
   hot_.exit_value = share.unshared;
-  if (!cpu_.canonical(address) || !cpu_.canonical(address + info.size - 1)) return 0;
+  if (!whole(address, info.size)) return 0;
   if (cpu_.mmu.watching() || (address & kPageMask) + info.size > kPageSize) return 0;
   std::optional<x86::Exception> fault;
   const void* host = cpu_.mmu.pointer(address, info.size, mmu::Access::kRead, fault);

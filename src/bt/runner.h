@@ -25,6 +25,9 @@ class Runner final : public interp::Native {
                                                 interp::Interpreter& interpreter);
   ~Runner() override;
 
+  // 64-bit code, and 32-bit code whose CS, DS, ES and SS are flat: base 0, limit 4 GiB, the last three
+  // expand-up data that may be written.
+  bool takes(const interp::Cpu& cpu) const override;
   interp::NativeExit run(interp::Cpu& cpu, bool interrupt_waits) override;
   const x86::Exception& raised() const override { return raised_; }
   void before(const x86::Instruction& insn) override;
@@ -32,7 +35,8 @@ class Runner final : public interp::Native {
   void state_changed() override;
 
   struct Statistics {
-    uint64_t entries = 0, lookups = 0, links = 0, polls = 0, interpreted = 0, misses = 0, host_faults = 0;
+    uint64_t entries = 0, lookups = 0, links = 0, polls = 0, interpreted = 0, entries_32 = 0, misses = 0,
+             host_faults = 0;
   };
   const Statistics& statistics() const { return statistics_; }
   std::string interpreted_most() const;  // which instructions, for -d stats
@@ -52,6 +56,7 @@ class Runner final : public interp::Native {
     Mode mode;
   };
   Mode mode_of(const interp::Cpu& cpu) const;
+  void note_limits();
   // The translation at `rip`, made if there is none. Nothing: what lies there is not to be kept, or somebody
   // writes it.
   std::optional<Place> find(uint64_t rip, Mode mode);
@@ -70,6 +75,7 @@ class Runner final : public interp::Native {
   }
   void follow_mode();
   void load_x87();
+  bool whole(uint64_t address, unsigned size) const;
   uint64_t share(const ShareMissInfo& share, uint64_t address);
   uint64_t copy_crossing(uint64_t address, unsigned size);
   bool take_host_fault();

@@ -24,10 +24,10 @@ uint32_t register_bit(uint8_t offset) {
   return offset < 16 * 8 ? 1u << offset / 8 : 0;
 }
 
-bool is_shareable(const GuestInsn& g) {
+bool is_shareable(const GuestInsn& g, unsigned word) {
   const x86::Instruction& insn = g.insn;
   return g.kind == Kind::kGeneric && !g.in_window && insn.has_memory() && insn.segment < x86::kFs &&
-         insn.address_size == 8;
+         insn.address_size == word;
 }
 
 }  // namespace
@@ -44,7 +44,7 @@ void plan_sharing(GuestCode& code) {
   for (unsigned i = 0; i < code.count; ++i) {
     GuestInsn& g = code.insns[i];
     waiting = waiting && !g.touches_flags && g.reads == 0;
-    if (is_shareable(g)) {
+    if (is_shareable(g, code.word())) {
       const MemoryUse use = memory_use(g.insn);
       const int64_t from = share_position(code, g), to = from + use.size;
       Group* mine = nullptr;

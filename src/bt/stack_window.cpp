@@ -23,23 +23,23 @@ bool is_rsp(const x86::Operand& operand) {
   return operand.kind == OperandKind::kGpr && operand.index / 8 == x86::kRsp;
 }
 
-bool addresses_stack(const Instruction& insn) {
+bool addresses_stack(const Instruction& insn, unsigned word) {
   return insn.has_memory() && insn.base == kRspOffset && insn.index == x86::kNoRegister &&
-         insn.address_size == 8 && insn.segment < x86::kFs && insn.disp > -kWidest && insn.disp < kWidest;
+         insn.address_size == word && insn.segment < x86::kFs && insn.disp > -kWidest && insn.disp < kWidest;
 }
 
 // The bytes at the stack that the instruction accesses, relative to RSP before it.
-std::optional<Range> access_of(const GuestInsn& g) {
+std::optional<Range> access_of(const GuestInsn& g, unsigned word) {
   switch (g.kind) {
     case Kind::kPush:
     case Kind::kCall:
     case Kind::kCallIndirect:
-      return Range{-8, 8};
+      return Range{-static_cast<int>(word), static_cast<int>(word)};
     case Kind::kPop:
     case Kind::kReturn:
-      return Range{0, 8};
+      return Range{0, static_cast<int>(word)};
     case Kind::kGeneric:
-      if (!addresses_stack(g.insn) || memory_use(g.insn).size == 0) return std::nullopt;
+      if (!addresses_stack(g.insn, word) || memory_use(g.insn).size == 0) return std::nullopt;
       return Range{static_cast<int>(g.insn.disp), static_cast<int>(memory_use(g.insn).size)};
     default:
       return std::nullopt;
@@ -47,19 +47,19 @@ std::optional<Range> access_of(const GuestInsn& g) {
 }
 
 // How RSP moves; nothing when that is not known.
-std::optional<int> movement_of(const GuestInsn& g) {
+std::optional<int> movement_of(const GuestInsn& g, unsigned word) {
   const Instruction& insn = g.insn;
   switch (g.kind) {
     case Kind::kPush:
-      return -8;
+      return -static_cast<int>(word);
     case Kind::kPop:
       if (is_rsp(insn.operand[0])) return std::nullopt;
-      return 8;
+      return static_cast<int>(word);
     case Kind::kLeave:
       return std::nullopt;
     case Kind::kLea:
       if (!is_rsp(insn.operand[0])) return 0;
-      if (insn.operand_size != 8 || !addresses_stack(insn)) return std::nullopt;
+      if (insn.operand_size != word || !addresses_stack(insn, word)) return std::nullopt;
       return static_cast<int>(insn.disp);
     case Kind::kGeneric: {
       bool named = false;
@@ -72,7 +72,8 @@ std::optional<int> movement_of(const GuestInsn& g) {
         return 0;
       }
       const bool adds = insn.opcode == Opcode::kAdd || insn.opcode == Opcode::kSub;
-      if (!adds || insn.operand_size != 8 || insn.operand[1].kind != OperandKind::kImm) return std::nullopt;
+      if (!adds || insn.operand_size != word || insn.operand[1].kind != OperandKind::kImm)
+        return std::nullopt;
       const auto amount = static_cast<int64_t>(insn.imm);
       if (amount <= -(1 << 20) || amount >= 1 << 20) return std::nullopt;
       return static_cast<int>(insn.opcode == Opcode::kAdd ? amount : -amount);
@@ -95,8 +96,13 @@ void plan_window(GuestCode& code) {
       best = &g;
       at_best = rsp;
     }
-    if (const auto range = access_of(g)) {
-      const int from = rsp + range->from, to = from + range->size;
+    if (const auto range = access_of(g, code.word())) {
+      int from = rsp + range->from, to = from + range->size;
+      // The host adds to ESP with 64 bits, so that ESP itself must not have wrapped when it does.
+      if (code.bits32()) {
+        from = std::min(from, rsp);
+        to = std::max(to, rsp + 1);
+      }
       const int new_low = check == nullptr ? from : std::min(low, from);
       const int new_high = check == nullptr ? to : std::max(high, to);
       if (new_high - new_low <= kWidest) {
@@ -112,7 +118,7 @@ void plan_window(GuestCode& code) {
         g.in_window = true;
       }
     }
-    const auto movement = movement_of(g);
+    const auto movement = movement_of(g, code.word());
     if (!movement) break;
     rsp += *movement;
     if (rsp < -4096 || rsp > 4096) break;

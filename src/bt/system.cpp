@@ -143,20 +143,20 @@ void Translator::flags_to_s0() {
 
 void Translator::pushf(const GuestInsn& g) {
   free_flags(rflags::kArithmetic);
-  check_at(g, {.base = kSp, .disp = -8}, 8, Direction::kWrite);
+  check_at(g, {.base = kSp, .disp = -word()}, code_->word(), Direction::kWrite);
   hot_.lea(kS0, kHere);
   hot_.store(offsetof(Hot, scratch) + 8, kS0);
   flags_to_s0();
   hot_.load(kS1, offsetof(Hot, scratch) + 8);
-  hot_.store_mem({.base = kS1}, kS0);
-  hot_.lea(kSp, {.base = kSp, .disp = -8});
+  hot_.store_mem({.base = kS1}, kS0, wide());
+  move_sp(-word());
 }
 
 // Where nothing changes but IF and the arithmetic flags.
 void Translator::popf(const GuestInsn& g) {
   free_flags(0);
-  check_at(g, {.base = kSp}, 8, Direction::kRead);
-  hot_.load_mem(kS0, kHere);
+  check_at(g, {.base = kSp}, code_->word(), Direction::kRead);
+  hot_.load_mem(kS0, kHere, wide());
   hot_.load(kS1, kFlagsRestAt);
   hot_.xor32(kS1, kS0);
   hot_.test32(kS1, static_cast<uint32_t>(~(rflags::kArithmetic | rflags::kIf | rflags::kFixed1) & 0x3fffff));
@@ -177,7 +177,7 @@ void Translator::popf(const GuestInsn& g) {
   hot_.shr(kS0, 11);
   hot_.and32(kS0, 1);
   hot_.store_byte(kFlagsAt, kS0);
-  hot_.lea(kSp, {.base = kSp, .disp = 8});
+  move_sp(word());
   host_valid_ = false;
   memory_valid_ = true;
   exit_to(code_->next_rip(g), rflags::kArithmetic, Branch::kJump);
@@ -222,6 +222,8 @@ void Translator::repeated_string(const GuestInsn& g) {
   const uint8_t shift = size == 1 ? 0 : size == 2 ? 1 : size == 4 ? 2 : 3;
   const bool moves = g.insn.opcode == Opcode::kMovs;
   free_flags(g.live_after);
+  if (bits32())
+    for (const Reg reg : {kRcx, kRsi, kRdi}) hot_.mov32(reg, reg);
   hot_.u8(0x48);  // TEST RCX, RCX
   hot_.u8(0x85);
   hot_.u8(0xc9);
@@ -261,40 +263,60 @@ void Translator::repeated_string(const GuestInsn& g) {
   hot_.u8(moves ? (size == 1 ? 0xa4 : 0xa5) : (size == 1 ? 0xaa : 0xab));
   // How far it went is how far the guest's registers go.
   hot_.sub_reg(kRdi, kS0);
-  if (moves) hot_.lea(kRsi, {.base = kS1, .index = kRdi});
-  hot_.add(kRdi, kOld);
+  if (moves) hot_.lea(kRsi, {.base = kS1, .index = kRdi}, wide());
+  hot_.add(kRdi, kOld, wide());
   land(nothing, hot_.offset());
 }
 
-// MOVS, STOS without a prefix.
+// MOVS, STOS, LODS, SCAS, CMPS without a prefix.
 void Translator::single_string(const GuestInsn& g) {
   constexpr Reg kRsi = 6, kRdi = 7;
   constexpr size_t kValue = offsetof(Hot, scratch) + 8;
   const unsigned size = g.insn.operand_size;
   const auto step = static_cast<int32_t>(size);
-  const bool moves = g.insn.opcode == Opcode::kMovs;
-  free_flags(g.live_after);
-  hot_.test32_mem(kFlagsRestAt, static_cast<uint32_t>(rflags::kDf));
-  leave_if(kCcNe, g);
-  if (moves) {
-    hot_.lea(kS0, {.base = kRsi});
-    check(g, size, Direction::kRead);
+  const auto here = [&](Reg reg, Direction direction) {
+    hot_.lea(kS0, {.base = reg}, wide());
+    check(g, size, direction);
+  };
+  const auto advance = [&](Reg reg) { hot_.lea(reg, {.base = reg, .disp = step}, wide()); };
+  // The value at `reg` goes to kS1 once the place at `other` is known to be there, which is at kS0 then.
+  const auto both = [&](Reg reg, Reg other, Direction direction) {
+    here(reg, Direction::kRead);
     hot_.load_zero_extended(kS0, kHere, size);
     hot_.store(kValue, kS0);
-  }
-  hot_.lea(kS0, {.base = kRdi});
-  check(g, size, Direction::kWrite);
-  Reg value = kRax;
-  HostMem where = kHere;
-  if (moves) {
+    here(other, direction);
     hot_.lea(kS0, kHere);
     hot_.load(kS1, kValue);
-    value = kS1;
-    where = {.base = kS0};
-    hot_.lea(kRsi, {.base = kRsi, .disp = step});
+  };
+  free_flags(live_before(g));
+  hot_.test32_mem(kFlagsRestAt, static_cast<uint32_t>(rflags::kDf));
+  leave_if(kCcNe, g);
+  switch (g.insn.opcode) {
+    case Opcode::kMovs:
+      both(kRsi, kRdi, Direction::kWrite);
+      hot_.store_sized({.base = kS0}, kS1, size);
+      advance(kRsi);
+      return advance(kRdi);
+    case Opcode::kStos:
+      here(kRdi, Direction::kWrite);
+      hot_.store_sized(kHere, kRax, size);
+      return advance(kRdi);
+    case Opcode::kLods:
+      here(kRsi, Direction::kRead);
+      hot_.load_sized(kRax, kHere, size);
+      return advance(kRsi);
+    case Opcode::kScas:
+      here(kRdi, Direction::kRead);
+      hot_.cmp_reg_mem(kRax, kHere, size);
+      advance(kRdi);
+      return flags_set();
+    default:  // CMPS: the operand at RDI is read first
+      both(kRdi, kRsi, Direction::kRead);
+      hot_.cmp_mem_reg({.base = kS0}, kS1, size);
+      advance(kRsi);
+      advance(kRdi);
+      return flags_set();
   }
-  hot_.store_sized(where, value, size);
-  hot_.lea(kRdi, {.base = kRdi, .disp = step});
 }
 
 // BT, BTS, BTR, BTC of the bit that a register's whole value chooses (SDM Vol. 2, BT).
@@ -315,7 +337,7 @@ void Translator::bit_string(const GuestInsn& g) {
   address(g);
   bit_to_s1();
   hot_.sar(kS1, wide ? 6 : 5);
-  hot_.lea(kS0, {.base = kS0, .index = kS1, .scale = static_cast<uint8_t>(wide ? 3 : 2)});
+  hot_.lea(kS0, {.base = kS0, .index = kS1, .scale = static_cast<uint8_t>(wide ? 3 : 2)}, !bits32());
   check(g, insn.operand_size, write ? Direction::kWrite : Direction::kRead);
   hot_.lea(kS0, kHere);
   bit_to_s1();

@@ -216,7 +216,7 @@ void Translator::instruction(const GuestInsn& g) {
     case Kind::kLeave:
       return leave(g);
     case Kind::kJump:
-      return exit_to(code_->next_rip(g) + g.insn.imm, g.live_after, Branch::kJump);
+      return exit_to(code_->target(g), g.live_after, Branch::kJump);
     case Kind::kCondition:
       return conditional_jump(g);
     case Kind::kCountJump:

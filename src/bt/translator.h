@@ -47,8 +47,10 @@ class Translator {
   // The address of the memory operand as a host operand, without its segment; loads registers that live in
   // memory.
   HostMem address_operand(const x86::Instruction& insn);
-  // kS0 becomes the linear address.
+  // kS0 becomes the memory operand's linear address. Flags are free.
   void address(const GuestInsn& g);
+  // kS0 becomes the operand's offset in its segment.
+  void offset(const GuestInsn& g);
   // Checks `size` bytes at kS0: then kS0 + kS1 is their host address. Flags are free.
   void check(const GuestInsn& g, unsigned size, Direction direction);
   // The same two with the guest's flags in the host's all the while.
@@ -127,9 +129,15 @@ class Translator {
 
   struct Reencoding;
   void reencode(const GuestInsn& g, const Reencoding& r);
+  static void without_64_bit_meaning(const x86::Instruction& insn, Reencoding& r);
 
   TlbKind tlb() const;
   size_t tlb_base() const;
+  bool bits32() const { return code_->bits32(); }
+  bool wide() const { return !bits32(); }
+  int32_t word() const { return static_cast<int32_t>(code_->word()); }
+  // RSP += bytes, in the stack's address size; flags stay.
+  void move_sp(int32_t bytes) { hot_.lea(kSp, {.base = kSp, .disp = bytes}, wide()); }
   bool supervisor() const { return (code_->mode & mode::kSupervisor) != 0; }
   void land(uint32_t field, Offset target);  // in hot or cold code being written
 

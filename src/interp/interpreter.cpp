@@ -140,7 +140,7 @@ std::optional<Exit> Interpreter::run_blocks() {
       if (exit) return exit;
     }
     cpu_.current_op = nullptr;
-    if (native_ != nullptr && cpu_.code_size == x86::CodeSize::k64 && !cpu_.alignment_check && !debugged_) {
+    if (native_ != nullptr && !cpu_.alignment_check && !debugged_ && native_->takes(cpu_)) {
       cpu_.s.flags_rest &= ~x86::rflags::kRf;
       cpu_.link = nullptr;
       switch (native_->run(cpu_, interrupt_waiting_ || nmi_waiting_)) {

@@ -40,7 +40,7 @@ class Interpreter {
   // complete and consistent between two instructions.
   Exit run(int64_t max_instructions = INT64_MAX / 2);
 
-  // Runs 64-bit code from now on; outlives the interpreter's last run(). Null: none.
+  // Runs the code that it takes from now on; outlives the interpreter's last run(). Null: none.
   void set_native(Native* native) { native_ = native; }
 
   // CpuState was changed from outside (reset, restored, INIT): drops everything derived from it.

@@ -1,6 +1,5 @@
-// Host code that runs in place of the interpreter where it can: the translator of 64-bit code. The
-// interpreter keeps the run loop: it takes what is pending, delivers exceptions, and executes what the
-// translator leaves to it.
+// Host code that runs in place of the interpreter where it can: the translator. The interpreter keeps the run
+// loop: it takes what is pending, delivers exceptions, and executes what the translator leaves to it.
 #pragma once
 
 #include <cstdint>
@@ -21,10 +20,12 @@ enum class NativeExit : uint8_t {
 class Native {
  public:
   virtual ~Native() = default;
+  // Whether run() knows code of the present mode: code size and segments.
+  virtual bool takes(const Cpu& cpu) const = 0;
   // Runs guest code from CpuState::rip on the vCPU's thread until there is something else to do. What the
   // guest raises comes back as kRaise; only what is rare is thrown, because unwinding costs more than the
-  // handler of a page fault. Called in 64-bit mode
-  // without TF, breakpoints, alignment checks or anything pending.
+  // handler of a page fault. Called when it takes() the mode, without TF, breakpoints, alignment checks or
+  // anything pending.
   // `interrupt_waits`: one that IF or its like does not let through; who changes that must leave it to the
   // interpreter.
   virtual NativeExit run(Cpu& cpu, bool interrupt_waits) = 0;

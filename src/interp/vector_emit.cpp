@@ -256,7 +256,10 @@ uint32_t vector_stub(const Instruction& insn) {
   // decides.
   const bool has_gpr = header.gpr_size != 0;
   const bool scalar_integer_memory = insn.map == 1 && insn.opcode_byte == 0x2a && header.rm == Slot::kMemory;
+  const bool doubleword = vex && (insn.opcode == x86::Opcode::kMovd || insn.opcode == x86::Opcode::kPinsrd ||
+                                  insn.opcode == x86::Opcode::kPextrd);
   const bool wide = has_gpr                 ? header.gpr_size == 8
+                    : doubleword            ? false
                     : scalar_integer_memory ? info.memory_size == 8 && insn.prefix >= 0xf2
                                             : insn.vex_w;
   bool has_imm = false;

@@ -279,6 +279,9 @@ bool Decoder::find_row() {
     constexpr uint8_t kPrefixBytes[4] = {0, 0x66, 0xf3, 0xf2};
     out_.prefix = kPrefixBytes[key_ & 3];
   }
+  // The size of the lengths in general registers; ignored like other such sizes (SDM Vol. 2B, PCMPESTRI).
+  if (!long_ && (row_->opcode == Opcode::kPcmpestri || row_->opcode == Opcode::kPcmpestrm))
+    out_.vex_w = false;
   if (row_->opcode == Opcode::kInvalid) return false;
   return !row_->unused_vvvv || vvvv_ == 0;
 }

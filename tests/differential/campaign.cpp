@@ -124,10 +124,12 @@ std::string compare(const Outcome& host, const Outcome& guest, bool vectors) {
 Options parse_options(int argc, char** argv, Options options) {
   for (int i = 1; i < argc; ++i) {
     const std::string_view name = argv[i];
-    if ((name == "--seed" || name == "--cases") && i + 1 < argc) {
+    if (name == "--bits" && i + 1 < argc) {
+      options.code_size = std::string_view(argv[++i]) == "32" ? x86::CodeSize::k32 : x86::CodeSize::k64;
+    } else if ((name == "--seed" || name == "--cases") && i + 1 < argc) {
       (name == "--seed" ? options.seed : options.cases) = std::strtoull(argv[++i], nullptr, 0);
     } else {
-      std::fprintf(stderr, "usage: %s [--seed N] [--cases N]\n", argv[0]);
+      std::fprintf(stderr, "usage: %s [--seed N] [--cases N] [--bits 32]\n", argv[0]);
       std::exit(2);
     }
   }
@@ -227,7 +229,9 @@ void randomize(TestCase& test, Random& random) {
   test.address = page + (random() % 8 == 0 ? kPageBytes - 1 - random() % 15 : random() % (kPageBytes - 15));
 }
 
-std::vector<uint8_t> random_encoding(Random& random, unsigned map, uint8_t opcode, bool vex) {
+std::vector<uint8_t> random_encoding(Random& random, unsigned map, uint8_t opcode, bool vex,
+                                     x86::CodeSize code_size) {
+  const bool wide = code_size == x86::CodeSize::k64;
   std::vector<uint8_t> code;
   const auto maybe = [&](unsigned one_in, uint8_t byte) {
     if (random() % one_in == 0) code.push_back(byte);
@@ -239,7 +243,8 @@ std::vector<uint8_t> random_encoding(Random& random, unsigned map, uint8_t opcod
     const uint8_t vvvv_lpp =
         static_cast<uint8_t>((random() & 0xf8) | (random() % 8 == 0 ? 4 : 0) | (random() & 3));
     code.push_back(0xc4);
-    code.push_back(static_cast<uint8_t>((random() & 0xe0) | map));
+    // Without 64 bits it would be LES.
+    code.push_back(static_cast<uint8_t>((random() & 0xe0) | (wide ? 0 : 0xc0) | map));
     code.push_back(vvvv_lpp);
   } else {
     maybe(5, 0x66);
@@ -254,7 +259,7 @@ std::vector<uint8_t> random_encoding(Random& random, unsigned map, uint8_t opcod
       default:
         break;
     }
-    if (random() % 2 == 0) code.push_back(static_cast<uint8_t>(0x40 | (random() & 15)));
+    if (wide && random() % 2 == 0) code.push_back(static_cast<uint8_t>(0x40 | (random() & 15)));
     if (map != 0) code.push_back(0x0f);
     if (map == 2) code.push_back(0x38);
     if (map == 3) code.push_back(0x3a);

@@ -42,8 +42,9 @@ struct Options {
   uint64_t seed = 1;
   uint64_t cases = 100'000;
   bool compare_vectors = false;  // x87, MMX, SSE, AVX state too
+  x86::CodeSize code_size = x86::CodeSize::k64;
 };
-// --seed N, --cases N; exits with a message on anything else.
+// --seed N, --cases N, --bits 32 or 64; exits with a message on anything else.
 Options parse_options(int argc, char** argv, Options defaults);
 
 // Runs `options.cases` cases. Returns the number of failing ones (stops after 10), having printed each
@@ -62,7 +63,8 @@ uint64_t interesting_address(Random& random);
 void randomize(TestCase& test, Random& random);
 // Random prefixes, ModRM, SIB, displacement and immediate around one opcode of `map` (0 one-byte, 1 0F, 2
 // 0F38, 3 0F3A).
-std::vector<uint8_t> random_encoding(Random& random, unsigned map, uint8_t opcode, bool vex);
+std::vector<uint8_t> random_encoding(Random& random, unsigned map, uint8_t opcode, bool vex,
+                                     x86::CodeSize code_size = x86::CodeSize::k64);
 // Gives the registers of the memory operand values that make its address `address`, or patches a RIP-relative
 // displacement; sometimes impossible.
 void aim(TestCase& test, const x86::Instruction& insn, uint64_t address);

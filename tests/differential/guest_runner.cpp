@@ -141,9 +141,14 @@ Outcome GuestRunner::run_once(const TestCase& test, int64_t most) {
   const uint64_t old_rest = s.flags_rest;
   s.set_rflags(test.state.rflags);
   s.seg[x86::kGs].base = test.state.gs_base;
+  auto& code = s.seg[x86::kCs];
+  const uint32_t size_bit =
+      test.code_size == x86::CodeSize::k64 ? x86::Segment::kLong : x86::Segment::kDefaultBig;
+  const bool other_size = (code.attributes & size_bit) == 0;
+  code.attributes = (code.attributes & ~(x86::Segment::kLong | x86::Segment::kDefaultBig)) | size_bit;
   std::memcpy(&s.fx, test.state.vector.legacy, sizeof s.fx);
   for (unsigned i = 0; i < 16; ++i) test.state.vector.get_ymm(i, s.vec[i]);
-  if (((old_rest ^ s.flags_rest) & x86::rflags::kAc) != 0) m.interpreter.cpu().mode_changed();
+  if (((old_rest ^ s.flags_rest) & x86::rflags::kAc) != 0 || other_size) m.interpreter.cpu().mode_changed();
 
   const interp::Exit exit = m.interpreter.run(most);
   Outcome out;

@@ -1,5 +1,6 @@
 #include "host_runner.h"
 
+#include <asm/ldt.h>
 #include <asm/prctl.h>
 #include <signal.h>
 #include <sys/mman.h>
@@ -16,13 +17,18 @@ extern "C" {
 alignas(64) ostler::differential::XsaveImage host_enter_vector;
 alignas(64) uint64_t host_enter_gpr[16];
 uint64_t host_enter_flags, host_enter_target, host_exit_rsp;
+struct [[gnu::packed]] {
+  uint32_t offset;
+  uint16_t selector;
+} host_enter_far;
 void host_enter();
+void host_enter_32();
 void host_exit();
 }
 
 asm(R"(
 .text
-.globl host_enter, host_exit
+.globl host_enter, host_enter_32, host_exit
 .type host_enter, @function
 host_enter:
   push %rbp
@@ -54,6 +60,9 @@ host_enter:
   mov host_enter_gpr+120(%rip), %r15
   mov host_enter_gpr+32(%rip), %rsp
   jmp *host_enter_target(%rip)
+.type host_enter_32, @function
+host_enter_32:
+  ljmp *host_enter_far(%rip)
 .type host_exit, @function
 host_exit:
   pop %r15
@@ -76,6 +85,28 @@ uint8_t* writable_code = nullptr;
 // Register order of x86::GprIndex in a signal context.
 constexpr int kContextRegister[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
                                       REG_R8,  REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15};
+
+// Linux's selectors of user code and data.
+constexpr uint16_t kCode32 = 0x23, kCode64 = 0x33, kData32 = 0x2b;
+
+// GS gets a segment of its own, without a limit; 32-bit code has no use for a base behind a null selector.
+void set_gs_32(uint64_t base) {
+  user_desc descriptor{};  // number 0 of the process's own table
+  descriptor.base_addr = static_cast<unsigned>(base);
+  descriptor.limit = 0xfffff;
+  descriptor.seg_32bit = 1;
+  descriptor.limit_in_pages = 1;
+  descriptor.useable = 1;
+  constexpr int kWrite = 0x11;
+  static uint64_t present = ~uint64_t{0};
+  if (present != base && syscall(SYS_modify_ldt, kWrite, &descriptor, sizeof descriptor) != 0) {
+    std::perror("a segment for GS");
+    std::abort();
+  }
+  present = base;
+  constexpr uint16_t kLocal0 = 7;
+  asm volatile("mov %0, %%gs" : : "r"(kLocal0));
+}
 
 // Code that jumps to itself never faults: a timer that finds the same case twice ends it.
 uint64_t case_number = 0;
@@ -120,6 +151,7 @@ void on_signal(int number, siginfo_t*, void* raw) {
   registers[REG_RIP] = reinterpret_cast<greg_t>(&host_exit);
   registers[REG_RSP] = static_cast<greg_t>(host_exit_rsp);
   registers[REG_EFL] = 0x202;
+  registers[REG_CSGSFS] = (registers[REG_CSGSFS] & ~greg_t{0xffff}) | kCode64;
   // The host program's own control words.
   auto* legacy = reinterpret_cast<uint8_t*>(context->uc_mcontext.fpregs);
   const XsaveImage fresh;
@@ -198,8 +230,15 @@ Outcome HostRunner::run(const TestCase& test) {
   host_enter_vector = test.state.vector;
   std::memcpy(host_enter_gpr, test.state.gpr.data(), sizeof host_enter_gpr);
   host_enter_flags = test.state.rflags;
-  host_enter_target = test.address;
-  syscall(SYS_arch_prctl, ARCH_SET_GS, test.state.gs_base);
+  if (test.code_size == x86::CodeSize::k64) {
+    host_enter_target = test.address;
+    syscall(SYS_arch_prctl, ARCH_SET_GS, test.state.gs_base);
+  } else {
+    host_enter_far = {static_cast<uint32_t>(test.address), kCode32};
+    host_enter_target = reinterpret_cast<uint64_t>(&host_enter_32);
+    asm volatile("mov %0, %%ds; mov %0, %%es" : : "r"(kData32));
+    set_gs_32(test.state.gs_base);
+  }
   ++case_number;
   running_outcome = &out;
   host_enter();

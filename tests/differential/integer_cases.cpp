@@ -20,6 +20,7 @@ bool wanted(const x86::Instruction& insn) {
     // clang-format off
     CASE(Mov) CASE(Movzx) CASE(Movsx) CASE(Lea) CASE(Xchg) CASE(Push) CASE(Pop) CASE(Pushf) CASE(Popf)
     CASE(Lahf) CASE(Sahf) CASE(Cbw) CASE(Cwd) CASE(Bswap) CASE(Movbe) CASE(Cmov) CASE(Setcc) CASE(Xlat)
+    CASE(Pusha) CASE(Popa) CASE(Daa) CASE(Das) CASE(Aaa) CASE(Aas) CASE(Aam) CASE(Aad) CASE(Salc) CASE(Arpl)
     CASE(Add) CASE(Or) CASE(Adc) CASE(Sbb) CASE(And) CASE(Sub) CASE(Xor) CASE(Cmp) CASE(Test) CASE(Inc)
     CASE(Dec) CASE(Neg) CASE(Not) CASE(Mul) CASE(Imul) CASE(Imul2) CASE(Imul3) CASE(Div) CASE(Idiv)
     CASE(Rol) CASE(Ror) CASE(Rcl) CASE(Rcr) CASE(Shl) CASE(Shr) CASE(Sar) CASE(Shld) CASE(Shrd) CASE(Bt)
@@ -117,11 +118,11 @@ void forgive(const x86::Instruction& insn, const TestCase&, Outcome& host, Outco
 
 }  // namespace
 
-std::vector<uint8_t> random_integer_code(Random& random) {
+std::vector<uint8_t> random_integer_code(Random& random, x86::CodeSize code_size) {
   const Encoding encoding = random_opcode(random);
-  std::vector<uint8_t> code = random_encoding(random, encoding.map, encoding.opcode, encoding.vex);
+  std::vector<uint8_t> code = random_encoding(random, encoding.map, encoding.opcode, encoding.vex, code_size);
   x86::Instruction insn;
-  if (x86::decode(code, x86::CodeSize::k64, insn) != x86::DecodeStatus::kOk || !wanted(insn)) return {};
+  if (x86::decode(code, code_size, insn) != x86::DecodeStatus::kOk || !wanted(insn)) return {};
   code.resize(insn.length);
   return code;
 }

@@ -10,6 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "x86/instruction.h"
+
 namespace ostler::differential {
 
 // Addresses that exist both in this process and in the guest, with the same contents and permissions.
@@ -72,6 +74,8 @@ struct TestCase {
   std::vector<uint8_t> code;  // one instruction or a stream of them, less than a page
   uint64_t address = kCode;   // where it lies; anywhere in the code pages
   MachineState state;         // rip is ignored
+  // k64 or k32: compatibility mode with flat segments, but for GS. General registers are below 4 GiB then.
+  x86::CodeSize code_size = x86::CodeSize::k64;
   std::array<uint8_t, kDataBytes> data{};
   std::array<uint8_t, kPageBytes> read_only{};
 };

@@ -3,6 +3,8 @@
 import subprocess
 from pathlib import Path
 
+from guestlib import guests, vmm
+
 
 def busybox_shell(t):
     with t.start(t.machine()) as running:
@@ -26,6 +28,30 @@ def busybox_checked(t):
         console = t.shell(running)
         t.expect(t.run(console, "echo $((6 * 7))") == "42", "the shell computes")
         t.run(console, "head -c 64k /dev/urandom | sha256sum | grep -q .")
+
+
+def _computes_in_32_bits(t, machine, kernel):
+    with t.start(machine) as running:
+        console = t.shell(running)
+        t.expect(t.run(console, "uname -m") == kernel, f"the kernel is for {kernel}")
+        t.expect(t.run(console, "od -An -tx1 -j4 -N1 /bin/busybox").strip() == "01", "its programs are 32-bit ones")
+        t.expect(t.run(console, "echo $((6 * 7))") == "42", "the shell computes")
+        t.expect(t.run(console, "head -c 1024k /dev/zero | sha256sum").startswith("30e14955ebf1352266dc2ff8067e6810"),
+                 "programs compute")
+        t.expect(t.run(console, "dmesg | grep -ciE 'bug:|call trace' || true") == "0", "the kernel reports faults")
+
+
+def kernel_of_32_bits(t):
+    guests_32 = guests.prepare("i386")
+    _computes_in_32_bits(t, vmm.Machine(kernel=guests_32["kernel_i386"], initrd=guests_32["initrd_i386"],
+                                        append="console=ttyS0", cpus=2), "i686")
+
+
+def programs_of_32_bits(t):
+    """All of user space runs in compatibility mode."""
+    guests_32 = guests.prepare("i386")
+    _computes_in_32_bits(t, vmm.Machine(kernel=t.guests["kernel"], initrd=guests_32["initrd_i386"],
+                                        append="console=ttyS0"), "x86_64")
 
 
 def busybox_four_processors(t):

@@ -46,10 +46,15 @@ const Op* mov_from_segment(Cpu& cpu, const Op* op) {
   return next(cpu, op);
 }
 
+// The translator may know 32-bit code with the segments that there are now.
+static const Op* go_on_after_load(Cpu& cpu, const Op* op) {
+  return cpu.code_size == x86::CodeSize::k32 ? leave(cpu, op) : next(cpu, op);
+}
+
 const Op* mov_to_segment(Cpu& cpu, const Op* op) {
   const auto index = static_cast<SegIndex>(op->insn.operand[0].index);
   load_segment(cpu, index, static_cast<uint16_t>(read_operand(cpu, op, 1, 2)));
-  if (index != x86::kSs) return next(cpu, op);
+  if (index != x86::kSs) return go_on_after_load(cpu, op);
   cpu.s.interrupt_shadow = true;
   return leave_mode_changed(cpu, op);
 }
@@ -73,7 +78,7 @@ const Op* pop_segment(Cpu& cpu, const Op* op) {
   const uint64_t linear = stack_linear(cpu, stack, stack.sp, width);
   load_segment(cpu, index, cpu.mmu.read<uint16_t>(linear));
   cpu.s.gpr[x86::kRsp] = merged_sp(stack, cpu.s.gpr[x86::kRsp], stack.sp + width);
-  if (index != x86::kSs) return next(cpu, op);
+  if (index != x86::kSs) return go_on_after_load(cpu, op);
   cpu.s.interrupt_shadow = true;
   return leave_mode_changed(cpu, op);
 }
@@ -167,18 +172,13 @@ const Op* adjust_rpl(Cpu& cpu, const Op* op) {
   require_protected(cpu);
   const bool memory = op->insn.operand[0].kind == OperandKind::kMem;
   const uint16_t source = cpu.reg<uint16_t>(op->insn.operand[1].index);
-  uint64_t linear = 0;
-  if (memory) {
-    linear = cpu.linear(*op, 2, Access::kWrite);
-    cpu.mmu.probe(linear, 2, Access::kWrite);
-  }
-  const uint16_t target =
-      memory ? cpu.mmu.read<uint16_t>(linear) : cpu.reg<uint16_t>(op->insn.operand[0].index);
+  // Memory is written only when it changes, as processors do.
+  const auto target = static_cast<uint16_t>(read_operand(cpu, op, 0, 2));
   const bool lower = (target & 3) < (source & 3);
   if (lower) {
     const uint16_t raised = static_cast<uint16_t>((target & ~3) | (source & 3));
     if (memory)
-      cpu.mmu.write<uint16_t>(linear, raised);
+      cpu.mmu.write<uint16_t>(cpu.linear(*op, 2, Access::kWrite), raised);
     else
       cpu.set_reg<uint16_t>(op->insn.operand[0].index, raised);
   }

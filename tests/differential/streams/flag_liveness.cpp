@@ -26,7 +26,7 @@ Node examine(const TestCase& test, uint64_t rip) {
   if (offset >= test.code.size()) return node;
   const std::span<const uint8_t> code(test.code);
   x86::Instruction insn;
-  if (x86::decode(code.subspan(offset), x86::CodeSize::k64, insn) != x86::DecodeStatus::kOk) return node;
+  if (x86::decode(code.subspan(offset), test.code_size, insn) != x86::DecodeStatus::kOk) return node;
   node.effect = x86::flag_effect(insn);
   const uint64_t next = rip + insn.length;
   const bool direct = insn.operand[0].kind == x86::OperandKind::kRel;

@@ -20,7 +20,7 @@ void forgive_fault(const Stream& stream, Outcome& host, Outcome& guest) {
   if (offset >= stream.test.code.size()) return;
   x86::Instruction insn;
   const std::span<const uint8_t> code(stream.test.code);
-  if (x86::decode(code.subspan(offset), x86::CodeSize::k64, insn) != x86::DecodeStatus::kOk) return;
+  if (x86::decode(code.subspan(offset), stream.test.code_size, insn) != x86::DecodeStatus::kOk) return;
   const x86::VectorInfo info = x86::vector_info(insn);
   // As in vector_differential_test.cpp: CR2 may be any address of the access within its page; an 80-bit store
   // may have written its first part; an MMX store may have reset TOP.
@@ -32,6 +32,20 @@ void forgive_fault(const Stream& stream, Outcome& host, Outcome& guest) {
   if (host.vector == 14 && info.memory_size == 10) guest.data = host.data;
   if (host.vector >= 12 && host.vector <= 17 && info.vector_class == x86::VectorClass::kMmx)
     std::memcpy(guest.state.vector.legacy, host.state.vector.legacy, 160);
+  // An operand across 4 GiB, where the limit of a flat segment is: #GP or what else it raises (SDM 3A §5.3).
+  const auto beyond_limit = [&](uint64_t base) {
+    return static_cast<uint32_t>(host.cr2 - base + info.memory_size + 32) < 2u * (info.memory_size + 32u);
+  };
+  const bool at_limit = host.vector == 17 ||
+                        (host.vector == 14 && (beyond_limit(0) || beyond_limit(stream.test.state.gs_base)));
+  if (stream.test.code_size == x86::CodeSize::k32 && at_limit && (guest.vector == 12 || guest.vector == 13)) {
+    guest.vector = host.vector;
+    guest.error = host.error;
+    guest.cr2 = host.cr2;
+  }
+  // Some registers are loaded or stored already.
+  if (host.vector == 14 && insn.opcode == Opcode::kPusha) guest.data = host.data;
+  if (host.vector == 14 && insn.opcode == Opcode::kPopa) guest.state.gpr = host.state.gpr;
   // An address that is neither aligned nor canonical: #GP or #SS.
   if (host.vector == 13 && guest.vector == 12 && info.alignment > 1) guest.vector = host.vector;
   // A CALL to an address that is not canonical has pushed already on the host.

@@ -39,7 +39,7 @@ bool offered(const x86::Instruction& insn) {
 }
 
 // Offset of ModRM in an encoding that has one.
-size_t modrm_offset(const Bytes& code) {
+size_t modrm_offset(const Bytes& code, bool wide) {
   size_t at = 0;
   const auto is_prefix = [](uint8_t byte) {
     return byte == 0x66 || byte == 0x67 || byte == 0xf0 || byte == 0xf2 || byte == 0xf3 || byte == 0x2e ||
@@ -47,18 +47,25 @@ size_t modrm_offset(const Bytes& code) {
   };
   while (is_prefix(code[at])) ++at;
   if (code[at] == 0xc4) return at + 4;
-  if ((code[at] & 0xf0) == 0x40) ++at;
+  if (wide && (code[at] & 0xf0) == 0x40) ++at;
   if (code[at] != 0x0f) return at + 1;
   return at + (code[at + 1] == 0x38 || code[at + 1] == 0x3a ? 3 : 2);
 }
 
 class Builder {
  public:
-  Builder(Random& random, HostRunner& host, bool vectors) : random_(random), host_(host), vectors_(vectors) {
+  Builder(Random& random, HostRunner& host, bool vectors, x86::CodeSize code_size)
+      : random_(random), host_(host), vectors_(vectors), wide_(code_size == x86::CodeSize::k64) {
     TestCase& test = stream_.test;
     randomize(test, random_);
     test.state.rflags &= ~uint64_t{1 << 18};
     test.state.gpr[x86::kRsp] = kData + kDataBytes / 2 + random_() % 256 * 8;
+    test.code_size = code_size;
+    if (!wide_) {
+      for (auto& value : test.state.gpr) value &= 0xffff'ffff;
+      if (one_in(4))
+        test.state.gs_base = one_in(2) ? random_() & 0xffff'ffff : 0xffff'f000 | random_() % 4096;
+    }
     if (vectors_) randomize_vectors(test.state.vector);
     most_ = 4 + random_() % 37;
     fault_from_ = random_() % 2 == 0 ? 2 + random_() % most_ : SIZE_MAX;
@@ -144,7 +151,12 @@ class Builder {
 
   // ---- single instructions ----
 
-  static Bytes move_immediate(unsigned reg, uint64_t value) {
+  Bytes move_immediate(unsigned reg, uint64_t value) const {
+    if (!wide_) {
+      Bytes bytes = {static_cast<uint8_t>(0xb8 | reg), 0, 0, 0, 0};
+      store_le(&bytes[1], static_cast<uint32_t>(value));
+      return bytes;
+    }
     Bytes bytes = {static_cast<uint8_t>(0x48 | (reg >> 3)), static_cast<uint8_t>(0xb8 | (reg & 7))};
     bytes.resize(10);
     store_le(&bytes[2], value);
@@ -206,14 +218,14 @@ class Builder {
     if (insn.index != x86::kNoRegister) at += gpr[insn.index / 8] << insn.scale;
     if (insn.address_size == 4) at = static_cast<uint32_t>(at);
     if (insn.segment == x86::kGs) at += stream_.test.state.gs_base;
-    return at;
+    return wide_ ? at : static_cast<uint32_t>(at);
   }
 
   // Makes the memory operand of `bytes` lie somewhere useful: by its displacement if it has 32 bits, or by
   // loading its base register first.
   void place(Bytes& bytes, x86::Instruction& insn) {
     if (!insn.has_memory()) return;
-    const size_t at = modrm_offset(bytes);
+    const size_t at = modrm_offset(bytes, wide_);
     if (at >= bytes.size() || bytes[at] != insn.modrm) return;
     const uint64_t wanted = address(32);
     const bool sib = (insn.modrm & 7) == 4;
@@ -223,9 +235,9 @@ class Builder {
     if (wide && disp + 4 <= bytes.size()) {
       const uint64_t without = effective_address(insn) - static_cast<uint64_t>(insn.disp);
       const auto needed = static_cast<int64_t>(wanted - without);
-      if (needed == static_cast<int32_t>(needed)) {
+      if (!wide_ || needed == static_cast<int32_t>(needed)) {
         store_le(&bytes[disp], static_cast<uint32_t>(needed));
-        x86::decode(bytes, x86::CodeSize::k64, insn);
+        x86::decode(bytes, stream_.test.code_size, insn);
         return;
       }
     }
@@ -236,16 +248,17 @@ class Builder {
   }
 
   Bytes random_code() {
-    if (!vectors_ || one_in(3)) return random_integer_code(random_);
+    if (!vectors_ || one_in(3)) return random_integer_code(random_, stream_.test.code_size);
     const auto opcode = static_cast<uint8_t>(random_());
     const auto map = static_cast<unsigned>(1 + random_() % 3);
     Bytes bytes;
     if (one_in(8))
-      bytes = random_encoding(random_, 0, static_cast<uint8_t>(0xd8 | (opcode & 7)), false);
+      bytes = random_encoding(random_, 0, static_cast<uint8_t>(0xd8 | (opcode & 7)), false,
+                              stream_.test.code_size);
     else
-      bytes = random_encoding(random_, map, opcode, one_in(2));
+      bytes = random_encoding(random_, map, opcode, one_in(2), stream_.test.code_size);
     x86::Instruction insn;
-    if (!test::testable(bytes, insn) || !offered(insn)) return {};
+    if (!test::testable(bytes, insn, stream_.test.code_size) || !offered(insn)) return {};
     bytes.resize(insn.length);
     return bytes;
   }
@@ -255,14 +268,14 @@ class Builder {
       Bytes bytes = random_code();
       x86::Instruction insn;
       const auto decoded = [&] {
-        return x86::decode(bytes, x86::CodeSize::k64, insn) == x86::DecodeStatus::kOk;
+        return x86::decode(bytes, stream_.test.code_size, insn) == x86::DecodeStatus::kOk;
       };
       if (bytes.empty() || !decoded() || transfers(insn.opcode) || unsuitable(insn) ||
           insn.segment == x86::kFs)
         continue;
       if (insn.has_memory() && insn.modrm < 0x80 && !one_in(3)) {
         // Room for a displacement that reaches.
-        const size_t at = modrm_offset(bytes);
+        const size_t at = modrm_offset(bytes, wide_);
         if (at < bytes.size() && bytes[at] == insn.modrm) {
           bytes[at] = static_cast<uint8_t>((bytes[at] & 0x3f) | 0x80);
           bytes.resize(15);
@@ -310,23 +323,27 @@ class Builder {
     Bytes bytes;
     if (repeated) bytes.push_back(one_in(2) ? 0xf3 : 0xf2);
     if (one_in(16)) bytes.push_back(0x67);
-    if (one_in(2)) bytes.push_back(static_cast<uint8_t>(0x40 | (random_() & 15)));
+    if (wide_ && one_in(2)) bytes.push_back(static_cast<uint8_t>(0x40 | (random_() & 15)));
     bytes.push_back(kOpcodes[random_() % std::size(kOpcodes)]);
     append(bytes);
     if (down) append({0xfc});
   }
 
+  static Bytes joined(Bytes prefix, const Bytes& rest) {
+    prefix.insert(prefix.end(), rest.begin(), rest.end());
+    return prefix;
+  }
   void stack_instruction() {
     const auto low = static_cast<uint8_t>(random_() % 8);
-    const auto rex = static_cast<uint8_t>(0x40 | random_() % 2);
+    const Bytes rex = wide_ ? Bytes{static_cast<uint8_t>(0x40 | random_() % 2)} : Bytes{};
     switch (random_() % 8) {
       case 0:
       case 1:
-        append({rex, static_cast<uint8_t>(0x50 | low)});
+        append(joined(rex, {static_cast<uint8_t>(0x50 | low)}));
         break;
       case 2:
       case 3:
-        append({rex, static_cast<uint8_t>(0x58 | low)});
+        append(joined(rex, {static_cast<uint8_t>(0x58 | low)}));
         break;
       case 4:
         append({0x6a, static_cast<uint8_t>(random_())});
@@ -335,7 +352,7 @@ class Builder {
         append({0x9c});
         break;
       case 6:
-        append({0x48, 0x83, 0xec, static_cast<uint8_t>(random_() % 16 * 8)});
+        append(joined(wide_ ? Bytes{0x48} : Bytes{}, {0x83, 0xec, static_cast<uint8_t>(random_() % 16 * 8)}));
         break;
       default:
         append(one_in(2) ? Bytes{0xc9} : Bytes{0xc8, static_cast<uint8_t>(random_() % 64), 0, 0});
@@ -384,7 +401,7 @@ class Builder {
   }
 
   void loop(unsigned depth) {
-    const auto counter = static_cast<unsigned>(random_() % 16);
+    const auto counter = static_cast<unsigned>(random_() % (wide_ ? 16 : 8));
     if (counter == x86::kRsp) return;
     const uint64_t rounds = one_in(8) ? 2 + random_() % 80 : 2 + random_() % 6;
     if (!set_register(counter, rounds) || ended_) return;
@@ -395,10 +412,11 @@ class Builder {
       if (append({0xe2, 0})) close_loop(1, top);
       return;
     }
-    const auto rex = static_cast<uint8_t>(0x48 | (counter >> 3));
+    const Bytes rex = wide_ ? Bytes{static_cast<uint8_t>(0x48 | (counter >> 3))} : Bytes{};
     const auto low = static_cast<uint8_t>(counter & 7);
-    const Bytes dec = {rex, 0xff, static_cast<uint8_t>(0xc8 | low)};
-    const Bytes sub = {rex, 0x83, static_cast<uint8_t>(0xe8 | low), 1};
+    const Bytes dec = wide_ || one_in(2) ? joined(rex, {0xff, static_cast<uint8_t>(0xc8 | low)})
+                                         : Bytes{static_cast<uint8_t>(0x48 | low)};
+    const Bytes sub = joined(rex, {0x83, static_cast<uint8_t>(0xe8 | low), 1});
     if (append(one_in(2) ? dec : sub) && append({0x0f, 0x85, 0, 0, 0, 0})) close_loop(4, top);
   }
   void close_loop(unsigned size, size_t top) {
@@ -410,7 +428,9 @@ class Builder {
     }
   }
 
+  // Of what is `distance` behind the instruction.
   Bytes load_address(unsigned reg, uint32_t distance) {
+    if (!wide_) return move_immediate(reg, end() + 5 + distance);
     Bytes bytes = {static_cast<uint8_t>(0x48 | (reg >> 3) << 2), 0x8d,
                    static_cast<uint8_t>(0x05 | (reg & 7) << 3)};
     bytes.resize(7);
@@ -419,7 +439,7 @@ class Builder {
   }
   unsigned some_register() {
     for (;;) {
-      const auto reg = static_cast<unsigned>(random_() % 16);
+      const auto reg = static_cast<unsigned>(random_() % (wide_ ? 16 : 8));
       if (reg != x86::kRsp) return reg;
     }
   }
@@ -508,6 +528,7 @@ class Builder {
   Random& random_;
   HostRunner& host_;
   bool vectors_;
+  const bool wide_;  // 64-bit code
   Stream stream_;
   Outcome now_;
   size_t most_ = 0;
@@ -518,8 +539,8 @@ class Builder {
 
 }  // namespace
 
-Stream random_stream(Random& random, HostRunner& host, bool vectors) {
-  return Builder(random, host, vectors).build();
+Stream random_stream(Random& random, HostRunner& host, bool vectors, x86::CodeSize code_size) {
+  return Builder(random, host, vectors, code_size).build();
 }
 
 }  // namespace ostler::differential

@@ -20,6 +20,6 @@ struct Stream {
 
 // 4 to 40 instructions. A quarter of the streams end in a fault of their own. `vectors`: x87, MMX, SSE and
 // AVX instructions too.
-Stream random_stream(Random& random, HostRunner& host, bool vectors);
+Stream random_stream(Random& random, HostRunner& host, bool vectors, x86::CodeSize code_size);
 
 }  // namespace ostler::differential

@@ -1,7 +1,7 @@
 // Streams of instructions on the engine under test against the host CPU: registers, flags, vectors, memory,
 // and the fault that ends them. A failing stream is made smaller, instruction by instruction.
 //
-//   differential_streams [--seed N] [--cases N]; OSTLER_TEST_ENGINE chooses the engine
+//   differential_streams [--seed N] [--cases N] [--bits 32]; OSTLER_TEST_ENGINE chooses the engine
 #include <fmt/format.h>
 
 #include <cstdio>
@@ -24,7 +24,7 @@ constexpr int64_t kVeryMany = 2'000'000'000;
 bool is_division(const TestCase& test, size_t at) {
   x86::Instruction insn;
   const std::span<const uint8_t> code(test.code);
-  return x86::decode(code.subspan(at), x86::CodeSize::k64, insn) == x86::DecodeStatus::kOk &&
+  return x86::decode(code.subspan(at), test.code_size, insn) == x86::DecodeStatus::kOk &&
          (insn.opcode == x86::Opcode::kDiv || insn.opcode == x86::Opcode::kIdiv);
 }
 
@@ -38,7 +38,7 @@ class Campaign {
     std::array<uint64_t, 256> ends{};
     for (uint64_t number = 0; number < options_.cases && failures < kMostFailures; ++number) {
       Random random((options_.seed << 32) ^ (number * 0xd1342543de82ef95));
-      const Stream stream = random_stream(random, host_, number % 2 == 1);
+      const Stream stream = random_stream(random, host_, number % 2 == 1, options_.code_size);
       rounds_ = random() % 2 == 0 ? 1 : 3;
       instructions += stream.lengths.size();
       uint8_t vector = 0;
@@ -113,7 +113,7 @@ class Campaign {
     bool skipped = false;
     for (size_t at = 0; at < code.size();) {
       x86::Instruction insn;
-      const auto status = x86::decode(code.subspan(at), x86::CodeSize::k64, insn);
+      const auto status = x86::decode(code.subspan(at), test.code_size, insn);
       const size_t length = status == x86::DecodeStatus::kOk ? insn.length : 1;
       const bool nop = length == 1 && code[at] == 0x90;
       if (nop && !skipped) text += "    …\n";

@@ -201,8 +201,8 @@ uint32_t random_mxcsr(Random& random) {
 
 }  // namespace
 
-bool testable(std::span<const uint8_t> code, Instruction& insn) {
-  if (x86::decode(code, x86::CodeSize::k64, insn) != x86::DecodeStatus::kOk) return false;
+bool testable(std::span<const uint8_t> code, Instruction& insn, x86::CodeSize code_size) {
+  if (x86::decode(code, code_size, insn) != x86::DecodeStatus::kOk) return false;
   switch (insn.opcode) {
     case Opcode::kFxsave:
     case Opcode::kFxrstor:

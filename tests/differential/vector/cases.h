@@ -47,7 +47,8 @@ std::vector<uint8_t> plain_code(const Form& form, uint8_t immediate, x86::Instru
 Case random_extended_state_case(Random& random);
 
 // Whether the differential test runs this instruction, and its decoded form.
-bool testable(std::span<const uint8_t> code, x86::Instruction& insn);
+bool testable(std::span<const uint8_t> code, x86::Instruction& insn,
+              x86::CodeSize code_size = x86::CodeSize::k64);
 
 std::string describe(const Case& test);
 
