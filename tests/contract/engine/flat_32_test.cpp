@@ -148,6 +148,43 @@ TEST_F(Flat32, TheStackPointerWraps) {
   EXPECT_EQ(cpu.reg(kRsp), 0x3fcu);
 }
 
+TEST_F(Flat32, AccessesNearEachOtherWrap) {
+  machine.poke<uint32_t>(kTopPhys + 0xff8, 1);
+  machine.poke<uint32_t>(kTopPhys + 0xffc, 2);
+  machine.poke<uint32_t>(4, 3);
+  cpu.reg(kRbx) = 0xffff'fff8;
+  for (unsigned round = 0; round < 3; ++round) {
+    // xor ecx, ecx; mov eax, [ebx]; add eax, [ebx + 4]; add eax, [ebx + 12]; mov [ebx + 16], eax; hlt
+    finish(Code().raw({0x31, 0xc9, 0x8b, 0x03, 0x03, 0x43, 4, 0x03, 0x43, 12, 0x89, 0x43, 16, 0xf4}));
+    EXPECT_EQ(low(kRax), 6u);
+    EXPECT_EQ(machine.peek<uint32_t>(8), 6u);
+  }
+}
+
+TEST_F(Flat32, AccessesThatWrapAreNotTo64BitAddresses) {
+  constexpr uint64_t kAbove = uint64_t{1} << 32, kAbovePhys = 0x901000;
+  space.map(kAbove, kAbovePhys, pte::kP | pte::kW);
+  cpu.s.seg[x86::kCs].attributes = 0xa09b;
+  cpu.interpreter.cpu().mode_changed();
+  cpu.reg(kRbx) = kAbove;
+  finish(Code().load(kRax, kRbx).hlt());
+  cpu.s.seg[x86::kCs].attributes = 0xc09b;
+  cpu.interpreter.cpu().mode_changed();
+  machine.poke<uint32_t>(4, 3);
+  machine.poke<uint32_t>(8, 4);
+  cpu.reg(kRbx) = 0xffff'fff8;
+  // xor ecx, ecx; mov eax, [ebx + 12]; add eax, [ebx + 16]; hlt
+  finish(Code().raw({0x31, 0xc9, 0x8b, 0x43, 12, 0x03, 0x43, 16, 0xf4}));
+  EXPECT_EQ(low(kRax), 7u);
+}
+
+TEST_F(Flat32, AReadAcrossTheLimitFaultsWhateverLiesBeyond) {
+  space.map(uint64_t{1} << 32, 0x901000, pte::kP | pte::kW);
+  cpu.reg(kRbx) = 0xffff'fffe;
+  EXPECT_EQ(cpu.run(Code().raw({0x8b, 0x03, 0xf4})), Exit::kException);  // mov eax, [ebx]
+  EXPECT_EQ(cpu.exception().vector, x86::Vector::kGp);
+}
+
 // The sum of ESP and a distance is in 32 bits when it is looked up, too: 64-bit code may have used an address
 // 4 GiB further on.
 TEST_F(Flat32, TheStackPointerWrapsBesideAnAddressOf64BitCode) {
