@@ -111,6 +111,12 @@ bool replaces_destination(Opcode opcode) {
   }
 }
 
+// Its operand's address is a host register and a displacement.
+bool is_at_register(const Instruction& insn) {
+  return insn.base < 16 * 8 && host_reg(insn.base / 8) != kNoReg && insn.index == x86::kNoRegister &&
+         insn.address_size == 8 && insn.segment < x86::kFs;
+}
+
 }  // namespace
 
 // An instruction with its registers renamed.
@@ -254,6 +260,7 @@ void Translator::generic(const GuestInsn& g) {
   r.needs_rex = low_byte || (r.raw.rex != 0 && high < 0);
   if (bits32()) without_64_bit_meaning(insn, r);
 
+  bool s0_is_free = g.in_window;
   if (r.memory && g.in_window) {
     r.mem = in_window(static_cast<int32_t>(insn.disp));
     if (in_memory > 1) {
@@ -262,28 +269,33 @@ void Translator::generic(const GuestInsn& g) {
       r.mem = {.base = kS0};
     }
   } else if (r.memory && g.share != 0) {
-    r.mem = shared_operand(g);
+    r.mem = shared_operand(g, in_memory == 0);
   } else if (r.memory) {
     const Direction direction = write ? Direction::kWrite : Direction::kRead;
     if (live_before(g) != 0 && host_valid_ && !memory_valid_ && keep_flags_ &&
         (wide() || insn.segment < x86::kFs)) {
       address_keeping_flags(g);
       check_keeping_flags(g, size, direction);
+      r.mem = kHere;
+    } else if (direct_ && high < 0 && is_at_register(insn)) {  // the swap for AH would change the base
+      free_flags(live_before(g));
+      r.mem = checked_at_register(g, size, direction);
+      s0_is_free = true;
     } else {
       free_flags(live_before(g));
       address(g);
       check(g, size, direction);
+      r.mem = kHere;
     }
-    r.mem = kHere;
-    if (in_memory != 0) {
-      hot_.lea(kS0, kHere);
+    if (in_memory > (s0_is_free ? 1 : 0)) {
+      hot_.lea(kS0, r.mem);
       r.mem = {.base = kS0};
     }
   }
   if (g.reads != 0 || (g.touches_flags && (g.live_after & ~g.writes) != 0)) want_flags();
 
   // Destinations that are only written share a scratch register with a source.
-  const bool one_is_free = g.in_window && in_memory == 1;
+  const bool one_is_free = s0_is_free && in_memory == 1;
   Reg next = r.memory && !one_is_free ? kS1 : kS0;
   const auto take = [&] {
     const Reg reg = next;
@@ -330,6 +342,7 @@ void Translator::generic(const GuestInsn& g) {
   insns_[insn_count_ - 1].host_flags = host_valid_ && !memory_valid_;
   reencode(g, r);
   if (swap) swap_bytes();
+  if (g.share_here && in_memory == 0) keep_shared(g);
   for (unsigned i = 0; i < count; ++i)
     if (slots[i].writes) hot_.store(gpr_at(slots[i].guest), slots[i].scratch);
   if (g.touches_flags && g.reads + g.writes != 0) flags_set();

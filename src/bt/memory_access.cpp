@@ -64,20 +64,37 @@ void Translator::address(const GuestInsn& g) {
 
 void Translator::check(const GuestInsn& g, unsigned size, Direction direction) {
   const bool write = direction == Direction::kWrite;
-  const uint32_t miss = look_up(size, write);
+  miss_call(g, size, write, look_up(size, write, kS0, offsetof(mmu::TlbArrays, host)));
+}
+
+// An operand that is a register and a displacement needs no sum of two loads: its address is at hand.
+HostMem Translator::checked_at_register(const GuestInsn& g, unsigned size, Direction direction) {
+  const HostMem mem = address_operand(g.insn);
+  const bool write = direction == Direction::kWrite;
+  if (mem.disp == 0)
+    hot_.mov(kS0, mem.base);
+  else
+    hot_.lea(kS0, mem);
+  miss_call(g, size, write,
+            look_up(size, write, mem.disp == 0 ? mem.base : kS0, offsetof(mmu::TlbArrays, delta)));
+  return {.base = mem.base, .index = kS1, .disp = mem.disp};
+}
+
+void Translator::miss_call(const GuestInsn& g, unsigned size, bool write, uint32_t miss) {
   land(miss, cold_.offset());
   cold_.call(routines_.miss[static_cast<unsigned>(tlb())][write]);
   miss_info(g, size, write, hot_.offset());
 }
 
-// The place of the jump that is taken on a miss.
-uint32_t Translator::look_up(unsigned size, bool write) {
+// kS0: the address; `page_from`: it too, or sooner. kS1 becomes what is at `array` of the TLB. The place of
+// the jump that is taken on a miss.
+uint32_t Translator::look_up(unsigned size, bool write, Reg page_from, size_t array) {
   forget_held();
   const size_t base = tlb_base();
   if (bmi2_) {
-    hot_.rorx(kS1, kS0, 12);
+    hot_.rorx(kS1, page_from, 12);
   } else {
-    hot_.mov(kS1, kS0);
+    hot_.mov(kS1, page_from);
     hot_.shr(kS1, 12);
   }
   hot_.and32(kS1, mmu::Tlb::kEntries - 1);
@@ -85,7 +102,7 @@ uint32_t Translator::look_up(unsigned size, bool write) {
                    base + (write ? offsetof(mmu::TlbArrays, write_tag) : offsetof(mmu::TlbArrays, read_tag)));
   hot_.cmp_imm(kS0, static_cast<uint32_t>(kPageSize - size));
   const uint32_t miss = hot_.jcc(kCcA);
-  hot_.load_indexed(kS1, kS1, base + offsetof(mmu::TlbArrays, host));
+  hot_.load_indexed(kS1, kS1, base + array);
   return miss;
 }
 
@@ -187,14 +204,25 @@ void Translator::check_window(const GuestInsn& g) {
   leave_for_unshared(g);
 }
 
-HostMem Translator::shared_operand(const GuestInsn& g) {
+HostMem Translator::shared_operand(const GuestInsn& g, bool keep_later) {
   const Share& share = code_->shares[g.share - 1u];
-  if (g.share_here)
+  const auto offset = static_cast<int32_t>(share_position(*code_, g) - share.from);
+  if (g.share_here) {
     check_shared(g, share);
-  else if (held_share_ != g.share)
+    if (keep_later) return {.base = kS0, .index = kS1, .disp = offset};
+    keep_shared(g);
+  } else if (held_share_ != g.share) {
     hot_.load(kS0, shared_at(g));
+  }
   held_share_ = g.share;
-  return {.base = kS0, .disp = static_cast<int32_t>(share_position(*code_, g) - share.from)};
+  return {.base = kS0, .disp = offset};
+}
+
+// For the accesses to come: once the first is under way, whose result others may wait for.
+void Translator::keep_shared(const GuestInsn& g) {
+  hot_.lea(kS0, {.base = kS0, .index = kS1});
+  hot_.store(shared_at(g), kS0);
+  held_share_ = g.share;
 }
 
 void Translator::check_shared(const GuestInsn& g, const Share& share) {
@@ -206,10 +234,8 @@ void Translator::check_shared(const GuestInsn& g, const Share& share) {
     mem.disp = static_cast<int32_t>(share.from);
     hot_.lea(kS0, mem, wide());
   }
-  const uint32_t miss = look_up(share.size, share.write);
+  const uint32_t miss = look_up(share.size, share.write, kS0, offsetof(mmu::TlbArrays, host));
   const Offset resume = hot_.offset();
-  hot_.lea(kS0, {.base = kS0, .index = kS1});
-  hot_.store(shared_at(g), kS0);
 
   land(miss, cold_.offset());
   cold_.add_indexed(

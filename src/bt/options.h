@@ -17,6 +17,7 @@ struct Options {
   bool window = true;         // one check for a block's stack accesses
   bool shared_checks = true;  // one check for several accesses near the same address
   bool keep_flags = true;     // checks that leave the host's flags alone where the guest's are in them
+  bool direct = true;         // operands at a register: added to the distance to the host's page
   bool flags_wait = true;     // flags stay in memory in blocks that would only put them there again
   bool system = true;         // system instructions and string instructions without the interpreter
   bool bits32 = true;         // 32-bit code too

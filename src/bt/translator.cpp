@@ -39,6 +39,7 @@ Translator::Translator(CodeCache& cache, const Routines& routines, const Options
       routines_(routines),
       bmi2_(x86::HostCpu::current().features.has(x86::Feature::kBmi2)),
       count_(options.count),
+      direct_(options.direct),
       keep_flags_(options.keep_flags && bmi2_ && has_fast_pext()) {}
 
 TlbKind Translator::tlb() const {

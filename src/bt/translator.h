@@ -59,9 +59,12 @@ class Translator {
   void address_keeping_flags(const GuestInsn& g);
   void check_keeping_flags(const GuestInsn& g, unsigned size, Direction direction);
   void miss_info(const GuestInsn& g, unsigned size, bool write, Offset resume, bool shares = false);
-  uint32_t look_up(unsigned size, bool write);
+  uint32_t look_up(unsigned size, bool write, Reg page_from, size_t array);
+  void miss_call(const GuestInsn& g, unsigned size, bool write, uint32_t miss);
+  HostMem checked_at_register(const GuestInsn& g, unsigned size, Direction direction);
   // The memory operand, covered by a shared check: an offset from kS0.
-  HostMem shared_operand(const GuestInsn& g);
+  HostMem shared_operand(const GuestInsn& g, bool keep_later);
+  void keep_shared(const GuestInsn& g);
   void check_shared(const GuestInsn& g, const Share& share);
   void leave_for_unshared(const GuestInsn& g);
   // A scratch register, or both, may hold something else now.
@@ -144,7 +147,7 @@ class Translator {
   CodeCache& cache_;
   const Routines& routines_;
   const bool bmi2_;
-  const bool count_, keep_flags_;
+  const bool count_, direct_, keep_flags_;
   const GuestCode* code_ = nullptr;
   Block block_;
   Straddle straddle_{};

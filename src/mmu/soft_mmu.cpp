@@ -515,8 +515,7 @@ const void* SoftMmu::read_pointer(uint64_t linear, unsigned size) {
   return page.host();
 }
 
-void* SoftMmu::pointer(uint64_t linear, unsigned size, Access access,
-                       std::optional<x86::Exception>& fault) {
+void* SoftMmu::pointer(uint64_t linear, unsigned size, Access access, std::optional<x86::Exception>& fault) {
   const bool write = access == Access::kWrite;
   if (void* host = data_->find(write ? data_->write_tag : data_->read_tag, linear, size)) return host;
   ASSERT((linear & kPageMask) + size <= kPageSize, "whoever crosses pages asks for each");

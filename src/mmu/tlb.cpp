@@ -9,6 +9,7 @@ Tlb::Tlb(Memory memory) {
   if (memory == Memory::kZero) return;
   for (unsigned slot = 1; slot < kEntries; ++slot) drop(slot);
   host.fill(nullptr);
+  delta.fill(0);
   phys.fill(0);
   fetch_phys.fill(0);
 }
@@ -40,6 +41,7 @@ void Tlb::fill(const Fill& fill) {
     drop_data(slot);
     phys[slot] = entry;
     host[slot] = fill.host;
+    delta[slot] = reinterpret_cast<uint64_t>(fill.host) - page;
     note();
   }
   if (fill.host != nullptr) {

@@ -25,6 +25,7 @@ struct TlbArrays {
   std::array<uint64_t, kEntries> write_tag;
   std::array<uint64_t, kEntries> fetch_tag;
   std::array<std::byte*, kEntries> host;  // page
+  std::array<uint64_t, kEntries> delta;   // from linear to host addresses of the page
   std::array<uint64_t, kEntries> phys;    // page | flags; of data
   std::array<uint64_t, kEntries>
       fetch_phys;  // of code, which has the slot's other half: neither evicts the other

@@ -72,6 +72,8 @@ bt::Options options() {
       options.window = false;
     else if (setting == "keep_flags=off")
       options.keep_flags = false;
+    else if (setting == "direct=off")
+      options.direct = false;
     else if (setting == "flags_wait=off")
       options.flags_wait = false;
     else if (setting == "shared_checks=off")

@@ -41,6 +41,14 @@ TEST_F(MemoryAccess, AWriteAcrossPagesReachesBoth) {
   EXPECT_EQ(load_le<uint64_t>(rig_.at(0x30ffd)), 0x1122334455667788u);
 }
 
+// AH takes AL's place for the load, which must not change the address.
+TEST_F(MemoryAccess, HighBytesAreLoadedThroughTheirOwnRegister) {
+  *rig_.at(0x30080) = std::byte{0x77};
+  reg(x86::kRax) = 0x30080;
+  run({0x8a, 0x20, 0xf4});  // mov ah, [rax]; hlt
+  EXPECT_EQ(reg(x86::kRax), 0x37780u);
+}
+
 // What is copied must not hide that it is misaligned.
 TEST_F(MemoryAccess, AMisalignedOperandAcrossPagesFaults) {
   reg(x86::kRbx) = 0x30ff8;
