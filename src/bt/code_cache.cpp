@@ -220,6 +220,8 @@ void CodeCache::patch(Offset field, Offset target) {
 Offset CodeCache::way_to(const Exit& exit, const Block& source, const Block& target) {
   if (!source.shared && !target.shared) return target.checked;
   const auto distance = static_cast<int64_t>(exit.target);
+  // Where the code runs elsewhere the hash table would lead back to the version with the window.
+  if (source.shared && !target.shared && (exit.mode & mode::kNoWindow) != 0) return 0;
   if (cold_used_ + kTrampoline > size_ || (source.shared && distance != static_cast<int32_t>(distance)))
     return 0;
   const Offset at = cold_used_;

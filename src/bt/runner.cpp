@@ -218,8 +218,9 @@ void Runner::set_page_numbers(uint64_t rip, const CodeCache::PageNumbers& number
   cpu_.mmu.exec_shared(rip) = numbers.shared == kNone ? 0 : (rip & ~kPageMask) - numbers.shared;
 }
 
-Block* Runner::find_known(uint64_t rip, uint64_t phys, Mode mode) {
-  const auto find = [&](const CodeCache::PageNumbers& numbers) {
+Block* Runner::find_known(uint64_t rip, uint64_t phys, Mode mode, bool shared_only) {
+  const auto find = [&](CodeCache::PageNumbers numbers) {
+    if (shared_only) numbers.own = kNone;
     Block* block = numbers.own == kNone ? nullptr : cache_.find(numbers.own, rip, mode);
     return block != nullptr || numbers.shared == kNone ? block : cache_.find(numbers.shared, rip, mode);
   };
@@ -230,7 +231,7 @@ Block* Runner::find_known(uint64_t rip, uint64_t phys, Mode mode) {
   return find(numbers);
 }
 
-std::optional<Runner::Place> Runner::find(uint64_t rip, Mode mode) {
+std::optional<Runner::Place> Runner::find(uint64_t rip, Mode mode, bool shared_only) {
   if (!cpu_.canonical(rip)) x86::raise(Vector::kGp, 0);
   constexpr unsigned kTries = 3;
   for (unsigned tries = 0; tries < kTries; ++tries) {
@@ -240,7 +241,7 @@ std::optional<Runner::Place> Runner::find(uint64_t rip, Mode mode) {
     follow_generation();
     {
       const std::lock_guard lock(cache_.mutex());
-      Block* block = find_known(rip, phys, mode);
+      Block* block = find_known(rip, phys, mode, shared_only);
       if (block != nullptr && block->straddle != kNone) {
         const uint64_t second = (rip | kPageMask) + 1;
         const uint64_t second_phys = cpu_.mmu.translate_fetch(second).value;
@@ -265,7 +266,7 @@ std::optional<Runner::Place> Runner::find(uint64_t rip, Mode mode) {
       full = !cache_.has_room();
       if (!full) {
         const Offset cold = cache_.cold();
-        Block& block = translate(rip, phys, mode);
+        Block& block = translate(rip, phys, mode, shared_only);
         if (checker_ == nullptr) link_known(block, code_->base);
         shared_.tell(*code_, block, cold);
         cache_.statistics().nanoseconds += static_cast<uint64_t>(
@@ -280,9 +281,10 @@ std::optional<Runner::Place> Runner::find(uint64_t rip, Mode mode) {
 }
 
 // What read_guest_code() has read. With the cache's mutex.
-Block& Runner::translate(uint64_t rip, uint64_t phys, Mode mode) {
+Block& Runner::translate(uint64_t rip, uint64_t phys, Mode mode, bool shared_only) {
   const bool share = shared_.options.share && checker_ == nullptr && (mode & ~mode::kNoWindow) == 0 &&
-                     !code_->straddles && (shared_.options.share_all || cache_.better_shared(rip, phys));
+                     !code_->straddles &&
+                     (shared_only || shared_.options.share_all || cache_.better_shared(rip, phys));
   uint32_t page = kNone, second_page = kNone;
   if (share) {
     page = cache_.shared_page(phys);
@@ -311,7 +313,8 @@ void Runner::link_known(Block& block, uint64_t base) {
     } else {
       const uint64_t rip = base + exit.target;
       const uint32_t own = cpu_.mmu.known_exec_id(rip), shared = cpu_.mmu.known_exec_shared(rip);
-      if (own != kNone) target = cache_.find(own, rip, exit.mode);
+      const bool shared_only = block.shared && (exit.mode & mode::kNoWindow) != 0;
+      if (own != kNone && !shared_only) target = cache_.find(own, rip, exit.mode);
       if (target == nullptr && shared != kNone) target = cache_.find(shared, rip, exit.mode);
     }
     if (target != nullptr) cache_.link(number, *target);
@@ -388,9 +391,9 @@ void Runner::follow_mode() {
 
 // Makes the code at RIP, and the way there, known to translated code. Nothing: it is for the interpreter.
 std::optional<Runner::Place> Runner::arrive(Mode mode, uint32_t link, uint64_t link_generation,
-                                            Mode block_mode) {
+                                            Mode block_mode, bool shared_only) {
   const uint64_t rip = cpu_.s.rip;
-  const auto place = find(rip, mode | block_mode);
+  const auto place = find(rip, mode | block_mode, shared_only);
   if (!place) return place;
   if (checker_ != nullptr) {  // each block for itself
     shadow_epoch_ = ~uint64_t{0};
@@ -428,6 +431,7 @@ NativeExit Runner::run(interp::Cpu& cpu, bool interrupt_waits) {
   uint32_t link = kNone;
   uint64_t link_generation = 0;
   Mode block_mode = 0;  // of the next block alone
+  bool shared_only = false;
   for (;;) {
     if (cpu.pending_.load(std::memory_order_relaxed) != 0 || cpu.budget <= 0) return NativeExit::kLook;
     const uint64_t key = s.rip ^ mode_key(mode);
@@ -438,7 +442,7 @@ NativeExit Runner::run(interp::Cpu& cpu, bool interrupt_waits) {
         generation_ == cache_.generation()) {
       host = reinterpret_cast<const uint8_t*>(known.host);
     } else {
-      place = arrive(mode, link, link_generation, block_mode);
+      place = arrive(mode, link, link_generation, block_mode, shared_only);
       if (!place) {
         if (fault_) return raise();
         ++statistics_.interpreted;
@@ -448,6 +452,7 @@ NativeExit Runner::run(interp::Cpu& cpu, bool interrupt_waits) {
     }
     link = kNone;
     block_mode = 0;
+    shared_only = false;
     const uint64_t epoch = cpu.mmu.fetch_epoch() << 8 ^ special;
     if (shadow_epoch_ != epoch) {
       shadow_epoch_ = epoch;
@@ -482,6 +487,8 @@ NativeExit Runner::run(interp::Cpu& cpu, bool interrupt_waits) {
         const Exit& exit = cache_.exit(link);
         s.rip = cache_.block(exit.block).base(hot_.page_base) + exit.target;
         block_mode = exit.mode & mode::kNoWindow;
+        // Only that can be linked, see CodeCache::way_to().
+        shared_only = block_mode != 0 && cache_.block(exit.block).shared;
         break;
       }
       case Reason::kPoll:

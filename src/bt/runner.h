@@ -59,17 +59,19 @@ class Runner final : public interp::Native {
   void note_limits();
   // The translation at `rip`, made if there is none. Nothing: what lies there is not to be kept, or somebody
   // writes it.
-  std::optional<Place> find(uint64_t rip, Mode mode);
+  // `shared_only`: code that is shared between linear pages, if there can be some.
+  std::optional<Place> find(uint64_t rip, Mode mode, bool shared_only);
   interp::NativeExit raise();
   void follow_generation();
   void set_page_numbers(uint64_t rip, const CodeCache::PageNumbers& numbers);
-  Block* find_known(uint64_t rip, uint64_t phys, Mode mode);
-  Block& translate(uint64_t rip, uint64_t phys, Mode mode);
+  Block* find_known(uint64_t rip, uint64_t phys, Mode mode, bool shared_only);
+  Block& translate(uint64_t rip, uint64_t phys, Mode mode, bool shared_only);
   void link_known(Block& block, uint64_t base);
   int64_t instructions_left(const Block& block, unsigned guest);
   void flush_cache();
   void enter(const uint8_t* host, bool supervisor);
-  std::optional<Place> arrive(Mode mode, uint32_t link, uint64_t link_generation, Mode block_mode);
+  std::optional<Place> arrive(Mode mode, uint32_t link, uint64_t link_generation, Mode block_mode,
+                              bool shared_only);
   HashEntry& hash_entry(Mode mode, uint64_t key) {
     return window_.hash((mode & mode::kSupervisor) != 0)[key & (Window::kHashEntries - 1)];
   }

@@ -170,6 +170,29 @@ TEST_F(SharedCode, ItIsNotRunWhereItsPageIsNotAnyMore) {
   }
 }
 
+// Stack accesses on both sides of a page's boundary, at the place that was first, too, after another one has
+// run the code.
+TEST_F(SharedCode, StacksMayCrossPages) {
+  space.map(kStack + 4096, 0x901000, kFlags);
+  // PUSH RAX; PUSH RBX; POP RAX; POP RBX; HLT
+  machine.put(kPhys + 0x80, Code().raw({0x50, 0x53, 0x58, 0x5b, 0xf4}));
+  go(kPlaces[0]);
+  go(kPlaces[1] + 0x80);
+  for (const uint64_t top : {0x800, 0x1004, 0x1008}) {
+    for (unsigned round = 0; round < 3; ++round) {
+      for (const uint64_t place : kPlaces) {
+        cpu.reg(kRax) = 11;
+        cpu.reg(kRbx) = 22;
+        cpu.reg(kRsp) = kStack + top;
+        ASSERT_EQ(cpu.go(place + 0x80, 1000), Exit::kException);
+        expect_end(place + 0x84);
+        EXPECT_EQ(cpu.reg(kRax), 22u);
+        EXPECT_EQ(cpu.reg(kRbx), 11u);
+      }
+    }
+  }
+}
+
 // Deep calls, more than any stack of return addresses that an engine may keep.
 TEST_F(SharedCode, DeepRecursion) {
   constexpr uint64_t kDepth = 60'000;
