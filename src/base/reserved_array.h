@@ -53,8 +53,11 @@ class ReservedArray {
     ASSERT(room() >= count, "whoever adds knows that there is room");
     return data_ + std::exchange(size_, size_ + count);
   }
-  // The memory stays: it is needed again.
-  void shrink(size_t size) { size_ = size; }
+  // Without elements, and without memory.
+  void clear() {
+    if (size_ != 0) madvise(data_, capacity_ * sizeof(T), MADV_DONTNEED);
+    size_ = 0;
+  }
 
  private:
   T* data_ = nullptr;

@@ -27,6 +27,11 @@ constexpr size_t kTrampoline = 64;  // bytes, at most
 // the time there is for a translation.
 constexpr Offset kPiece = 256 * 1024;
 
+// Much of what a boot translates never runs again, and what a large program translates runs all the time. So
+// the cache is emptied when it has this much, and may have all its room when that comes again soon.
+constexpr size_t kFirstLimit = size_t{48} << 20;
+constexpr auto kSoon = std::chrono::seconds(10);
+
 }  // namespace
 
 Result<std::unique_ptr<CodeCache>> CodeCache::create(mmu::CodePages& pages, size_t bytes) {
@@ -45,11 +50,11 @@ Result<std::unique_ptr<CodeCache>> CodeCache::create(mmu::CodePages& pages, size
   cache->cold_used_ = cache->hot_end_;
   cache->hot_committed_ = 0;
   cache->cold_committed_ = cache->hot_end_;
-  cache->table_.resize(size_t{1} << 12);
   if (!cache->blocks_.reserve(bytes / 48) || !cache->exits_.reserve(bytes / 24) ||
       !cache->insns_.reserve(bytes / 8) || !cache->branches_.reserve(bytes / 64))
     return errno_error("memory for the tables of translated code", errno);
   cache->empty_tables();
+  cache->set_limit(std::min(bytes, kFirstLimit));
   pages.set_shared_observer(cache.get());
   return cache;
 }
@@ -62,15 +67,21 @@ CodeCache::~CodeCache() {
   if (writable_ != nullptr) munmap(writable_, size_);
 }
 
+void CodeCache::set_limit(size_t bytes) {
+  limit_ = bytes;
+  hot_limit_ = static_cast<Offset>(std::min<size_t>(hot_end_, bytes / 3 * 2));
+  cold_limit_ = static_cast<Offset>(std::min(size_, hot_end_ + bytes / 3));
+}
+
 void CodeCache::empty_tables() {
-  blocks_.shrink(0);
-  exits_.shrink(0);
-  insns_.shrink(0);
-  branches_.shrink(0);
+  blocks_.clear();
+  exits_.clear();
+  insns_.clear();
+  branches_.clear();
   blocks_.add({});
   exits_.add({});
   straddles_.assign(1, {});
-  std::fill(table_.begin(), table_.end(), Slot{});
+  table_ = std::vector<Slot>(size_t{1} << 12);
   by_phys_.clear();
   other_pages_.clear();
   next_page_ = 1;
@@ -143,7 +154,7 @@ void CodeCache::grow_table() {
 }
 
 bool CodeCache::has_room() const {
-  return hot_used_ + kMostHot <= hot_end_ && cold_used_ + kMostCold <= size_ && blocks_.room() > 1 &&
+  return hot_used_ + kMostHot <= hot_limit_ && cold_used_ + kMostCold <= cold_limit_ && blocks_.room() > 1 &&
          exits_.room() > kMostExits && insns_.room() > kMostInsnBytes && branches_.room() > 1 &&
          next_page_ < kMostPages;
 }
@@ -293,12 +304,23 @@ void CodeCache::shared_code_written(GuestPhys page, unsigned, unsigned) {
   by_phys_.erase(at);
 }
 
+void CodeCache::make_room() {
+  const auto now = std::chrono::steady_clock::now();
+  if (now - last_full_ < kSoon) set_limit(size_);
+  last_full_ = now;
+  flush();
+}
+
 void CodeCache::flush() {
   pages_.forget_shared();
   const std::lock_guard lock(mutex_);
   empty_tables();
+  // Its memory is given back; where that cannot be done it is used again.
+  madvise(writable_ + hot_start_, size_ - hot_start_, MADV_REMOVE);
   hot_used_ = hot_start_;
   cold_used_ = hot_end_;
+  hot_committed_ = 0;
+  cold_committed_ = hot_end_;
   ++statistics_.flushes;
   generation_.fetch_add(1, std::memory_order_acq_rel);
 }

@@ -4,14 +4,15 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <span>
 #include <unordered_map>
 #include <vector>
 
+#include "base/adaptive_mutex.h"
 #include "base/reserved_array.h"
 #include "base/result.h"
 #include "bt/mode.h"
@@ -98,7 +99,7 @@ class CodeCache final : public mmu::SharedCodeObserver {
   CodeCache(const CodeCache&) = delete;
   CodeCache& operator=(const CodeCache&) = delete;
 
-  std::mutex& mutex() { return mutex_; }
+  AdaptiveMutex& mutex() { return mutex_; }
 
   // ---- with the mutex held ----
   uint8_t* writable(Offset at) { return writable_ + at; }
@@ -159,6 +160,8 @@ class CodeCache final : public mmu::SharedCodeObserver {
   uint64_t generation() const { return generation_.load(std::memory_order_acquire); }
   // Forgets everything. Every vCPU is out of translated code (VcpuGroup::run_exclusive).
   void flush();
+  // The same because it is full; the next time it may come to be larger.
+  void make_room();
   // The start of the memory, where the routines lie (routines.h); `user_lookup` is among them. Once, before
   // anything else.
   void reserve(size_t bytes, Offset user_lookup) {
@@ -186,7 +189,7 @@ class CodeCache final : public mmu::SharedCodeObserver {
   }
 
   mmu::CodePages& pages_;
-  std::mutex mutex_;
+  AdaptiveMutex mutex_;
   uint8_t* writable_ = nullptr;
   const uint8_t* executable_ = nullptr;
   size_t size_ = 0;
@@ -209,6 +212,7 @@ class CodeCache final : public mmu::SharedCodeObserver {
     uint32_t straddles = kNone;
   };
   void empty_tables();
+  void set_limit(size_t bytes);
   uint32_t new_page_number();
   void commit(Offset& committed, Offset used, Offset end);
   template <class F>
@@ -234,6 +238,9 @@ class CodeCache final : public mmu::SharedCodeObserver {
   uint32_t next_page_ = 1;
   Offset user_lookup_ = 0;
   Offset hot_committed_ = 0, cold_committed_ = 0;
+  size_t limit_ = 0;  // bytes of code that there may be at present
+  Offset hot_limit_ = 0, cold_limit_ = 0;
+  std::chrono::steady_clock::time_point last_full_;
   Statistics statistics_;
 };
 

@@ -483,7 +483,7 @@ NativeExit Runner::run(interp::Cpu& cpu, bool interrupt_waits) {
         ++statistics_.links;
         link = static_cast<uint32_t>(hot_.exit_value);
         link_generation = generation_;
-        const std::lock_guard lock(cache_.mutex());
+        // What is read of it never changes.
         const Exit& exit = cache_.exit(link);
         s.rip = cache_.block(exit.block).base(hot_.page_base) + exit.target;
         block_mode = exit.mode & mode::kNoWindow;

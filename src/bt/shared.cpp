@@ -33,7 +33,7 @@ void Shared::tell_routines() {
 }
 
 void Shared::flush() {
-  cache->flush();
+  cache->make_room();
   if (perf_map_ == nullptr) return;
   const std::lock_guard lock(cache->mutex());
   perf_map_->clear();

@@ -153,6 +153,29 @@ TEST_F(CodeCacheTest, TheTableGrows) {
   EXPECT_EQ(cache.find(own(0x100000, 0x100000), 0x100000, 0), &block(first));
 }
 
+// Much of what is translated never runs again: only who fills the cache again and again gets more of it.
+TEST(CodeCacheSize, GrowsWhenItFillsSoonAgain) {
+  Rig rig{Options{.cache_bytes = size_t{256} << 20}};
+  CodeCache& cache = *rig.shared->cache;
+  const auto fill = [&cache] {
+    const Offset start = cache.hot();
+    const InsnMap insns[] = {{.host = 0}};
+    for (uint64_t rip = 0x1000; cache.has_room(); ++rip) {
+      const Offset at = cache.hot();
+      Block block{.rip = rip, .phys = rip, .page = cache.own_page(rip, rip), .start = at};
+      cache.add(block, at + 32 * 1024, cache.cold(), {insns, 0}, 1);
+    }
+    return cache.hot() - start;
+  };
+  const auto first = fill();
+  EXPECT_LT(first, 48u << 20);
+  rig.shared->flush();
+  const auto second = fill();
+  EXPECT_LT(second, first + first / 8);
+  rig.shared->flush();
+  EXPECT_GT(fill(), second + second / 2);
+}
+
 // ---- code at several linear pages ----
 
 TEST_F(CodeCacheTest, CodeIsBetterSharedOnceItsPageLiesElsewhereToo) {
