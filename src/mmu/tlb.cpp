@@ -46,7 +46,10 @@ void Tlb::fill(const Fill& fill) {
   }
   if (fill.host != nullptr) {
     if (fill.read) read_tag[slot] = page;
-    if (fill.write) write_tag[slot] = page;
+    if (fill.write) {
+      write_tag[slot] = page;
+      write_filter_[write_hash(fill.host)] = true;
+    }
   }
 }
 
@@ -60,6 +63,7 @@ void Tlb::clear() {
   global_.count = non_global_.count = 0;
   mib_filter_.fill(false);
   gib_filter_.fill(false);
+  write_filter_.fill(false);
 }
 
 void Tlb::clear_non_global() {
@@ -105,9 +109,11 @@ void Tlb::clear_fetch_tags() {
 
 void Tlb::clear_write_tags() {
   for (unsigned slot = 0; slot < kEntries; ++slot) write_tag[slot] = never(slot);
+  write_filter_.fill(false);
 }
 
 void Tlb::clear_write_tags_of(const std::byte* host_page) {
+  if (!write_filter_[write_hash(host_page)]) return;
   // An empty slot may match by accident: it is cleared again. Few match, so that several are looked at at
   // once.
   constexpr unsigned kStep = 32;

@@ -134,6 +134,12 @@ class Tlb : public TlbArrays {
   // Frames of 4 MiB and 1 GiB (hashed) in which parts of large pages were entered since the last clear().
   std::array<bool, kFilter> mib_filter_{};
   std::array<bool, kFilter> gib_filter_{};
+  // Host pages (hashed) that were entered with write access since all of that was last taken away.
+  static constexpr unsigned kWriteFilter = 16384;
+  static size_t write_hash(const std::byte* page) {
+    return reinterpret_cast<uintptr_t>(page) / kPageSize % kWriteFilter;
+  }
+  std::array<bool, kWriteFilter> write_filter_{};
 };
 
 // Where a vCPU's TLBs lie. Translated code wants them at fixed distances from a base of its own.
