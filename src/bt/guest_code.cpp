@@ -231,9 +231,11 @@ Kind kind_of(const Instruction& insn, const x86::CpuModel& model, Mode mode, con
     case Opcode::kBtr:
     case Opcode::kBtc:
       // With a register the bit may lie anywhere in memory.
-      return insn.has_memory() && insn.operand[1].kind == OperandKind::kGpr
-                 ? (insn.operand_size == 2 ? Kind::kInterpret : Kind::kBitString)
-                 : Kind::kGeneric;
+      if (!insn.has_memory() || insn.operand[1].kind != OperandKind::kGpr) return Kind::kGeneric;
+      // A segment's base comes after the address has been cut to 32 bits.
+      return insn.operand_size == 2 || (insn.address_size == 4 && insn.segment >= x86::kFs)
+                 ? Kind::kInterpret
+                 : Kind::kBitString;
     case Opcode::kCli:
     case Opcode::kSti:
     case Opcode::kCld:

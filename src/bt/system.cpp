@@ -337,7 +337,8 @@ void Translator::bit_string(const GuestInsn& g) {
   address(g);
   bit_to_s1();
   hot_.sar(kS1, wide ? 6 : 5);
-  hot_.lea(kS0, {.base = kS0, .index = kS1, .scale = static_cast<uint8_t>(wide ? 3 : 2)}, !bits32());
+  hot_.lea(kS0, {.base = kS0, .index = kS1, .scale = static_cast<uint8_t>(wide ? 3 : 2)},
+           insn.address_size == 8);
   check(g, insn.operand_size, write ? Direction::kWrite : Direction::kRead);
   hot_.lea(kS0, kHere);
   bit_to_s1();

@@ -291,5 +291,14 @@ TEST_F(PageEdges, AStackThatIsNotThereFaultsWithTheFlagsAsTheyWere) {
   }
 }
 
+// An address size of 32 bits cuts what base and bit offset give together.
+TEST_F(PageEdges, BitStringsWrapAtTheSizeOfTheirAddress) {
+  machine.poke<uint64_t>(kHeap + 8, ~uint64_t{0});
+  cpu.reg(kR12) = (uint64_t{1} << 38) + 3;
+  cpu.reg(kR13) = (uint64_t{5} << 32) + kHeap + 8;
+  cpu.finish(Code().raw({0x67, 0x4d, 0x0f, 0xb3, 0x65, 0x00}).hlt());  // BTR [R13D], R12
+  EXPECT_EQ(machine.peek<uint64_t>(kHeap + 8), ~uint64_t{8});
+}
+
 }  // namespace
 }  // namespace ostler::test
