@@ -29,7 +29,7 @@ constexpr Offset kPiece = 256 * 1024;
 
 // Much of what a boot translates never runs again, and what a large program translates runs all the time. So
 // the cache is emptied when it has this much, and may have all its room when that comes again soon.
-constexpr size_t kFirstLimit = size_t{48} << 20;
+constexpr size_t kFirstLimit = size_t{64} << 20;
 constexpr auto kSoon = std::chrono::seconds(10);
 
 }  // namespace
