@@ -322,7 +322,9 @@ void Runner::link_known(Block& block, uint64_t base) {
 }
 
 void Runner::flush_cache() {
-  shared_.pages.group().run_exclusive(cpu_.mmu.participant(), [this] { shared_.flush(); });
+  shared_.pages.group().run_exclusive(cpu_.mmu.participant(), [this] {
+    if (generation_ == cache_.generation()) shared_.flush();  // else another vCPU has come first
+  });
 }
 
 // ---- running ----

@@ -92,7 +92,6 @@ class Runner final : public interp::Native {
   std::array<uint64_t, 2> shadow_rsp_{};
   uint64_t shadow_epoch_ = ~uint64_t{0};
   uint64_t generation_ = 0;  // of the hash tables and shadow stacks
-  Mode special_ = 0;         // the mode's bits that the shadow stacks are not kept apart by
   bool x87_live_ = false;    // x87 state is in the host's registers, not in CpuState
   std::optional<x86::Exception> fault_;
   x86::Exception raised_{};
