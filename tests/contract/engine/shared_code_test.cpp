@@ -31,6 +31,10 @@ class SharedCode : public testing::Test {
     append(Code().raw({0x48, 0x8b, 0x15}), kData);                  // MOV RDX, [data]
     append(Code().raw({0xe8}), kOther).put_byte(0xc3);
     put(kOther, Code().raw({0x48, 0x8d, 0x0d}), kOther + 7).put_byte(0xc3);  // LEA RCX, [next]
+    // Programs may use AVX: other user code is not shared.
+    cpu.s.cr4 |= x86::cr4::kOsfxsr | x86::cr4::kOsxsave;
+    cpu.s.xcr0 = 7;
+    cpu.interpreter.state_changed();
     cpu.set_cpl(3);
   }
   void map(uint64_t place) {
