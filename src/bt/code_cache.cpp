@@ -68,7 +68,6 @@ CodeCache::~CodeCache() {
 }
 
 void CodeCache::set_limit(size_t bytes) {
-  limit_ = bytes;
   hot_limit_ = static_cast<Offset>(std::min<size_t>(hot_end_, bytes / 3 * 2));
   cold_limit_ = static_cast<Offset>(std::min(size_, hot_end_ + bytes / 3));
 }

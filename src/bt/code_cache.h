@@ -238,8 +238,7 @@ class CodeCache final : public mmu::SharedCodeObserver {
   uint32_t next_page_ = 1;
   Offset user_lookup_ = 0;
   Offset hot_committed_ = 0, cold_committed_ = 0;
-  size_t limit_ = 0;  // bytes of code that there may be at present
-  Offset hot_limit_ = 0, cold_limit_ = 0;
+  Offset hot_limit_ = 0, cold_limit_ = 0;  // where code may go at present
   std::chrono::steady_clock::time_point last_full_;
   Statistics statistics_;
 };
