@@ -2,13 +2,18 @@
 
 #include <fmt/format.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/sysinfo.h>
 #include <unistd.h>
 
 #include <cerrno>
 
+#include "base/bytes.h"
+
 namespace ostler::memory {
 namespace {
+
+constexpr size_t kHugePage = size_t{2} << 20;
 
 std::string amount(uint64_t bytes) {
   if (bytes >= uint64_t{10} << 30) return fmt::format("{} GiB", bytes >> 30);
@@ -42,15 +47,22 @@ Result<std::shared_ptr<RamBlock>> RamBlock::create(const RamOptions& options) {
   };
   std::shared_ptr<RamBlock> block(new RamBlock);
   block->name_ = options.name;
-  block->fd_.reset(memfd_create(options.name.c_str(), MFD_CLOEXEC));
-  if (!block->fd_) return refused("create a memory file of");
-  if (ftruncate(block->fd_.get(), static_cast<off_t>(options.size)) != 0)
-    return refused("size a memory file to");
-  void* host =
-      mmap(nullptr, options.size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, block->fd_.get(), 0);
-  if (host == MAP_FAILED) return refused("map");
-  block->host_ = static_cast<std::byte*>(host);
+  // Room on both sides, so that the block can start where a huge page does, and what runs over either end of
+  // it meets nothing.
+  block->reserved_ = align_up(options.size, kPageSize) + 2 * kHugePage;
+  void* reserved =
+      mmap(nullptr, block->reserved_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (reserved == MAP_FAILED) return refused("find addresses for");
+  block->reservation_ = reserved;
   block->size_ = options.size;
+  void* host = reinterpret_cast<void*>(align_up(reinterpret_cast<uintptr_t>(reserved) + 1, kHugePage));
+  if (mmap(host, options.size, PROT_READ | PROT_WRITE,
+           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED)
+    return refused("map");
+  block->host_ = static_cast<std::byte*>(host);
+  // For those two a failure changes nothing that the guest could see. The name is for /proc/pid/maps.
+  madvise(host, options.size, MADV_HUGEPAGE);
+  prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME, host, options.size, options.name.c_str());
   void* flags = mmap(nullptr, options.size / kPageSize, PROT_READ | PROT_WRITE,
                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (flags == MAP_FAILED) return refused("keep page flags for");
@@ -61,7 +73,7 @@ Result<std::shared_ptr<RamBlock>> RamBlock::create(const RamOptions& options) {
 }
 
 RamBlock::~RamBlock() {
-  if (host_ != nullptr) munmap(host_, size_);
+  if (reservation_ != nullptr) munmap(reservation_, reserved_);
   if (flags_ != nullptr) munmap(flags_, size_ / kPageSize);
 }
 

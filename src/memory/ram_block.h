@@ -1,5 +1,6 @@
-// A block of guest RAM or ROM: a memory file mapped once into our address space, and one flag byte for each
-// page. Host memory is taken page by page as the guest touches it. The mapping lives as long as the block.
+// A block of guest RAM or ROM: private memory of ours, and one flag byte for each page. Host memory is taken
+// as the guest touches it, in huge pages where the host has them: they spare the host's TLB most of its misses.
+// The mapping lives as long as the block.
 //
 // Flag bytes tell writers what else a write means. Page state machine of the dirty log:
 //     not logged --start_dirty_log()--> kTracked --first write--> kDirty --collect_dirty()--> kTracked ...
@@ -14,7 +15,6 @@
 #include <string>
 #include <vector>
 
-#include "base/fd.h"
 #include "base/result.h"
 #include "memory/address.h"
 
@@ -45,7 +45,6 @@ class RamBlock {
   const std::string& name() const { return name_; }
   uint64_t size() const { return size_; }
   std::byte* host() const { return host_; }  // page-aligned
-  int fd() const { return fd_.get(); }
 
   std::atomic<uint8_t>& flags(uint64_t offset) const { return flags_[offset / kPageSize]; }
   // What a writer looks at after it has stored its bytes. A read-modify-write, so that it comes either before
@@ -75,7 +74,8 @@ class RamBlock {
 
   std::string name_;
   uint64_t size_ = 0;
-  Fd fd_;
+  void* reservation_ = nullptr;
+  size_t reserved_ = 0;
   std::byte* host_ = nullptr;
   std::atomic<uint8_t>* flags_ = nullptr;  // size / 4096, in lazily touched anonymous memory
 };
