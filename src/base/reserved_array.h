@@ -1,15 +1,11 @@
-// An array that grows in place: address space for the most elements there may be is reserved, memory comes as
-// elements are added. Elements never move, so other threads may read those they know of while one adds more.
-// For trivial types.
+// Zeroed elements at addresses that stay: address space for all of them is reserved, memory comes as they are
+// touched. Threads may use different elements at the same time. For trivial types whose zero is a value.
 #pragma once
 
 #include <sys/mman.h>
 
 #include <cstddef>
 #include <type_traits>
-#include <utility>
-
-#include "base/assert.h"
 
 namespace ostler {
 
@@ -20,48 +16,31 @@ class ReservedArray {
  public:
   ReservedArray() = default;
   // False: there is no address space.
-  bool reserve(size_t most) {
-    void* memory = mmap(nullptr, most * sizeof(T), PROT_READ | PROT_WRITE,
+  bool reserve(size_t count) {
+    void* memory = mmap(nullptr, count * sizeof(T), PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED) return false;
     data_ = static_cast<T*>(memory);
-    capacity_ = most;
+    size_ = count;
     return true;
   }
   ~ReservedArray() {
-    if (data_ != nullptr) munmap(data_, capacity_ * sizeof(T));
+    if (data_ != nullptr) munmap(data_, size_ * sizeof(T));
   }
   ReservedArray(const ReservedArray&) = delete;
   ReservedArray& operator=(const ReservedArray&) = delete;
 
   size_t size() const { return size_; }
-  size_t room() const { return capacity_ - size_; }
-  T* data() { return data_; }
-  const T* data() const { return data_; }
-  T* begin() { return data_; }
-  T* end() { return data_ + size_; }
-  const T* begin() const { return data_; }
-  const T* end() const { return data_ + size_; }
   T& operator[](size_t i) { return data_[i]; }
   const T& operator[](size_t i) const { return data_[i]; }
-  T& add(const T& value) {
-    ASSERT(size_ < capacity_, "whoever adds knows that there is room");
-    return data_[size_++] = value;
-  }
-  // `count` elements whose values the caller writes at the returned place.
-  T* add_many(size_t count) {
-    ASSERT(room() >= count, "whoever adds knows that there is room");
-    return data_ + std::exchange(size_, size_ + count);
-  }
-  // Without elements, and without memory.
+  // All elements are zero again, and without memory.
   void clear() {
-    if (size_ != 0) madvise(data_, capacity_ * sizeof(T), MADV_DONTNEED);
-    size_ = 0;
+    if (size_ != 0) madvise(data_, size_ * sizeof(T), MADV_DONTNEED);
   }
 
  private:
   T* data_ = nullptr;
-  size_t size_ = 0, capacity_ = 0;
+  size_t size_ = 0;
 };
 
 }  // namespace ostler

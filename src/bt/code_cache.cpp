@@ -7,9 +7,11 @@
 #include <cerrno>
 #include <cstring>
 
+#include "base/assert.h"
 #include "base/bytes.h"
 #include "base/fd.h"
 #include "bt/assembler.h"
+#include "bt/guest_code.h"
 
 namespace ostler::bt {
 namespace {
@@ -19,13 +21,14 @@ constexpr uint32_t kNoPage = ~0u;
 // Numbers are below this, see Hot and Tlb::exec_shared.
 constexpr uint32_t kMostPages = (1u << 24) - 16;
 
-// What a block may need of the tables.
-constexpr size_t kMostExits = 160, kMostInsnBytes = 256;
 constexpr size_t kTrampoline = 64;  // bytes, at most
 
-// Memory of the code is made present in pieces of this size: page faults one by one cost more than half of
-// the time there is for a translation.
-constexpr Offset kPiece = 256 * 1024;
+// Of an arena's host code: a third of it is cold. The least has room for a block of any kind, a vCPU shall have
+// a few before the cache is full.
+constexpr size_t kLeastArena = size_t{192} << 10, kMostArena = size_t{768} << 10;
+constexpr size_t kArenasForEach = 8, kLeastForEach = 2;
+static_assert(kLeastArena / 3 * 2 >= Arena::kHotOfInsn * (GuestCode::kMost + 2) &&
+              kLeastArena / 3 >= Arena::kColdOfInsn * (GuestCode::kMost + 2));
 
 // Much of what a boot translates never runs again, and what a large program translates runs all the time. So
 // the cache is emptied when it has this much, and may have all its room when that comes again soon.
@@ -34,29 +37,45 @@ constexpr auto kSoon = std::chrono::seconds(10);
 
 }  // namespace
 
-Result<std::unique_ptr<CodeCache>> CodeCache::create(mmu::CodePages& pages, size_t bytes) {
+Result<std::unique_ptr<CodeCache>> CodeCache::create(mmu::CodePages& pages, size_t bytes, unsigned vcpus) {
   std::unique_ptr<CodeCache> cache(new CodeCache(pages));
+  bytes = std::max(bytes, (vcpus * kLeastForEach + 1) * kLeastArena);
   const Fd memory(memfd_create("ostler-code", MFD_CLOEXEC));
   if (!memory || ftruncate(memory.get(), static_cast<off_t>(bytes)) != 0)
     return errno_error("memory for translated code", errno);
   void* writable = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, memory.get(), 0);
   if (writable == MAP_FAILED) return errno_error("memory for translated code", errno);
+  cache->vcpus_ = vcpus;
   cache->size_ = bytes;
   cache->writable_ = static_cast<uint8_t*>(writable);
   void* executable = mmap(nullptr, bytes, PROT_READ | PROT_EXEC, MAP_SHARED, memory.get(), 0);
   if (executable == MAP_FAILED) return errno_error("executable memory for translated code", errno);
   cache->executable_ = static_cast<const uint8_t*>(executable);
-  cache->hot_end_ = static_cast<Offset>(align_down(bytes / 3 * 2, 4096));
-  cache->cold_used_ = cache->hot_end_;
-  cache->hot_committed_ = 0;
-  cache->cold_committed_ = cache->hot_end_;
   if (!cache->blocks_.reserve(bytes / 48) || !cache->exits_.reserve(bytes / 24) ||
       !cache->insns_.reserve(bytes / 8) || !cache->branches_.reserve(bytes / 64))
     return errno_error("memory for the tables of translated code", errno);
-  cache->empty_tables();
-  cache->set_limit(std::min(bytes, kFirstLimit));
+  cache->reserve(0, 0);
   pages.set_shared_observer(cache.get());
   return cache;
+}
+
+void CodeCache::reserve(size_t bytes, Offset user_lookup) {
+  hot_start_ = static_cast<Offset>(align_up(bytes, kPageSize));
+  user_lookup_ = user_lookup;
+  const size_t first = std::min(size_, kFirstLimit);
+  const size_t arena =
+      align_down(std::clamp(first / vcpus_ / kArenasForEach, kLeastArena, kMostArena), 3 * kPageSize);
+  part_.hot = static_cast<uint32_t>(arena / 3 * 2);
+  part_.cold = static_cast<uint32_t>(arena / 3);
+  arenas_ = static_cast<uint32_t>((size_ - hot_start_) / arena);
+  cold_start_ = hot_start_ + arenas_ * part_.hot;
+  const auto share = [&](size_t all) { return static_cast<uint32_t>((all - 1) / arenas_); };
+  part_.blocks = share(blocks_.size());
+  part_.exits = share(exits_.size());
+  part_.branches = share(branches_.size());
+  part_.insns = share(insns_.size());
+  set_limit(first);
+  empty_tables();
 }
 
 CodeCache::~CodeCache() {
@@ -68,8 +87,8 @@ CodeCache::~CodeCache() {
 }
 
 void CodeCache::set_limit(size_t bytes) {
-  hot_limit_ = static_cast<Offset>(std::min<size_t>(hot_end_, bytes / 3 * 2));
-  cold_limit_ = static_cast<Offset>(std::min(size_, hot_end_ + bytes / 3));
+  const size_t fit = bytes / (part_.hot + part_.cold);
+  arenas_limit_ = static_cast<uint32_t>(std::clamp<size_t>(fit, 1, arenas_));
 }
 
 void CodeCache::empty_tables() {
@@ -77,13 +96,41 @@ void CodeCache::empty_tables() {
   exits_.clear();
   insns_.clear();
   branches_.clear();
-  blocks_.add({});
-  exits_.add({});
+  entered_.clear();
   straddles_.assign(1, {});
   table_ = std::vector<Slot>(size_t{1} << 12);
   by_phys_.clear();
   other_pages_.clear();
   next_page_ = 1;
+  blocks_in_table_ = 0;
+}
+
+// ---- arenas ----
+
+bool CodeCache::take_arena(Arena& arena) {
+  const auto number = static_cast<uint32_t>(entered_.size());
+  if (number == arenas_limit_ || next_page_ >= kMostPages) return false;
+  const auto part = [&](uint32_t start, uint32_t size) {
+    return Range{start + number * size, start + (number + 1) * size};
+  };
+  arena = {.number = number,
+           .generation = generation(),
+           .hot = part(hot_start_, part_.hot),
+           .cold = part(cold_start_, part_.cold),
+           .blocks = part(1, part_.blocks),
+           .exits = part(1, part_.exits),
+           .branches = part(1, part_.branches),
+           .insns = part(0, part_.insns)};
+  entered_.push_back({.hot = arena.hot.next, .blocks_end = arena.blocks.next});
+  return true;
+}
+
+// Where pages are missing they are brought in by page faults, as they would be without this.
+void CodeCache::populate(const Arena& arena) {
+  for (const Range& range : {arena.hot, arena.cold}) {
+    madvise(writable_ + range.next, range.left(), MADV_POPULATE_WRITE);
+    madvise(const_cast<uint8_t*>(executable_) + range.next, range.left(), MADV_POPULATE_READ);
+  }
 }
 
 // ---- pages ----
@@ -102,6 +149,17 @@ CodeCache::PageNumbers CodeCache::known_page(uint64_t linear, uint64_t phys) con
   return numbers;
 }
 
+CodeCache::PhysPage& CodeCache::phys_page(uint64_t phys) {
+  PhysPage& page = by_phys_[phys >> 12];
+  while (page.version == 0) page.version = ++versions_;
+  return page;
+}
+
+uint32_t CodeCache::version_of(uint64_t phys) const {
+  const auto at = by_phys_.find(phys >> 12);
+  return at == by_phys_.end() ? 0 : at->second.version;
+}
+
 uint32_t CodeCache::new_page_number() {
   // Those that Tlb::exec_shared could not tell from an empty slot are left out.
   if (++next_page_ % kPageSize == 0) ++next_page_;
@@ -109,7 +167,7 @@ uint32_t CodeCache::new_page_number() {
 }
 
 uint32_t CodeCache::own_page(uint64_t linear, uint64_t phys) {
-  PhysPage& page = by_phys_[phys >> 12];
+  PhysPage& page = phys_page(phys);
   if (page.own == kNone) {
     page.linear = linear >> 12;
     page.own = new_page_number();
@@ -126,7 +184,7 @@ bool CodeCache::better_shared(uint64_t linear, uint64_t phys) const {
 }
 
 uint32_t CodeCache::shared_page(uint64_t phys) {
-  uint32_t& number = by_phys_[phys >> 12].shared;
+  uint32_t& number = phys_page(phys).shared;
   if (number == kNone) number = new_page_number();
   return number;
 }
@@ -152,70 +210,59 @@ void CodeCache::grow_table() {
     if (slot.block != kNone) slot_of(slot.key) = slot;
 }
 
-bool CodeCache::has_room() const {
-  return hot_used_ + kMostHot <= hot_limit_ && cold_used_ + kMostCold <= cold_limit_ && blocks_.room() > 1 &&
-         exits_.room() > kMostExits && insns_.room() > kMostInsnBytes && branches_.room() > 1 &&
-         next_page_ < kMostPages;
-}
-
-uint32_t CodeCache::add_branch(const IndirectBranch& branch) {
-  branches_.add(branch);
-  return static_cast<uint32_t>(branches_.size() - 1);
-}
-
-// Where pages are missing they are brought in by page faults, as they would be without this.
-void CodeCache::commit(Offset& committed, Offset used, Offset end) {
-  while (used > committed && committed < end) {
-    const Offset piece = std::min(kPiece, end - committed);
-    madvise(writable_ + committed, piece, MADV_POPULATE_WRITE);
-    madvise(const_cast<uint8_t*>(executable_) + committed, piece, MADV_POPULATE_READ);
-    committed += piece;
-  }
-}
-
 // The map of instructions is a byte or two for each: bits 0 to 3 the guest's length, 4 whether the host's
 // flags are the guest's, 5 whether what follows is two bytes; then how far behind the one before its host
 // code starts.
-Block& CodeCache::add(Block block, Offset hot_end, Offset cold_end, std::span<const InsnMap> insns,
-                      unsigned guest_bytes, const Straddle* straddle) {
-  const auto number = static_cast<uint32_t>(blocks_.size());
-  block.first_insn = static_cast<uint32_t>(insns_.size());
+void CodeCache::write_map(const Arena& arena, Draft& draft, std::span<const InsnMap> insns) {
+  Block& block = draft.block;
+  block.first_insn = arena.insns.next;
   block.count = static_cast<uint8_t>(insns.size());
+  uint8_t* at = &insns_[block.first_insn];
   Offset host = block.start;
   for (size_t i = 0; i < insns.size(); ++i) {
-    const unsigned end = i + 1 < insns.size() ? insns[i + 1].guest : guest_bytes;
+    const unsigned end = i + 1 < insns.size() ? insns[i + 1].guest : draft.guest_bytes;
     const unsigned distance = insns[i].host - host;
     host = insns[i].host;
     const bool wide = distance > 0xff;
-    insns_.add(
-        static_cast<uint8_t>((end - insns[i].guest) | (insns[i].host_flags ? 16u : 0u) | (wide ? 32u : 0u)));
-    insns_.add(static_cast<uint8_t>(distance));
-    if (wide) insns_.add(static_cast<uint8_t>(distance >> 8));
+    *at++ =
+        static_cast<uint8_t>((end - insns[i].guest) | (insns[i].host_flags ? 16u : 0u) | (wide ? 32u : 0u));
+    *at++ = static_cast<uint8_t>(distance);
+    if (wide) *at++ = static_cast<uint8_t>(distance >> 8);
   }
-  PhysPage& page = by_phys_[block.phys >> 12];
+  draft.insns_end = static_cast<uint32_t>(at - &insns_[0]);
+}
+
+Block& CodeCache::add(Arena& arena, const Draft& draft) {
+  ASSERT(draft.hot.end <= arena.hot.end && draft.cold.end <= arena.cold.end &&
+             draft.exits_end <= arena.exits.end && draft.insns_end <= arena.insns.end,
+         "Arena::has_room() knows the most that a block needs");
+  const uint32_t number = arena.blocks.next++;
+  arena.hot.next = draft.hot.end;
+  arena.cold.next = draft.cold.end;
+  arena.exits.next = draft.exits_end;
+  arena.branches.next = draft.branches_end;
+  arena.insns.next = draft.insns_end;
+  entered_[arena.number] = {.hot = draft.hot.end, .blocks_end = number + 1};
+  Block& block = blocks_[number] = draft.block;
+  PhysPage& page = phys_page(block.phys);
   block.next_in_page = page.blocks;
   page.blocks = number;
-  if (straddle != nullptr) {
+  if (draft.straddles) {
     block.straddle = static_cast<uint32_t>(straddles_.size());
-    PhysPage& second = by_phys_[straddle->phys >> 12];
-    straddles_.push_back(*straddle);
+    PhysPage& second = phys_page(draft.straddle.phys);
+    straddles_.push_back(draft.straddle);
     straddles_.back().block = number;
     straddles_.back().next = second.straddles;
     second.straddles = block.straddle;
   }
-  if ((blocks_.size() + 1) * 2 > table_.size()) grow_table();
+  if (++blocks_in_table_ * 2 > table_.size()) grow_table();
   const uint64_t key = key_of(block.page, block.rip, block.mode);
   slot_of(key) = {.key = key, .block = number};
   statistics_.blocks += 1;
   statistics_.instructions += block.count;
-  statistics_.guest_bytes += guest_bytes;
-  statistics_.host_bytes += hot_end - hot_used_ + (cold_end - cold_used_);
-  hot_used_ = hot_end;
-  cold_used_ = cold_end;
-  // Ahead of the next block, of which most are far smaller than the most there may be.
-  commit(hot_committed_, hot_used_ + 4096, hot_end_);
-  commit(cold_committed_, cold_used_ + 4096, static_cast<Offset>(size_));
-  return blocks_.add(block);
+  statistics_.guest_bytes += draft.guest_bytes;
+  statistics_.host_bytes += draft.hot.left() + draft.cold.left();
+  return block;
 }
 
 // Other vCPUs may be running the jump: its field lies within one cache line and is written in one piece.
@@ -227,14 +274,15 @@ void CodeCache::patch(Offset field, Offset target) {
 // Whoever jumps to the entry of shared code that checks the page brings its RIP along in kS0; and where an
 // exit of shared code leads depends on where it runs. So such jumps are made by a few instructions of their
 // own. 0: there is no room.
-Offset CodeCache::way_to(const Exit& exit, const Block& source, const Block& target) {
+Offset CodeCache::way_to(const Exit& exit, const Block& source, const Block& target, Arena& arena) {
   if (!source.shared && !target.shared) return target.checked;
   const auto distance = static_cast<int64_t>(exit.target);
   // Where the code runs elsewhere the hash table would lead back to the version with the window.
   if (source.shared && !target.shared && (exit.mode & mode::kNoWindow) != 0) return 0;
-  if (cold_used_ + kTrampoline > size_ || (source.shared && distance != static_cast<int32_t>(distance)))
+  if (arena.generation != generation() || arena.cold.left() < kTrampoline ||
+      (source.shared && distance != static_cast<int32_t>(distance)))
     return 0;
-  const Offset at = cold_used_;
+  const Offset at = arena.cold.next;
   Assembler a(writable(at), at);
   if (source.shared) {
     a.load(kS0, offsetof(Hot, page_base));
@@ -248,12 +296,12 @@ Offset CodeCache::way_to(const Exit& exit, const Block& source, const Block& tar
     a.jcc(kCcNe, user_lookup_);
   }
   a.jmp(target.checked);
-  statistics_.host_bytes += a.offset() - cold_used_;
-  cold_used_ = a.offset();
+  statistics_.host_bytes += a.offset() - at;
+  arena.cold.next = a.offset();
   return at;
 }
 
-void CodeCache::link(uint32_t number, Block& target) {
+void CodeCache::link(uint32_t number, Block& target, Arena& arena) {
   Exit& exit = exits_[number];
   const Block& source = blocks_[exit.block];
   if (exit.to != kNone || source.dead) return;
@@ -261,7 +309,7 @@ void CodeCache::link(uint32_t number, Block& target) {
                       (target.entry_flags == 0 || (exit.flags_in_host && !exit.backward));
   // The checked entry finds flags in memory; the cold code of an exit that is not linked puts them there.
   if (!direct && target.entry_flags != 0 && exit.live != 0 && exit.flags_in_host) return;
-  const Offset way = direct ? target.entry : way_to(exit, source, target);
+  const Offset way = direct ? target.entry : way_to(exit, source, target, arena);
   if (way == 0) return;
   exit.to = number_of(target);
   exit.next = target.incoming;
@@ -316,10 +364,6 @@ void CodeCache::flush() {
   empty_tables();
   // Its memory is given back; where that cannot be done it is used again.
   madvise(writable_ + hot_start_, size_ - hot_start_, MADV_REMOVE);
-  hot_used_ = hot_start_;
-  cold_used_ = hot_end_;
-  hot_committed_ = 0;
-  cold_committed_ = hot_end_;
   ++statistics_.flushes;
   generation_.fetch_add(1, std::memory_order_acq_rel);
 }
@@ -330,7 +374,7 @@ void CodeCache::flush() {
 template <class F>
 void CodeCache::each_insn(const Block& block, F&& f) const {
   InsnMap insn{.host = block.start};
-  const uint8_t* at = insns_.data() + block.first_insn;
+  const uint8_t* at = &insns_[block.first_insn];
   for (; insn.index < block.count; ++insn.index) {
     const uint8_t head = *at++;
     insn.host += *at++;
@@ -343,11 +387,14 @@ void CodeCache::each_insn(const Block& block, F&& f) const {
 
 const Block* CodeCache::find_host(const uint8_t* host, InsnMap& insn) const {
   const auto at = static_cast<Offset>(host - executable_);
-  // Blocks lie in the order of their numbers.
-  const auto* after =
-      std::upper_bound(blocks_.begin() + 1, blocks_.end(), at,
+  const size_t number = at < hot_start_ ? entered_.size() : (at - hot_start_) / part_.hot;
+  if (number >= entered_.size() || at >= entered_[number].hot) return nullptr;
+  // An arena's blocks lie in the order of their numbers.
+  const Block* first = &blocks_[1 + number * part_.blocks];
+  const Block* after =
+      std::upper_bound(first, static_cast<const Block*>(&blocks_[entered_[number].blocks_end]), at,
                        [](Offset offset, const Block& block) { return offset < block.start; });
-  if (after == blocks_.begin() + 1 || at >= hot_used_) return nullptr;
+  if (after == first) return nullptr;
   const Block& block = *(after - 1);
   bool found = false;
   each_insn(block, [&](const InsnMap& candidate) {

@@ -20,8 +20,8 @@ std::string guest_listing(const GuestCode& code) {
   return text;
 }
 
-std::string host_listing(const CodeCache& cache, const Block& block) {
-  const Offset from = block.start, end = cache.end_of(block);
+std::string host_listing(const CodeCache& cache, const Block& block, Offset end) {
+  const Offset from = block.start;
   std::string text = fmt::format("host code of block {:#x} at {}, {} bytes\n", block.rip,
                                  static_cast<const void*>(cache.executable(from)), end - from);
   for (Offset at = from; at < end;) {

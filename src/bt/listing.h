@@ -10,7 +10,7 @@ namespace ostler::bt {
 
 // The block's guest instructions, a line each.
 std::string guest_listing(const GuestCode& code);
-// Its host instructions, those of the cold code left out. With the cache's mutex held.
-std::string host_listing(const CodeCache& cache, const Block& block);
+// Its host instructions up to `end`, those of the cold code left out.
+std::string host_listing(const CodeCache& cache, const Block& block, Offset end);
 
 }  // namespace ostler::bt

@@ -108,7 +108,7 @@ uint32_t Translator::look_up(unsigned size, bool write, Reg page_from, size_t ar
 
 void Translator::miss_info(const GuestInsn& g, unsigned size, bool write, Offset resume, bool shares) {
   const MissInfo info{
-      .block = cache_.next_block(),
+      .block = arena_.blocks.next,
       .resume = static_cast<int32_t>(resume - cold_.offset()),
       .offset = g.at,
       .size = static_cast<uint16_t>(size & 1023),
@@ -247,7 +247,7 @@ void Translator::check_shared(const GuestInsn& g, const Share& share) {
   const uint32_t crosses = cold_.jcc(kCcA);
   cold_.call(routines_.share_miss[static_cast<unsigned>(tlb())][share.write]);
   miss_info(g, share.size, share.write, resume, true);
-  cold_.u32(cache_.next_exit());
+  cold_.u32(arena_.exits.next);
   land(crosses, cold_.offset());
   leave_for_unshared(g);
 }

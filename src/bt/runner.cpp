@@ -64,6 +64,7 @@ Runner::Runner(Shared& shared, Window& window, interp::Interpreter& interpreter)
       cpu_(interpreter.cpu()),
       cache_(*shared.cache),
       generation_(cache_.generation()),
+      translator_(cache_, shared.routines, shared.options),
       code_(std::make_unique<GuestCode>()) {
   hot_.runner = this;
   if (shared.options.check != 0) checker_ = std::make_unique<Checker>(interpreter);
@@ -249,8 +250,7 @@ std::optional<Runner::Place> Runner::find(uint64_t rip, Mode mode, bool shared_o
         set_page_numbers(second, numbers);
         if (numbers.own != cache_.straddle(*block).page) block = nullptr;
       }
-      if (block != nullptr)
-        return Place{cache_.number_of(*block), cache_.executable(block->checked), generation_, mode};
+      if (block != nullptr) return place_of(*block, mode);
     }
     // Reading code may wait for other vCPUs and serve what they ask for, so addresses and numbers may be
     // stale after.
@@ -259,53 +259,68 @@ std::optional<Runner::Place> Runner::find(uint64_t rip, Mode mode, bool shared_o
     read_guest_code(cpu_.mmu, cpu_.model, rip, phys, mode, shared_.options, *code_);
     if (!code_->keep) return std::nullopt;
     if (epoch != cpu_.mmu.fetch_epoch() || generation_ != cache_.generation()) continue;
-    bool full = false;
-    {
-      const std::lock_guard lock(cache_.mutex());
-      if (writes != cache_.writes()) continue;
-      full = !cache_.has_room();
-      if (!full) {
-        const Offset cold = cache_.cold();
-        Block& block = translate(rip, phys, mode, shared_only);
-        if (checker_ == nullptr) link_known(block, code_->base);
-        shared_.tell(*code_, block, cold);
-        cache_.statistics().nanoseconds += static_cast<uint64_t>(
-            std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - start)
-                .count());
-        return Place{cache_.number_of(block), cache_.executable(block.checked), generation_, mode};
-      }
+    if (!provide_arena()) {
+      flush_cache();
+      continue;
     }
-    flush_cache();
+    const auto place = translate(rip, phys, mode, shared_only, writes);
+    if (!place) continue;
+    cache_.statistics().nanoseconds += static_cast<uint64_t>(
+        std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - start).count());
+    return place;
   }
   return std::nullopt;
 }
 
-// What read_guest_code() has read. With the cache's mutex.
-Block& Runner::translate(uint64_t rip, uint64_t phys, Mode mode, bool shared_only) {
-  const bool share = shared_.options.share && checker_ == nullptr && (mode & ~mode::kNoWindow) == 0 &&
-                     !code_->straddles &&
-                     (shared_only || shared_.options.share_all || cache_.better_shared(rip, phys));
-  uint32_t page = kNone, second_page = kNone;
-  if (share) {
-    page = cache_.shared_page(phys);
-    code_->share();
-  } else {
-    page = cache_.own_page(rip, phys);
+bool Runner::provide_arena() {
+  if (arena_.generation == generation_ && arena_.has_room(code_->count)) return true;
+  {
+    const std::lock_guard lock(cache_.mutex());
+    if (!cache_.take_arena(arena_)) return false;
   }
-  set_page_numbers(rip, cache_.known_page(rip, phys));
-  if (code_->straddles) {
-    const uint64_t second = (rip | kPageMask) + 1;
-    second_page = cache_.own_page(second, code_->second_phys);
-    set_page_numbers(second, cache_.known_page(second, code_->second_phys));
+  cache_.populate(arena_);
+  return true;
+}
+
+// Writing it takes as long as it takes: what it is made of may be overwritten meanwhile, or another vCPU may
+// have made the same.
+std::optional<Runner::Place> Runner::translate(uint64_t rip, uint64_t phys, Mode mode, bool shared_only,
+                                               uint64_t writes) {
+  bool share = shared_.options.share && checker_ == nullptr && (mode & ~mode::kNoWindow) == 0 &&
+               !code_->straddles;
+  uint32_t page = kNone, second_page = kNone, version = 0, second_version = 0;
+  const uint64_t second = (rip | kPageMask) + 1;
+  {
+    const std::lock_guard lock(cache_.mutex());
+    if (writes != cache_.writes()) return std::nullopt;
+    share = share && (shared_only || shared_.options.share_all || cache_.better_shared(rip, phys));
+    page = share ? cache_.shared_page(phys) : cache_.own_page(rip, phys);
+    version = cache_.version_of(phys);
+    set_page_numbers(rip, cache_.known_page(rip, phys));
+    if (code_->straddles) {
+      second_page = cache_.own_page(second, code_->second_phys);
+      second_version = cache_.version_of(code_->second_phys);
+      set_page_numbers(second, cache_.known_page(second, code_->second_phys));
+    }
   }
-  return shared_.translator->translate(*code_, page, second_page);
+  if (share) code_->share();
+  const Draft& draft = translator_.translate(*code_, page, second_page, arena_);
+  const std::lock_guard lock(cache_.mutex());
+  if (version != cache_.version_of(phys)) return std::nullopt;
+  if (code_->straddles && second_version != cache_.version_of(code_->second_phys)) return std::nullopt;
+  if (!code_->straddles)
+    if (const Block* first = cache_.find(page, rip, mode); first != nullptr && first->straddle == kNone)
+      return place_of(*first, mode);
+  const Block& block = cache_.add(arena_, draft);
+  if (checker_ == nullptr) link_known(block, code_->base);
+  shared_.tell(*code_, draft);
+  return place_of(block, mode);
 }
 
 // Exits of a new block to places that have translations, in pages whose numbers are at hand. `base`: what
 // shared code's addresses count from. With the cache's mutex.
-void Runner::link_known(Block& block, uint64_t base) {
-  const uint32_t end = cache_.exits_end(block);
-  for (uint32_t number = block.first_exit; number < end; ++number) {
+void Runner::link_known(const Block& block, uint64_t base) {
+  for (uint32_t number = block.first_exit; number < block.first_exit + block.exits; ++number) {
     const Exit& exit = cache_.exit(number);
     Block* target = nullptr;
     if (exit.same_page) {
@@ -317,7 +332,7 @@ void Runner::link_known(Block& block, uint64_t base) {
       if (own != kNone && !shared_only) target = cache_.find(own, rip, exit.mode);
       if (target == nullptr && shared != kNone) target = cache_.find(shared, rip, exit.mode);
     }
-    if (target != nullptr) cache_.link(number, *target);
+    if (target != nullptr) cache_.link(number, *target, arena_);
   }
 }
 
@@ -407,7 +422,7 @@ std::optional<Runner::Place> Runner::arrive(Mode mode, uint32_t link, uint64_t l
   } else if (link_generation == place->generation) {
     const std::lock_guard lock(cache_.mutex());
     Block& target = cache_.block(place->block);
-    if (!target.dead) cache_.link(link, target);
+    if (!target.dead) cache_.link(link, target, arena_);
   }
   return place;
 }

@@ -11,6 +11,7 @@
 #include "bt/guest_code.h"
 #include "bt/shadow_stack.h"
 #include "bt/shared.h"
+#include "bt/translator.h"
 #include "bt/window.h"
 #include "interp/cpu.h"
 #include "interp/native.h"
@@ -65,8 +66,13 @@ class Runner final : public interp::Native {
   void follow_generation();
   void set_page_numbers(uint64_t rip, const CodeCache::PageNumbers& numbers);
   Block* find_known(uint64_t rip, uint64_t phys, Mode mode, bool shared_only);
-  Block& translate(uint64_t rip, uint64_t phys, Mode mode, bool shared_only);
-  void link_known(Block& block, uint64_t base);
+  // What read_guest_code() has read, when CodeCache::writes() was `writes`. Nothing: it is stale.
+  std::optional<Place> translate(uint64_t rip, uint64_t phys, Mode mode, bool shared_only, uint64_t writes);
+  bool provide_arena();  // false: the cache is full
+  Place place_of(const Block& block, Mode mode) const {
+    return {cache_.number_of(block), cache_.executable(block.checked), generation_, mode};
+  }
+  void link_known(const Block& block, uint64_t base);
   int64_t instructions_left(const Block& block, unsigned guest);
   void flush_cache();
   void enter(const uint8_t* host, bool supervisor);
@@ -97,6 +103,8 @@ class Runner final : public interp::Native {
   x86::Exception raised_{};
   uint64_t checks_ = 0;
   uint64_t fault_flags_ = 0;  // RFLAGS at a host fault
+  Translator translator_;
+  Arena arena_;  // what translator_ writes to
   std::unique_ptr<GuestCode> code_;
   std::unique_ptr<Checker> checker_;
   Statistics statistics_;

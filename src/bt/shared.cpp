@@ -10,15 +10,15 @@
 
 namespace ostler::bt {
 
-Result<std::unique_ptr<Shared>> Shared::create(mmu::CodePages& pages, const Options& options) {
+Result<std::unique_ptr<Shared>> Shared::create(mmu::CodePages& pages, const Options& options,
+                                               unsigned vcpus) {
   std::unique_ptr<Shared> shared(new Shared(pages, options));
-  auto cache = CodeCache::create(pages, options.cache_bytes);
+  auto cache = CodeCache::create(pages, options.cache_bytes, vcpus);
   if (!cache) return std::move(cache).error();
   shared->cache = *std::move(cache);
   auto routines = make_routines(*shared->cache, &Runner::miss);
   if (!routines) return std::move(routines).error();
   shared->routines = *routines;
-  shared->translator = std::make_unique<Translator>(*shared->cache, shared->routines, options);
   if (options.perf_map) {
     auto map = PerfMap::create(PerfMap::path_of_this_process());
     if (!map) return std::move(map).error();
@@ -29,7 +29,7 @@ Result<std::unique_ptr<Shared>> Shared::create(mmu::CodePages& pages, const Opti
 }
 
 void Shared::tell_routines() {
-  perf_map_->add(cache->executable(0), cache->hot(), "ostler_routines");
+  perf_map_->add(cache->executable(0), cache->arenas_start(), "ostler_routines");
 }
 
 void Shared::flush() {
@@ -40,14 +40,13 @@ void Shared::flush() {
   tell_routines();
 }
 
-void Shared::tell(const GuestCode& code, const Block& block, Offset cold) {
+void Shared::tell(const GuestCode& code, const Draft& draft) {
   if (log::enabled(log::Subject::kInAsm)) log::write(guest_listing(code));
-  if (log::enabled(log::Subject::kOutAsm)) log::write(host_listing(*cache, block));
+  if (log::enabled(log::Subject::kOutAsm)) log::write(host_listing(*cache, draft.block, draft.hot.end));
   if (perf_map_ == nullptr) return;
   const uint64_t rip = code.base + code.rip;
-  perf_map_->add(cache->executable(block.start), cache->end_of(block) - block.start,
-                 fmt::format("guest_{:#x}", rip));
-  perf_map_->add(cache->executable(cold), cache->cold() - cold, fmt::format("guest_{:#x}_cold", rip));
+  perf_map_->add(cache->executable(draft.hot.next), draft.hot.left(), fmt::format("guest_{:#x}", rip));
+  perf_map_->add(cache->executable(draft.cold.next), draft.cold.left(), fmt::format("guest_{:#x}_cold", rip));
 }
 
 Shared::~Shared() {
@@ -58,7 +57,7 @@ Shared::~Shared() {
                "translated {} instructions in {} ms ({} blocks, {} bytes of guest code, {} of host code); {} "
                "links, {} "
                "blocks overwritten, {} flushes",
-               s.instructions, s.nanoseconds / 1'000'000, s.blocks, s.guest_bytes, s.host_bytes, s.links,
+               s.instructions, s.nanoseconds.load() / 1'000'000, s.blocks, s.guest_bytes, s.host_bytes, s.links,
                s.killed, s.flushes);
 }
 

@@ -10,26 +10,25 @@
 #include "bt/options.h"
 #include "bt/perf_map.h"
 #include "bt/routines.h"
-#include "bt/translator.h"
 
 namespace ostler::bt {
 
 class Shared {
  public:
-  // Outlived by `pages`, outlives the runners.
-  static Result<std::unique_ptr<Shared>> create(mmu::CodePages& pages, const Options& options);
+  // Outlived by `pages`, outlives the runners, of which there are `vcpus`.
+  static Result<std::unique_ptr<Shared>> create(mmu::CodePages& pages, const Options& options,
+                                                unsigned vcpus = 1);
   ~Shared();
 
   const Options options;
   mmu::CodePages& pages;
   std::unique_ptr<CodeCache> cache;
   Routines routines;
-  std::unique_ptr<Translator> translator;  // with the cache's mutex held
 
   // Forgets all translations. Every vCPU is out of translated code.
   void flush();
-  // Tells logs and perf of a block whose cold code begins at `cold`. With the cache's mutex held.
-  void tell(const GuestCode& code, const Block& block, Offset cold);
+  // Tells logs and perf of a block. With the cache's mutex held.
+  void tell(const GuestCode& code, const Draft& draft);
 
   // Memory was replaced while every vCPU is paused: a reset, a restored state.
   void memory_replaced() { cache->flush(); }

@@ -63,26 +63,35 @@ void Translator::land(uint32_t field, Offset target) {
   std::memcpy(cache_.writable(field), &distance, 4);
 }
 
-Block& Translator::translate(const GuestCode& code, uint32_t page, uint32_t second_page) {
+const Draft& Translator::translate(const GuestCode& code, uint32_t page, uint32_t second_page,
+                                   const Arena& arena) {
   code_ = &code;
-  block_ = {};
+  arena_ = arena;
+  draft_ = {};
   poll_exit_ = 0;
   block_.rip = code.rip;
   block_.shared = code.shared;
   block_.phys = code.phys;
   block_.page = page;
-  straddle_ = {.phys = code.second_phys, .page = second_page};
   block_.mode = code.mode;
   block_.entry_flags = code.entry_flags;
-  block_.first_exit = cache_.next_exit();
+  block_.first_exit = arena.exits.next;
+  draft_.straddles = second_page != kNone;
+  draft_.straddle = {.phys = code.second_phys, .page = second_page};
+  draft_.guest_bytes = code.bytes;
   insn_count_ = 0;
-  hot_ = Assembler(cache_.writable(cache_.hot()), cache_.hot());
-  cold_ = Assembler(cache_.writable(cache_.cold()), cache_.cold());
+  hot_ = Assembler(cache_.writable(arena.hot.next), arena.hot.next);
+  cold_ = Assembler(cache_.writable(arena.cold.next), arena.cold.next);
   const bool memory_entry = code.straddles || code.insns[0].kind == Kind::kInterpret || code.flags_wait;
   entries(page, second_page, memory_entry);
   body();
-  return cache_.add(block_, hot_.offset(), cold_.offset(), {insns_.data(), insn_count_}, code.bytes,
-                    second_page == kNone ? nullptr : &straddle_);
+  block_.exits = static_cast<uint8_t>(arena_.exits.next - arena.exits.next);
+  draft_.hot = {arena.hot.next, hot_.offset()};
+  draft_.cold = {arena.cold.next, cold_.offset()};
+  draft_.exits_end = arena_.exits.next;
+  draft_.branches_end = arena_.branches.next;
+  cache_.write_map(arena, draft_, {insns_.data(), insn_count_});
+  return draft_;
 }
 
 void Translator::entries(uint32_t page, uint32_t second_page, bool memory_entry) {
@@ -100,7 +109,7 @@ void Translator::entries(uint32_t page, uint32_t second_page, bool memory_entry)
     check_shared_page(page);
   else
     check_own_page(code_->rip, page, block_.id_field);
-  if (second_page != kNone) check_own_page((code_->rip | kPageMask) + 1, second_page, straddle_.id_field);
+  if (second_page != kNone) check_own_page((code_->rip | kPageMask) + 1, second_page, draft_.straddle.id_field);
   if (memory_entry) {
     host_valid_ = false;
     memory_valid_ = live;

@@ -13,14 +13,16 @@
 
 namespace ostler::bt {
 
-// Writes translations into a code cache. All under the cache's mutex.
+// Writes translations into an arena of a code cache. Each vCPU has one.
 class Translator {
  public:
   Translator(CodeCache& cache, const Routines& routines, const Options& options);
+  Translator(const Translator&) = delete;
+  Translator& operator=(const Translator&) = delete;
 
   // The block for `code`, whose page has the number `page`, and whose other page has `second_page` if it
-  // straddles. The cache has room.
-  Block& translate(const GuestCode& code, uint32_t page, uint32_t second_page);
+  // straddles. The arena has room. Stays until the next one.
+  const Draft& translate(const GuestCode& code, uint32_t page, uint32_t second_page, const Arena& arena);
 
  private:
   struct Fields;  // what an instruction's encoding names
@@ -149,8 +151,9 @@ class Translator {
   const bool bmi2_;
   const bool count_, direct_, keep_flags_;
   const GuestCode* code_ = nullptr;
-  Block block_;
-  Straddle straddle_{};
+  Arena arena_;  // what is left of it
+  Draft draft_;
+  Block& block_ = draft_.block;
   std::array<InsnMap, GuestCode::kMost> insns_;
   unsigned insn_count_ = 0;
   Offset poll_exit_ = 0;  // where the block's entries leave to look at what is pending; 0: not written yet

@@ -79,7 +79,7 @@ Result<std::unique_ptr<Core>> Core::create(const config::Machine& config, chipse
   const size_t cache =
       std::max(kLeastDecodedCode, std::min(kDecodedCodePerVcpu, kDecodedCodeInAll / config.cpus));
   if (accelerator.translates) {
-    auto translator = bt::Shared::create(core->code_, accelerator.options);
+    auto translator = bt::Shared::create(core->code_, accelerator.options, config.cpus);
     if (!translator) return std::move(translator).error().with_context("-accel bt");
     core->translator_ = *std::move(translator);
   }
