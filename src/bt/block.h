@@ -1,5 +1,5 @@
-// What is known of a translated block. Numbers of blocks, exits and branches start at 1 and are not reused before
-// the cache is flushed.
+// What is known of a translated block. Numbers of blocks, exits and branches start at 1 and are not reused
+// before the cache is flushed.
 #pragma once
 
 #include <cstdint>

@@ -23,8 +23,8 @@ constexpr uint32_t kMostPages = (1u << 24) - 16;
 
 constexpr size_t kTrampoline = 64;  // bytes, at most
 
-// Of an arena's host code: a third of it is cold. The least has room for a block of any kind, a vCPU shall have
-// a few before the cache is full.
+// Of an arena's host code: a third of it is cold. The least has room for a block of any kind, a vCPU shall
+// have a few before the cache is full.
 constexpr size_t kLeastArena = size_t{192} << 10, kMostArena = size_t{768} << 10;
 constexpr size_t kArenasForEach = 8, kLeastForEach = 2;
 static_assert(kLeastArena / 3 * 2 >= Arena::kHotOfInsn * (GuestCode::kMost + 2) &&

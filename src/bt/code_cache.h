@@ -1,7 +1,7 @@
 // The translations of a machine, shared by its vCPUs: host code in one memory object that is mapped twice,
 // writable and executable, and what is known about it. Everything under one mutex, which nothing is waited
-// for under; running translated code takes no lock, nor does making it: a vCPU writes into an arena of its own.
-// See docs/bt/design.md, "The code cache".
+// for under; running translated code takes no lock, nor does making it: a vCPU writes into an arena of its
+// own. See docs/bt/design.md, "The code cache".
 #pragma once
 
 #include <atomic>
@@ -68,7 +68,8 @@ class CodeCache final : public mmu::SharedCodeObserver {
   InsnMap insn_at(const Block& block, unsigned guest) const;
 
   // ---- the owner of an arena ----
-  // Makes its memory present: page faults one by one cost more than half of the time there is for a translation.
+  // Makes its memory present: page faults one by one cost more than half of the time there is for a
+  // translation.
   void populate(const Arena& arena);
   uint8_t* writable(Offset at) { return writable_ + at; }
   Exit& exit(uint32_t number) { return exits_[number]; }

@@ -184,8 +184,7 @@ void Translator::count_jump(const GuestInsn& g) {
 // Whether an indirect branch's target is canonical is only found out where it leads.
 void Translator::note_branch(int32_t undo) {
   const uint32_t number = arena_.branches.next++;
-  cache_.branch(number) = {
-      .block = arena_.blocks.next, .guest = insns_[insn_count_ - 1].guest, .undo = undo};
+  cache_.branch(number) = {.block = arena_.blocks.next, .guest = insns_[insn_count_ - 1].guest, .undo = undo};
   hot_.store32(offsetof(Hot, branch), number);
 }
 

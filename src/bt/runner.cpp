@@ -266,7 +266,8 @@ std::optional<Runner::Place> Runner::find(uint64_t rip, Mode mode, bool shared_o
     const auto place = translate(rip, phys, mode, shared_only, writes);
     if (!place) continue;
     cache_.statistics().nanoseconds += static_cast<uint64_t>(
-        std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - start).count());
+        std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - start)
+            .count());
     return place;
   }
   return std::nullopt;
@@ -286,8 +287,8 @@ bool Runner::provide_arena() {
 // have made the same.
 std::optional<Runner::Place> Runner::translate(uint64_t rip, uint64_t phys, Mode mode, bool shared_only,
                                                uint64_t writes) {
-  bool share = shared_.options.share && checker_ == nullptr && (mode & ~mode::kNoWindow) == 0 &&
-               !code_->straddles;
+  bool share =
+      shared_.options.share && checker_ == nullptr && (mode & ~mode::kNoWindow) == 0 && !code_->straddles;
   uint32_t page = kNone, second_page = kNone, version = 0, second_version = 0;
   const uint64_t second = (rip | kPageMask) + 1;
   {

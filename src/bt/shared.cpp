@@ -57,8 +57,8 @@ Shared::~Shared() {
                "translated {} instructions in {} ms ({} blocks, {} bytes of guest code, {} of host code); {} "
                "links, {} "
                "blocks overwritten, {} flushes",
-               s.instructions, s.nanoseconds.load() / 1'000'000, s.blocks, s.guest_bytes, s.host_bytes, s.links,
-               s.killed, s.flushes);
+               s.instructions, s.nanoseconds.load() / 1'000'000, s.blocks, s.guest_bytes, s.host_bytes,
+               s.links, s.killed, s.flushes);
 }
 
 }  // namespace ostler::bt

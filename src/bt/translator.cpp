@@ -109,7 +109,8 @@ void Translator::entries(uint32_t page, uint32_t second_page, bool memory_entry)
     check_shared_page(page);
   else
     check_own_page(code_->rip, page, block_.id_field);
-  if (second_page != kNone) check_own_page((code_->rip | kPageMask) + 1, second_page, draft_.straddle.id_field);
+  if (second_page != kNone)
+    check_own_page((code_->rip | kPageMask) + 1, second_page, draft_.straddle.id_field);
   if (memory_entry) {
     host_valid_ = false;
     memory_valid_ = live;

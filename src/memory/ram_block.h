@@ -1,6 +1,6 @@
 // A block of guest RAM or ROM: private memory of ours, and one flag byte for each page. Host memory is taken
-// as the guest touches it, in huge pages where the host has them: they spare the host's TLB most of its misses.
-// The mapping lives as long as the block.
+// as the guest touches it, in huge pages where the host has them: they spare the host's TLB most of its
+// misses. The mapping lives as long as the block.
 //
 // Flag bytes tell writers what else a write means. Page state machine of the dirty log:
 //     not logged --start_dirty_log()--> kTracked --first write--> kDirty --collect_dirty()--> kTracked ...

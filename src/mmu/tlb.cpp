@@ -48,7 +48,13 @@ void Tlb::fill(const Fill& fill) {
     if (fill.read) read_tag[slot] = page;
     if (fill.write) {
       write_tag[slot] = page;
-      write_filter_[write_hash(fill.host)] = true;
+      const size_t bucket = bucket_of(fill.host);
+      uint16_t& known = write_slots_[bucket];
+      const auto here = static_cast<uint16_t>(slot + 1);
+      if (known == kNoSlot || (known != kManySlots && !writes_to(known - 1u, bucket)))
+        known = here;
+      else if (known != here)
+        known = kManySlots;
     }
   }
 }
@@ -63,7 +69,7 @@ void Tlb::clear() {
   global_.count = non_global_.count = 0;
   mib_filter_.fill(false);
   gib_filter_.fill(false);
-  write_filter_.fill(false);
+  write_slots_.fill(kNoSlot);
 }
 
 void Tlb::clear_non_global() {
@@ -109,20 +115,30 @@ void Tlb::clear_fetch_tags() {
 
 void Tlb::clear_write_tags() {
   for (unsigned slot = 0; slot < kEntries; ++slot) write_tag[slot] = never(slot);
-  write_filter_.fill(false);
+  write_slots_.fill(kNoSlot);
 }
 
 void Tlb::clear_write_tags_of(const std::byte* host_page) {
-  if (!write_filter_[write_hash(host_page)]) return;
-  // An empty slot may match by accident: it is cleared again. Few match, so that several are looked at at
-  // once.
+  const size_t bucket = bucket_of(host_page);
+  uint16_t& known = write_slots_[bucket];
+  if (known == kNoSlot) return;
+  // An empty slot may match by accident: it is cleared again.
+  if (known != kManySlots) {
+    const unsigned slot = known - 1u;
+    if (host[slot] == host_page) write_tag[slot] = never(slot);
+    return;
+  }
+  // Few match, so that several are looked at at once.
   constexpr unsigned kStep = 32;
+  known = kNoSlot;
   for (unsigned first = 0; first < kEntries; first += kStep) {
     bool any = false;
-    for (unsigned slot = first; slot < first + kStep; ++slot) any |= host[slot] == host_page;
+    for (unsigned slot = first; slot < first + kStep; ++slot) any |= bucket_of(host[slot]) == bucket;
     if (!any) continue;
-    for (unsigned slot = first; slot < first + kStep; ++slot)
+    for (unsigned slot = first; slot < first + kStep; ++slot) {
       if (host[slot] == host_page) write_tag[slot] = never(slot);
+      if (writes_to(slot, bucket)) known = known == kNoSlot ? static_cast<uint16_t>(slot + 1) : kManySlots;
+    }
   }
 }
 

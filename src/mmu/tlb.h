@@ -134,12 +134,16 @@ class Tlb : public TlbArrays {
   // Frames of 4 MiB and 1 GiB (hashed) in which parts of large pages were entered since the last clear().
   std::array<bool, kFilter> mib_filter_{};
   std::array<bool, kFilter> gib_filter_{};
-  // Host pages (hashed) that were entered with write access since all of that was last taken away.
-  static constexpr unsigned kWriteFilter = 16384;
-  static size_t write_hash(const std::byte* page) {
-    return reinterpret_cast<uintptr_t>(page) / kPageSize % kWriteFilter;
+  // Host pages, by a part of their address: where those with write access are.
+  static constexpr unsigned kWriteBuckets = 16384;
+  static constexpr uint16_t kNoSlot = 0, kManySlots = 0xffff;  // else the slot's number and 1
+  static size_t bucket_of(const std::byte* page) {
+    return reinterpret_cast<uintptr_t>(page) / kPageSize % kWriteBuckets;
   }
-  std::array<bool, kWriteFilter> write_filter_{};
+  bool writes_to(unsigned slot, size_t bucket) const {
+    return bucket_of(host[slot]) == bucket && write_tag[slot] != never(slot);
+  }
+  std::array<uint16_t, kWriteBuckets> write_slots_{};
 };
 
 // Where a vCPU's TLBs lie. Translated code wants them at fixed distances from a base of its own.

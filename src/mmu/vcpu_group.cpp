@@ -1,5 +1,7 @@
 #include "mmu/vcpu_group.h"
 
+#include <immintrin.h>
+
 #include <algorithm>
 #include <chrono>
 #include <utility>
@@ -17,6 +19,9 @@ thread_local Participant* current = nullptr;
 
 // A kick may get lost when the run loop clears its own flag late; waiters kick again after this.
 constexpr auto kKickAgain = std::chrono::milliseconds(2);
+
+// vCPUs that run answer within a few microseconds, sooner than a thread falls asleep and is woken.
+constexpr unsigned kLooks = 40, kPauses = 20;  // of some 40 ns each
 
 }  // namespace
 
@@ -113,6 +118,20 @@ void VcpuGroup::notify_if_waited() {
   changed_.notify_all();
 }
 
+template <class Done>
+void VcpuGroup::wait(std::unique_lock<std::mutex>& lock, Done&& done) {
+  for (unsigned i = 0; i < kLooks; ++i) {
+    if (done()) return;
+    lock.unlock();
+    for (unsigned n = 0; n < kPauses; ++n) _mm_pause();
+    lock.lock();
+  }
+  while (!changed_.wait_for(lock, kKickAgain, done)) {
+    for (Participant* p : participants_)
+      if (p != nullptr && p != exclusive_ && p->pending() && p->kick_) p->kick_();
+  }
+}
+
 template <class Ask>
 void VcpuGroup::ask_all(Ask&& ask) {
   std::unique_lock lock(mutex_);
@@ -135,10 +154,7 @@ void VcpuGroup::ask_all(Ask&& ask) {
       return p == nullptr || p->served_ >= one.second || !p->running_.load(std::memory_order_seq_cst);
     });
   };
-  while (!changed_.wait_for(lock, kKickAgain, done)) {
-    for (Participant* p : participants_)
-      if (p != nullptr && p->pending() && p->kick_) p->kick_();
-  }
+  wait(lock, done);
   waiting_.fetch_sub(1, std::memory_order_seq_cst);
   if (self != nullptr) {
     self->running_.store(true, std::memory_order_seq_cst);
@@ -182,10 +198,7 @@ void VcpuGroup::begin_exclusive(Participant& self) {
       return p == nullptr || p == &self || !p->running_.load(std::memory_order_seq_cst);
     });
   };
-  while (!changed_.wait_for(lock, kKickAgain, stopped)) {
-    for (Participant* p : participants_)
-      if (p != nullptr && p != &self && p->pending() && p->kick_) p->kick_();
-  }
+  wait(lock, stopped);
   waiting_.fetch_sub(1, std::memory_order_seq_cst);
   current = &self;
   self.running_.store(true, std::memory_order_seq_cst);

@@ -117,6 +117,9 @@ class VcpuGroup {
   friend class Participant;
   template <class Ask>
   void ask_all(Ask&& ask);
+  // Until done(), which others make come true and notify of.
+  template <class Done>
+  void wait(std::unique_lock<std::mutex>& lock, Done&& done);
   void begin_exclusive(Participant& self);
   void end_exclusive();
   void notify_if_waited();
