@@ -78,6 +78,9 @@ std::optional<int> movement_of(const GuestInsn& g, unsigned word) {
       if (amount <= -(1 << 20) || amount >= 1 << 20) return std::nullopt;
       return static_cast<int>(insn.opcode == Opcode::kAdd ? amount : -amount);
     }
+    case Kind::kSystem:
+      // RDFSBASE and its like, MOV from CR2; the others write fixed registers or leave.
+      return insn.operand_count != 0 && is_rsp(insn.operand[0]) ? std::nullopt : std::optional(0);
     default:
       return 0;
   }

@@ -65,6 +65,9 @@ TEST(StackWindow, EveryWriteToTheStackPointerEndsIt) {
       {0x48, 0xd1, 0xe4},                          // shl rsp, 1
       {0x5c},                                      // pop rsp
       {0xc9},                                      // leave
+      {0xf3, 0x48, 0x0f, 0xae, 0xc4},              // rdfsbase rsp
+      {0xf3, 0x0f, 0xae, 0xcc},                    // rdgsbase esp
+      {0x0f, 0x20, 0xd4},                          // mov rsp, cr2
   };
   for (const auto& write : writes) {
     Rig rig({.cache_bytes = size_t{4} << 20});
