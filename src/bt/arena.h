@@ -31,11 +31,11 @@ struct Arena {
 
 // A translation that is written into an arena, but not entered.
 struct Draft {
-  Block block;
-  Straddle straddle;
+  Block block{};
+  Straddle straddle{};
   bool straddles = false;
   unsigned guest_bytes = 0;
-  Range hot, cold;  // offsets of its code
+  Range hot{}, cold{};  // offsets of its code
   uint32_t exits_end = 0, branches_end = 0, insns_end = 0;
 };
 

@@ -10,27 +10,32 @@ namespace {
 
 class CodeCacheTest : public ::testing::Test {
  protected:
+  void SetUp() override { ASSERT_TRUE(cache.take_arena(arena)); }
+
   // A block at `rip` that ends with one jump, to `target`.
   uint32_t add(uint64_t rip, uint64_t phys, uint64_t target = 0, bool shared = false) {
     const std::lock_guard lock(cache.mutex());
-    const Offset at = cache.hot();
-    Block block{.rip = rip, .phys = phys, .shared = shared};
+    const Offset at = arena.hot.next;
+    Draft draft{.guest_bytes = 7, .hot = {at, at + 64}, .cold = {arena.cold.next, arena.cold.next + 16}};
+    Block& block = draft.block;
+    block = {.rip = rip, .phys = phys, .first_exit = arena.exits.next, .exits = 1, .shared = shared};
     block.page = shared ? cache.shared_page(phys) : cache.own_page(rip, phys);
     block.start = block.checked = at;
     block.entry = at + 16;
     block.id_field = at + 8;
-    block.first_exit = cache.next_exit();
-    Exit& exit = cache.add_exit();
-    exit.target = target;
-    exit.field = at + 40;
-    exit.unlinked = cache.cold();
-    exit.block = cache.next_block();
+    Exit& exit = cache.exit(block.first_exit);
+    exit = {.target = target, .field = at + 40, .unlinked = draft.cold.next, .block = arena.blocks.next};
     exit.same_page = rip >> 12 == target >> 12;
     const uint32_t to_cold = exit.unlinked - (exit.field + 4);
     std::memcpy(cache.writable(exit.field), &to_cold, 4);
+    draft.exits_end = arena.exits.next + 1;
     const InsnMap insns[] = {{.host = at + 20, .guest = 0},
                              {.host = at + 40, .guest = 5, .host_flags = true}};
-    return cache.number_of(cache.add(block, at + 64, cache.cold() + 16, insns, 7));
+    return enter(draft, insns);
+  }
+  uint32_t enter(Draft& draft, std::span<const InsnMap> insns) {
+    cache.write_map(arena, draft, insns);
+    return cache.number_of(cache.add(arena, draft));
   }
   uint32_t own(uint64_t linear, uint64_t phys) { return cache.known_page(linear, phys).own; }
   Offset leads_to(uint32_t exit) {
@@ -41,6 +46,7 @@ class CodeCacheTest : public ::testing::Test {
 
   Rig rig{Options{.cache_bytes = size_t{4} << 20}};
   CodeCache& cache = *rig.shared->cache;
+  Arena arena;
 };
 
 TEST_F(CodeCacheTest, FindsABlockByPageAddressAndMode) {
@@ -63,20 +69,20 @@ TEST_F(CodeCacheTest, AnotherPhysicalPageIsAnotherNumber) {
 
 TEST_F(CodeCacheTest, JumpsOfTheSamePageSkipTheCheckOfThePage) {
   const uint32_t from = add(0x1000, 0x5000, 0x1100), to = add(0x1100, 0x5100);
-  cache.link(block(from).first_exit, block(to));
+  cache.link(block(from).first_exit, block(to), arena);
   EXPECT_EQ(leads_to(block(from).first_exit), block(to).entry);
 }
 
 TEST_F(CodeCacheTest, JumpsToAnotherPageGoByItsCheck) {
   const uint32_t from = add(0x1000, 0x5000, 0x2000), to = add(0x2000, 0x6000);
-  cache.link(block(from).first_exit, block(to));
+  cache.link(block(from).first_exit, block(to), arena);
   EXPECT_EQ(leads_to(block(from).first_exit), block(to).checked);
 }
 
 TEST_F(CodeCacheTest, WrittenCodeIsNeitherFoundNorReached) {
   const uint32_t from = add(0x1000, 0x5000, 0x2000), to = add(0x2000, 0x6000);
   const uint32_t exit = block(from).first_exit, page = block(to).page;
-  cache.link(exit, block(to));
+  cache.link(exit, block(to), arena);
   const uint64_t writes = cache.writes();
   cache.shared_code_written(GuestPhys{0x6000}, 0, 0);
   EXPECT_GT(cache.writes(), writes);
@@ -92,31 +98,32 @@ TEST_F(CodeCacheTest, WrittenCodeIsNeitherFoundNorReached) {
 TEST_F(CodeCacheTest, AnExitCanBeLinkedAgainAfterItsTargetWasWritten) {
   const uint32_t from = add(0x1000, 0x5000, 0x2000), to = add(0x2000, 0x6000);
   const uint32_t exit = block(from).first_exit;
-  cache.link(exit, block(to));
+  cache.link(exit, block(to), arena);
   cache.shared_code_written(GuestPhys{0x6000}, 0, 0);
   const uint32_t again = add(0x2000, 0x6000);
-  cache.link(exit, block(again));
+  cache.link(exit, block(again), arena);
   EXPECT_EQ(leads_to(exit), block(again).checked);
 }
 
 TEST_F(CodeCacheTest, AFlushForgetsBlocksAndPageNumbers) {
   add(0x1000, 0x5000);
   const uint32_t page = own(0x1000, 0x5000);
-  const Offset hot = cache.hot(), cold = cache.cold();
   const uint64_t generation = cache.generation();
   cache.flush();
   EXPECT_GT(cache.generation(), generation);
   EXPECT_EQ(cache.find(page, 0x1000, 0), nullptr);
   EXPECT_EQ(own(0x1000, 0x5000), kNone);
-  EXPECT_LT(cache.hot(), hot);
-  EXPECT_LT(cache.cold(), cold);
+  Arena again;
+  ASSERT_TRUE(cache.take_arena(again));
+  EXPECT_EQ(again.number, 0u);
+  EXPECT_EQ(again.hot.next, cache.arenas_start());
 }
 
 TEST_F(CodeCacheTest, HostAddressesLeadToTheirInstruction) {
   const uint32_t number = add(0x1000, 0x5000);
   InsnMap insn;
   EXPECT_EQ(cache.find_host(cache.executable(0), insn), nullptr);
-  EXPECT_EQ(cache.find_host(cache.executable(cache.end_of(block(number))), insn), nullptr);
+  EXPECT_EQ(cache.find_host(cache.executable(arena.hot.next), insn), nullptr);
   const Offset start = block(number).start;
   EXPECT_EQ(cache.find_host(cache.executable(start), insn), nullptr);  // the entries are no instruction
   EXPECT_EQ(cache.find_host(cache.executable(start + 39), insn), &block(number));
@@ -132,16 +139,57 @@ TEST_F(CodeCacheTest, HostAddressesLeadToTheirInstruction) {
 }
 
 TEST_F(CodeCacheTest, CodeFarApartInABlockIsFound) {
-  const Offset at = cache.hot();
+  const Offset at = arena.hot.next;
   const InsnMap insns[] = {
       {.host = at, .guest = 0}, {.host = at + 700, .guest = 3}, {.host = at + 701, .guest = 4}};
-  Block block{.rip = 0x1000, .phys = 0x5000, .page = cache.own_page(0x1000, 0x5000), .start = at};
-  cache.add(block, at + 800, cache.cold(), insns, 10);
+  Draft draft{.guest_bytes = 10, .hot = {at, at + 800}};
+  draft.block = {.rip = 0x1000, .phys = 0x5000, .page = cache.own_page(0x1000, 0x5000), .start = at};
+  enter(draft, insns);
   InsnMap insn;
   ASSERT_NE(cache.find_host(cache.executable(at + 701), insn), nullptr);
   EXPECT_EQ(insn.guest, 4);
   ASSERT_NE(cache.find_host(cache.executable(at + 699), insn), nullptr);
   EXPECT_EQ(insn.guest, 0);
+}
+
+TEST_F(CodeCacheTest, CodeIsFoundInEveryArena) {
+  const uint32_t first = add(0x1000, 0x5000);
+  Arena mine = arena, other;
+  ASSERT_TRUE(cache.take_arena(other));
+  arena = other;
+  const uint32_t second = add(0x2000, 0x6000);
+  std::swap(arena, mine);
+  const uint32_t third = add(0x1100, 0x5100);
+  InsnMap insn;
+  for (const uint32_t number : {first, second, third})
+    EXPECT_EQ(cache.find_host(cache.executable(block(number).start + 30), insn), &block(number));
+  EXPECT_EQ(cache.find_host(cache.executable(mine.hot.next), insn), nullptr);
+}
+
+TEST_F(CodeCacheTest, WhoHasNoRoomLeavesAJumpUnlinkedThatNeedsSome) {
+  add(0x1000, 0x5000);
+  const uint32_t from = add(0x4000, 0x7000, 0x8020), to = add(0x20, 0x5000, 0, true);
+  arena.cold.next = arena.cold.end - 8;
+  const Offset before = leads_to(block(from).first_exit);
+  cache.link(block(from).first_exit, block(to), arena);
+  EXPECT_EQ(leads_to(block(from).first_exit), before);
+  arena.generation = 0;
+  arena.cold.next = arena.cold.end - 1000;
+  cache.link(block(from).first_exit, block(to), arena);
+  EXPECT_EQ(leads_to(block(from).first_exit), before) << "an arena from before a flush";
+}
+
+TEST_F(CodeCacheTest, AWrittenPageHasAnotherVersion) {
+  EXPECT_EQ(cache.version_of(0x5000), 0u);
+  add(0x1000, 0x5000);
+  const uint32_t before = cache.version_of(0x5000);
+  EXPECT_NE(before, 0u);
+  add(0x8000, 0x5000);
+  EXPECT_EQ(cache.version_of(0x5fff), before);
+  cache.shared_code_written(GuestPhys{0x5000}, 0, 0);
+  EXPECT_EQ(cache.version_of(0x5000), 0u);
+  add(0x8000, 0x5000);
+  EXPECT_NE(cache.version_of(0x5000), before);
 }
 
 TEST_F(CodeCacheTest, TheTableGrows) {
@@ -158,14 +206,9 @@ TEST(CodeCacheSize, GrowsWhenItFillsSoonAgain) {
   Rig rig{Options{.cache_bytes = size_t{256} << 20}};
   CodeCache& cache = *rig.shared->cache;
   const auto fill = [&cache] {
-    const Offset start = cache.hot();
-    const InsnMap insns[] = {{.host = 0}};
-    for (uint64_t rip = 0x1000; cache.has_room(); ++rip) {
-      const Offset at = cache.hot();
-      Block block{.rip = rip, .phys = rip, .page = cache.own_page(rip, rip), .start = at};
-      cache.add(block, at + 32 * 1024, cache.cold(), {insns, 0}, 1);
-    }
-    return cache.hot() - start;
+    uint32_t bytes = 0;
+    for (Arena arena; cache.take_arena(arena);) bytes += arena.hot.left();
+    return bytes;
   };
   const auto first = fill();
   EXPECT_LT(first, 48u << 20);
@@ -174,6 +217,20 @@ TEST(CodeCacheSize, GrowsWhenItFillsSoonAgain) {
   EXPECT_LT(second, first + first / 8);
   rig.shared->flush();
   EXPECT_GT(fill(), second + second / 2);
+}
+
+// However many there are, each vCPU can have an arena, and several over time.
+TEST(CodeCacheSize, IsEnoughForAllVcpus) {
+  constexpr unsigned kVcpus = 64;
+  mmu::VcpuGroup group;
+  memory::AddressSpace space{"memory", memory::AddressSpace::kMemorySize};
+  mmu::CodePages pages{space, group};
+  const auto cache = value_of(CodeCache::create(pages, size_t{4} << 20, kVcpus));
+  Arena arena;
+  for (unsigned i = 0; i < 2 * kVcpus; ++i) {
+    ASSERT_TRUE(cache->take_arena(arena));
+    ASSERT_TRUE(arena.has_room(GuestCode::kMost));
+  }
 }
 
 // ---- code at several linear pages ----
@@ -198,13 +255,13 @@ TEST_F(CodeCacheTest, SharedCodeIsReachedDirectlyOnlyFromItsOwnPage) {
   add(0x1000, 0x5000);
   const uint32_t from = add(0x10, 0x5000, 0x20, true), to = add(0x20, 0x5000, 0, true);
   const uint32_t other = add(0x30, 0x6000, 0x1020, true), own_code = add(0x4000, 0x7000, 0x8020);
-  cache.link(block(from).first_exit, block(to));
+  cache.link(block(from).first_exit, block(to), arena);
   EXPECT_EQ(leads_to(block(from).first_exit), block(to).entry);
   for (const uint32_t source : {other, own_code}) {
-    const Offset cold = cache.cold();
-    cache.link(block(source).first_exit, block(to));
+    const Offset cold = arena.cold.next;
+    cache.link(block(source).first_exit, block(to), arena);
     EXPECT_EQ(leads_to(block(source).first_exit), cold) << "code that tells where it goes";
-    EXPECT_GT(cache.cold(), cold);
+    EXPECT_GT(arena.cold.next, cold);
   }
 }
 

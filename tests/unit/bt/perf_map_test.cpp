@@ -76,7 +76,8 @@ TEST(Listing, ShowsGuestAndHostCode) {
   read_guest_code(*rig.mmu, rig.model, kText, kText, mode::kSupervisor | mode::kCpl0, {}, code);
   EXPECT_NE(guest_listing(code).find("mov eax, ebx"), std::string::npos) << guest_listing(code);
   const std::lock_guard lock(rig.shared->cache->mutex());
-  const std::string host = host_listing(*rig.shared->cache, rig.shared->cache->block(1));
+  CodeCache& cache = *rig.shared->cache;
+  const std::string host = host_listing(cache, cache.block(1), cache.block(2).start);
   EXPECT_NE(host.find("mov eax, ebx"), std::string::npos) << host;
   EXPECT_EQ(host.find("db 0x"), std::string::npos) << host;
 }
