@@ -6,9 +6,8 @@
 
 #include "base/log.h"
 #include "base/suggest.h"
-#include "block/file_node.h"
-#include "block/null_node.h"
-#include "block/overlay_node.h"
+#include "block/filters/overlay_node.h"
+#include "block/null/null_node.h"
 #include "chardev/open.h"
 #include "config/key_values.h"
 #include "net/user_backend.h"
@@ -63,7 +62,14 @@ Result<chardev::Options> chardev_options(const config::Chardev& chardev) {
 
 }  // namespace
 
-Backends::~Backends() = default;
+Backends::~Backends() {
+  for (auto& [name, disk] : nodes_) {
+    block::NodePtr node = disk->client().node();
+    disk = nullptr;
+    if (auto closed = block_thread_.wait_for(block::close_chain(std::move(node))); !closed)
+      log::warning(closed.error().message());
+  }
+}
 
 Result<void> Backends::open_chardevs(const config::Machine& config, event::Loop& loop,
                                      const std::function<void()>& quit) {
@@ -87,26 +93,43 @@ Result<void> Backends::open_chardevs(const config::Machine& config, event::Loop&
   return {};
 }
 
+namespace {
+
+block::Task<Result<std::shared_ptr<block::Client>>> open_disk(block::Opener& opener, config::BlockNode disk) {
+  block::OpenFlags flags;
+  flags.writable = !disk.read_only && !disk.snapshot;
+  block::NodePtr node;
+  if (disk.driver == "null-co") {
+    node = std::make_shared<block::NullNode>(std::stoull(disk.file), disk.read_only);
+    CO_TRY(opener.add(node, disk.name));
+  } else {
+    auto opened = co_await opener.open(disk.file, "raw", flags);
+    if (!opened) co_return std::move(opened).error();
+    node = *std::move(opened);
+  }
+  if (node->size() == 0)
+    co_return Error(ErrorKind::kInvalidArgument, disk.file + " is empty; a disk needs at least one sector");
+  if (disk.snapshot) {
+    CO_TRY_ASSIGN(std::shared_ptr<block::OverlayNode> overlay, block::OverlayNode::create(std::move(node)));
+    CO_TRY(opener.add(overlay, disk.name));
+    node = std::move(overlay);
+  }
+  block::Permissions permissions;
+  if (!node->read_only()) permissions.used |= block::kPermissionWrite;
+  co_return block::Client::attach(std::move(node), disk.name, permissions);
+}
+
+}  // namespace
+
 Result<void> Backends::open_block_nodes(const config::Machine& config) {
   for (const config::BlockNode& each : config.block_nodes) {
     if (nodes_.contains(each.name))
       return Error(ErrorKind::kInvalidArgument,
                    fmt::format("{}: the name '{}' is taken by another block node", each.origin, each.name));
-    std::shared_ptr<block::BlockingNode> node;
-    if (each.driver == "null-co") {
-      node = std::make_shared<block::NullNode>(block_workers_, std::stoull(each.file), each.read_only);
-    } else {
-      auto file = block::FileNode::open(block_workers_,
-                                        {.path = each.file, .read_only = each.read_only || each.snapshot});
-      if (!file) return std::move(file).error().with_context(each.origin);
-      node = *std::move(file);
-    }
-    if (each.snapshot) {
-      auto overlay = block::OverlayNode::create(block_workers_, std::move(node));
-      if (!overlay) return std::move(overlay).error().with_context(each.origin);
-      node = *std::move(overlay);
-    }
-    nodes_.emplace(each.name, std::move(node));
+    auto disk = block_thread_.wait_for(open_disk(block_opener_, each));
+    if (!disk) return std::move(disk).error().with_context(each.origin);
+    nodes_.emplace(each.name,
+                   std::make_shared<block::NodeBackend>(*std::move(disk), block_thread_.context()));
   }
   return {};
 }
@@ -152,8 +175,8 @@ Result<chardev::CharBackend*> Backends::take_chardev(const std::string& id, cons
   return found->second.backend.get();
 }
 
-Result<std::shared_ptr<block::Node>> Backends::take_block_node(const std::string& name,
-                                                               const std::string& user) {
+Result<std::shared_ptr<block::Backend>> Backends::take_block_node(const std::string& name,
+                                                                  const std::string& user) {
   const auto found = nodes_.find(name);
   if (found == nodes_.end()) return unknown(nodes_, "block node", name, user);
   TRY(claim("block node", name, user));

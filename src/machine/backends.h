@@ -8,8 +8,9 @@
 #include <string>
 
 #include "base/result.h"
-#include "block/node.h"
-#include "block/worker_pool.h"
+#include "block/backend.h"
+#include "block/io_context.h"
+#include "block/open.h"
 #include "chardev/char_backend.h"
 #include "chardev/mux.h"
 #include "config/machine.h"
@@ -29,7 +30,7 @@ class Backends {
   // ids, kBusy who has it. `user` names the device for that.
   Result<chardev::CharBackend*> take_chardev(const std::string& id, const std::string& user);
 
-  Result<std::shared_ptr<block::Node>> take_block_node(const std::string& name, const std::string& user);
+  Result<std::shared_ptr<block::Backend>> take_block_node(const std::string& name, const std::string& user);
   Result<net::Backend*> take_netdev(const std::string& id, const std::string& user);
 
  private:
@@ -45,8 +46,9 @@ class Backends {
     std::unique_ptr<chardev::Mux> mux;
   };
   std::map<std::string, Chardev> chardevs_;
-  block::WorkerPool block_workers_;
-  std::map<std::string, std::shared_ptr<block::Node>> nodes_;
+  block::IoThread block_thread_;
+  block::Opener block_opener_;
+  std::map<std::string, std::shared_ptr<block::NodeBackend>> nodes_;
   std::map<std::string, std::unique_ptr<net::Backend>> netdevs_;
   std::map<std::string, std::string> users_;  // "kind id" -> device
 };

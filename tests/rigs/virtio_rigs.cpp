@@ -1,6 +1,7 @@
 // virtio devices on both transports, with a hostile driver's rings in RAM.
 #include <cstring>
 
+#include "block/backend.h"
 #include "block/worker_pool.h"
 #include "devices/pci/bus.h"
 #include "devices/pci/config_access.h"
@@ -20,7 +21,7 @@ namespace {
 using chipset::FakeIrqs;
 
 // Finishes everything at once, so that a run repeats.
-class PromptNode final : public block::Node {
+class PromptNode final : public block::Backend {
  public:
   const std::string& name() const override { return name_; }
   uint64_t size() const override { return 1 << 20; }

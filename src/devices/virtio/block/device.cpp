@@ -52,7 +52,7 @@ struct BlockDevice::InFlight : Request {
   bool write_through = false;
 };
 
-BlockDevice::BlockDevice(memory::AddressSpace& memory, std::shared_ptr<ostler::block::Node> node,
+BlockDevice::BlockDevice(memory::AddressSpace& memory, std::shared_ptr<ostler::block::Backend> node,
                          const Options& options)
     : Device(memory, options.id.empty() ? "virtio-blk" : options.id, queue_sizes(options),
              options.withheld_features()),

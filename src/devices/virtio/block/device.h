@@ -1,4 +1,4 @@
-// virtio-blk (Virtio 1.2 §5.2) over any block::Node.
+// virtio-blk (Virtio 1.2 §5.2) over any block::Backend.
 //
 // Requests are taken on the thread that notifies, a vCPU's as a rule, and those that the node finishes at
 // once complete there, with one interrupt for the batch. Others complete on the node's threads. At most a
@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "block/node.h"
+#include "block/backend.h"
 #include "config/property.h"
 #include "devices/virtio/block/request.h"
 #include "devices/virtio/device.h"
@@ -40,7 +40,7 @@ const config::PropertyTable<Options>& mmio_properties();
 
 class BlockDevice final : public Device {
  public:
-  BlockDevice(memory::AddressSpace& memory, std::shared_ptr<ostler::block::Node> node,
+  BlockDevice(memory::AddressSpace& memory, std::shared_ptr<ostler::block::Backend> node,
               const Options& options);
   ~BlockDevice() override;
 
@@ -67,7 +67,7 @@ class BlockDevice final : public Device {
   bool write_through_locked() const;
   void resume_later_locked(unsigned queue);
 
-  const std::shared_ptr<ostler::block::Node> node_;
+  const std::shared_ptr<ostler::block::Backend> node_;
   const Options options_;
   bool initial_writeback() const { return options_.write_cache != config::OnOffAuto::kOff; }
   // Guarded by mutex_.

@@ -17,7 +17,7 @@ using test::kWrite;
 constexpr uint64_t kDiskBytes = 64 * 1024;
 
 // Completes at once, or, when held, on release().
-class MemoryNode final : public ostler::block::Node {
+class MemoryNode final : public ostler::block::Backend {
  public:
   const std::string& name() const override { return name_; }
   uint64_t size() const override { return data.size(); }

@@ -1,10 +1,11 @@
-// virtio-blk with its completions on worker threads, while several vCPUs notify and one resets the device.
+// virtio-blk with its completions on an I/O thread, while several vCPUs notify and one resets the device.
 #include <gtest/gtest.h>
 
 #include <atomic>
 #include <thread>
 
-#include "block/null_node.h"
+#include "block/backend.h"
+#include "block/null/null_node.h"
 #include "devices/virtio/block/device.h"
 #include "fake_driver.h"
 
@@ -23,13 +24,20 @@ struct QuietTransport final : Transport {
 
 constexpr uint64_t kFeatures = feature(VIRTIO_F_VERSION_1) | feature(VIRTIO_BLK_F_FLUSH);
 
+std::shared_ptr<ostler::block::Backend> null_disk(ostler::block::IoThread& io) {
+  auto client = ostler::block::Client::attach(
+      std::make_shared<ostler::block::NullNode>(1 << 20), "disk",
+      {.used = ostler::block::kPermissionRead | ostler::block::kPermissionWrite});
+  return std::make_shared<ostler::block::NodeBackend>(*client, io.context());
+}
+
 TEST(BlockThreads, every_flush_completes_once) {
   constexpr int kRounds = 2000;
   GuestMemory memory;
   FakeQueue driver(memory, 16);
-  ostler::block::WorkerPool pool(3);
+  ostler::block::IoThread io;
   QuietTransport transport;
-  BlockDevice device(memory.space, std::make_shared<ostler::block::NullNode>(pool, 1 << 20), Options());
+  BlockDevice device(memory.space, null_disk(io), Options());
   device.connect(transport);
   const QueueSetup setups[] = {driver.setup};
   ASSERT_TRUE(device.activate(kFeatures, setups));
@@ -56,9 +64,9 @@ TEST(BlockThreads, every_flush_completes_once) {
 TEST(BlockThreads, resets_under_load) {
   GuestMemory memory;
   FakeQueue driver(memory, 16);
-  ostler::block::WorkerPool pool(2);
+  ostler::block::IoThread io;
   QuietTransport transport;
-  BlockDevice device(memory.space, std::make_shared<ostler::block::NullNode>(pool, 1 << 20), Options());
+  BlockDevice device(memory.space, null_disk(io), Options());
   device.connect(transport);
   const QueueSetup setups[] = {driver.setup};
   driver.chain().readable_object(RequestHeader{4, 0, 0}).writable(1).offer();

@@ -1,0 +1,65 @@
+// A disk as devices hold it: requests from any thread, told when they are done by a call.
+#pragma once
+
+#include <sys/uio.h>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "block/client.h"
+
+namespace ostler::block {
+
+// 0, or a positive errno.
+using Done = std::function<void(int error)>;
+
+// All members from any thread, any number of requests at once. `done` is called once, on any thread, possibly
+// before the call returns; never with a lock of the disk held. Memory in `iov` stays valid until then.
+// Requests lie within [0, size()): the caller checks. No order holds among requests in flight; a flush covers
+// what was done before it was issued.
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  virtual const std::string& name() const = 0;  // for messages
+  virtual uint64_t size() const = 0;            // bytes, a multiple of 512
+  virtual bool read_only() const = 0;
+
+  virtual void read(uint64_t offset, std::vector<iovec> iov, Done done) = 0;
+  virtual void write(uint64_t offset, std::vector<iovec> iov, Done done) = 0;
+  // Everything acknowledged so far is on stable storage when it is done without error.
+  virtual void flush(Done done) = 0;
+  // The content becomes unspecified; space may be given back.
+  virtual void discard(uint64_t offset, uint64_t length, Done done) = 0;
+  // `may_unmap`: giving the space back is welcome.
+  virtual void write_zeroes(uint64_t offset, uint64_t length, bool may_unmap, Done done) = 0;
+  // Runs `task` on a thread that may wait, for users with more to do than their own thread should.
+  virtual void defer(std::function<void()> task) = 0;
+};
+
+// A disk that is a node of the block graph. What the node can do at once is done on the caller's thread, the
+// rest on an I/O context. The owner sees to it that no request is in flight when it goes.
+class NodeBackend final : public Backend {
+ public:
+  NodeBackend(std::shared_ptr<Client> client, IoContext& context);
+
+  const std::string& name() const override { return name_; }
+  uint64_t size() const override { return client_->size(); }
+  bool read_only() const override { return client_->read_only(); }
+  void read(uint64_t offset, std::vector<iovec> iov, Done done) override;
+  void write(uint64_t offset, std::vector<iovec> iov, Done done) override;
+  void flush(Done done) override;
+  void discard(uint64_t offset, uint64_t length, Done done) override;
+  void write_zeroes(uint64_t offset, uint64_t length, bool may_unmap, Done done) override;
+  void defer(std::function<void()> task) override;
+  Client& client() { return *client_; }
+
+ private:
+  const std::shared_ptr<Client> client_;
+  IoContext& context_;
+  const std::string name_;
+};
+
+}  // namespace ostler::block

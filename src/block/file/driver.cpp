@@ -1,0 +1,100 @@
+// The drivers "file" and "host_device".
+#include "block/driver.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+
+#include "block/file/file_node.h"
+#include "block/file/lock.h"
+
+namespace ostler::block {
+namespace {
+
+constexpr OptionSpec kCreateOptions[] = {
+    {"size", "size", "Virtual disk size"},
+    {"preallocation", "str", "Preallocation mode (allowed values: off, falloc, full)"},
+    {"nocow", "bool (on/off)", "Turn off copy-on-write (valid only on btrfs)"},
+    {"extent_size_hint", "size", "Extent size hint for the image file, 0 to disable"},
+};
+
+Result<NodePtr> open_now(OpenRequest& request) {
+  OptionReader& options = request.options;
+  TRY_ASSIGN(const auto filename, options.string("filename"));
+  if (!filename || filename->empty()) return options.error("filename", "is missing");
+  TRY_ASSIGN(const auto aio, options.choice("aio", {"threads", "native", "io_uring"}));
+  static_cast<void>(aio);  // the context decides
+  TRY_ASSIGN(const auto locking, options.choice("locking", {"auto", "on", "off"}));
+  TRY_ASSIGN(const auto drop_cache, options.choice("drop-cache", {"on", "off"}));
+  static_cast<void>(drop_cache);
+  TRY(options.finish());
+  FileOptions file;
+  file.path = *filename;
+  file.read_only = !request.flags.writable;
+  file.force_share = request.flags.force_share;
+  file.locking = request.flags.locking && locking != "off";
+  file.direct = request.flags.direct;
+  file.no_flush = request.flags.no_flush;
+  file.unmap = request.flags.unmap;
+  TRY_ASSIGN(std::shared_ptr<FileNode> node, FileNode::open(file));
+  return NodePtr(std::move(node));
+}
+
+Task<Result<NodePtr>> open_file(OpenRequest request) {
+  co_return open_now(request);
+}
+
+Result<Fd> make_file(const std::string& path) {
+  Fd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0644));
+  if (!fd) return errno_error(path + " cannot be created; check its folder and permissions", errno);
+  struct stat status;
+  if (fstat(fd.get(), &status) != 0) return errno_error(path + " cannot be examined", errno);
+  if (!S_ISREG(status.st_mode) && !S_ISBLK(status.st_mode))
+    return Error(ErrorKind::kInvalidArgument, path + " is neither a file nor a block device");
+  TRY(lock_image(fd.get(), path, {.used = kPermissionWrite | kPermissionResize, .shared = kPermissionRead}));
+  if (S_ISREG(status.st_mode) && ftruncate(fd.get(), 0) != 0)
+    return errno_error(path + " cannot be emptied", errno);
+  return fd;
+}
+
+Task<Result<void>> create_file(CreateRequest request) {
+  OptionReader& options = request.options;
+  CO_TRY_ASSIGN(const auto filename, options.string("filename"));
+  CO_TRY_ASSIGN(const auto size, options.size("size"));
+  CO_TRY_ASSIGN(const auto mode, options.choice("preallocation", {"off", "falloc", "full"}));
+  CO_TRY_ASSIGN(const auto nocow, options.boolean("nocow"));
+  CO_TRY_ASSIGN(const auto hint, options.size("extent_size_hint"));
+  static_cast<void>(nocow), static_cast<void>(hint);  // hints for particular file systems
+  CO_TRY(options.finish());
+  FileOptions file;
+  file.path = filename.value_or(request.filename);
+  if (file.path.starts_with("file:")) file.path.erase(0, 5);
+  CO_TRY_ASSIGN(Fd fd, make_file(file.path));
+  struct stat status;
+  if (fstat(fd.get(), &status) == 0 && S_ISBLK(status.st_mode)) co_return Result<void>();
+  FileNode node(file, std::move(fd), 0, false);
+  Preallocation preallocation = Preallocation::kOff;
+  if (mode == "falloc") preallocation = Preallocation::kFalloc;
+  if (mode == "full") preallocation = Preallocation::kFull;
+  co_return co_await node.truncate(size.value_or(0), preallocation);
+}
+
+}  // namespace
+
+extern const Driver kFileDriver, kHostDeviceDriver;
+const Driver kFileDriver = {.name = "file",
+                            .kind = DriverKind::kProtocol,
+                            .open = open_file,
+                            .create = create_file,
+                            .create_options = kCreateOptions,
+                            .schemes = "file"};
+const Driver kHostDeviceDriver = {.name = "host_device",
+                                  .kind = DriverKind::kProtocol,
+                                  .open = open_file,
+                                  .create = create_file,
+                                  .create_options = kCreateOptions};
+
+}  // namespace ostler::block

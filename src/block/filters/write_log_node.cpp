@@ -1,0 +1,127 @@
+#include "block/filters/write_log_node.h"
+
+#include <algorithm>
+#include <cstring>
+#include <deque>
+
+#include "block/driver.h"
+
+namespace ostler::block {
+namespace {
+
+constexpr uint64_t kSector = 512;
+
+}  // namespace
+
+std::vector<WriteRecord> WriteLogNode::records() const {
+  const std::lock_guard lock(mutex_);
+  return records_;
+}
+
+size_t WriteLogNode::count() const {
+  const std::lock_guard lock(mutex_);
+  return records_.size();
+}
+
+void WriteLogNode::keep(WriteRecord record) {
+  const std::lock_guard lock(mutex_);
+  records_.push_back(std::move(record));
+}
+
+Task<int> WriteLogNode::write(uint64_t offset, Buffers from) {
+  WriteRecord record{WriteRecord::Kind::kWrite, offset, total_bytes(from), {}};
+  record.data.resize(record.bytes);
+  copy_from(from, record.data.data());
+  const int error = co_await child_->write(offset, from);
+  if (error == 0) keep(std::move(record));
+  co_return error;
+}
+
+Task<int> WriteLogNode::flush() {
+  keep({WriteRecord::Kind::kFlushBegin, 0, 0, {}});
+  const int error = co_await child_->flush();
+  if (error == 0) keep({WriteRecord::Kind::kFlushEnd, 0, 0, {}});
+  co_return error;
+}
+
+Task<int> WriteLogNode::write_zeroes(uint64_t offset, uint64_t bytes, ZeroFlags flags) {
+  const int error = co_await child_->write_zeroes(offset, bytes, flags);
+  if (error == 0) keep({WriteRecord::Kind::kZero, offset, bytes, {}});
+  co_return error;
+}
+
+Task<int> WriteLogNode::discard(uint64_t offset, uint64_t bytes) {
+  const int error = co_await child_->discard(offset, bytes);
+  if (error == 0) keep({WriteRecord::Kind::kZero, offset, bytes, {}});
+  co_return error;
+}
+
+Task<Result<void>> WriteLogNode::truncate(uint64_t size, Preallocation preallocation) {
+  auto result = co_await child_->truncate(size, preallocation);
+  if (result) keep({WriteRecord::Kind::kTruncate, size, 0, {}});
+  co_return result;
+}
+
+std::vector<std::byte> image_after_power_cut(std::vector<std::byte> image,
+                                             const std::vector<WriteRecord>& records, size_t cut,
+                                             std::mt19937* random) {
+  // A flush promises what was done before it began; of those that overlap, the one that began first ends
+  // first.
+  size_t promised = 0;
+  std::deque<size_t> begun;
+  for (size_t i = 0; i < cut; ++i) {
+    if (records[i].kind == WriteRecord::Kind::kFlushBegin) begun.push_back(i);
+    if (records[i].kind == WriteRecord::Kind::kFlushEnd && !begun.empty()) {
+      promised = begun.front();
+      begun.pop_front();
+    }
+  }
+  for (size_t i = 0; i < cut; ++i) {
+    const WriteRecord& record = records[i];
+    const bool is_sure = random == nullptr || i < promised;
+    if (!is_sure && (*random)() % 2 == 0) continue;
+    const uint64_t end = record.offset + record.bytes;
+    switch (record.kind) {
+      case WriteRecord::Kind::kTruncate:
+        image.resize(record.offset);
+        break;
+      case WriteRecord::Kind::kZero:
+        // Beyond the end only write_zeroes grows a file; that reads the same either way.
+        if (record.offset < image.size())
+          std::fill(image.begin() + static_cast<ptrdiff_t>(record.offset),
+                    image.begin() + static_cast<ptrdiff_t>(std::min<uint64_t>(end, image.size())),
+                    std::byte{0});
+        break;
+      case WriteRecord::Kind::kWrite:
+        if (image.size() < end) image.resize(end);
+        for (uint64_t at = 0; at < record.bytes; at += kSector) {
+          if (!is_sure && i + 1 == cut && (*random)() % 2 == 0) continue;  // torn
+          std::memcpy(image.data() + record.offset + at, record.data.data() + at,
+                      std::min(kSector, record.bytes - at));
+        }
+        break;
+      case WriteRecord::Kind::kFlushBegin:
+      case WriteRecord::Kind::kFlushEnd:
+        break;
+    }
+  }
+  return image;
+}
+
+namespace {
+
+Task<Result<NodePtr>> open_write_log(OpenRequest request) {
+  auto child = co_await request.open_child("file");
+  if (!child) co_return std::move(child).error();
+  CO_TRY(request.options.finish());
+  auto node = std::make_shared<WriteLogNode>();
+  CO_TRY(node->connect(*std::move(child), pass_through_permissions(request.flags.writable)));
+  co_return NodePtr(std::move(node));
+}
+
+}  // namespace
+
+extern const Driver kLogWritesDriver;
+const Driver kLogWritesDriver = {.name = "blklogwrites", .kind = DriverKind::kFilter, .open = open_write_log};
+
+}  // namespace ostler::block

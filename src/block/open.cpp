@@ -1,0 +1,297 @@
+#include "block/open.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+
+#include "block/driver.h"
+
+namespace ostler::block {
+namespace {
+
+using nlohmann::json;
+
+constexpr size_t kProbeBytes = 65536, kTailBytes = 512;
+
+// "nbd" of "nbd://host" and of "nbd:host:port"; empty for paths. A '/' before the colon makes it a path.
+std::string_view scheme_of(std::string_view filename) {
+  const size_t colon = filename.find(':');
+  if (colon == std::string_view::npos || filename.substr(0, colon).find('/') != std::string_view::npos)
+    return {};
+  return filename.substr(0, colon);
+}
+
+const Driver* driver_of_scheme(std::string_view scheme) {
+  for (const Driver* driver : drivers()) {
+    std::string_view rest = driver->schemes;
+    while (!rest.empty()) {
+      const size_t space = rest.find(' ');
+      if (rest.substr(0, space) == scheme) return driver;
+      rest.remove_prefix(space == std::string_view::npos ? rest.size() : space + 1);
+    }
+  }
+  return nullptr;
+}
+
+Result<json> parse_json_name(std::string_view text) {
+  json parsed = json::parse(text, nullptr, false);
+  if (parsed.is_discarded() || !parsed.is_object())
+    return Error(ErrorKind::kInvalidArgument, fmt::format("'json:{}' does not hold a JSON object", text));
+  return nest_options(parsed);
+}
+
+// Not written where they are used: GCC 12 does not compile such lists within coroutines.
+json named_driver(const std::string& driver, const std::string& filename) {
+  return json{{"driver", driver}, {"filename", filename}};
+}
+json with_file(json file, const std::string& format) {
+  json options = json::object();
+  options["file"] = std::move(file);
+  if (!format.empty()) options["driver"] = format;
+  return options;
+}
+
+// The options every node has, taken out of `options` and applied to `flags`.
+Result<void> apply_generic(OptionReader& options, OpenFlags& flags) {
+  TRY_ASSIGN(const auto read_only, options.boolean("read-only"));
+  TRY_ASSIGN(const auto automatic, options.boolean("auto-read-only"));
+  static_cast<void>(automatic);  // a file that cannot be opened for writing is an error with its cure instead
+  if (read_only.value_or(false)) flags.writable = false;
+  TRY_ASSIGN(const auto force_share, options.boolean("force-share"));
+  flags.force_share = force_share.value_or(flags.force_share);
+  TRY_ASSIGN(const auto discard, options.choice("discard", {"unmap", "on", "ignore", "off"}));
+  if (discard) flags.unmap = *discard == "unmap" || *discard == "on";
+  TRY_ASSIGN(const auto zeroes, options.choice("detect-zeroes", {"off"}));
+  static_cast<void>(zeroes);
+  if (auto cache = options.take("cache")) {
+    OptionReader reader(*cache, options.where());
+    TRY_ASSIGN(const auto direct, reader.boolean("direct"));
+    TRY_ASSIGN(const auto no_flush, reader.boolean("no-flush"));
+    TRY(reader.finish());
+    flags.direct = direct.value_or(flags.direct);
+    flags.no_flush = no_flush.value_or(flags.no_flush);
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<void> set_cache_mode(OpenFlags& flags, std::string_view mode) {
+  struct Mode {
+    std::string_view name;
+    bool direct, no_flush, writethrough;
+  };
+  static constexpr Mode kModes[] = {{"none", true, false, false},       {"off", true, false, false},
+                                    {"writeback", false, false, false}, {"writethrough", false, false, true},
+                                    {"unsafe", false, true, false},     {"directsync", true, false, true}};
+  for (const Mode& each : kModes)
+    if (each.name == mode) {
+      flags.direct = each.direct;
+      flags.no_flush = each.no_flush;
+      flags.writethrough = each.writethrough;
+      return {};
+    }
+  return Error(
+      ErrorKind::kInvalidArgument,
+      fmt::format("'{}' is not a cache mode; there are none, writeback, writethrough, directsync, unsafe",
+                  mode));
+}
+
+std::string backing_path(const std::string& parent, const std::string& file) {
+  if (file.empty() || file.front() == '/' || !scheme_of(file).empty()) return file;
+  if (!scheme_of(parent).empty() && parent.find('/') == std::string::npos) return file;
+  const size_t slash = parent.rfind('/');
+  return slash == std::string::npos ? file : parent.substr(0, slash + 1) + file;
+}
+
+Result<json> options_of_filename(const std::string& filename) {
+  const std::string_view scheme = scheme_of(filename);
+  if (scheme == "json") return parse_json_name(std::string_view(filename).substr(5));
+  if (scheme == "file") return json{{"driver", "file"}, {"filename", filename.substr(5)}};
+  if (const Driver* driver = driver_of_scheme(scheme); driver != nullptr && !scheme.empty())
+    return json{{"driver", std::string(driver->name)}, {"filename", filename}};
+  return json{{"driver", "file"}, {"filename", filename}};
+}
+
+Task<Result<std::string>> probe_format(NodePtr file, std::string filename) {
+  const uint64_t size = file->size();
+  std::vector<std::byte> head(std::min<uint64_t>(size, kProbeBytes)),
+      tail(std::min<uint64_t>(size, kTailBytes));
+  int error = 0;
+  if (!head.empty()) error = co_await read_bytes(*file, 0, head.data(), head.size());
+  if (error == 0 && !tail.empty())
+    error = co_await read_bytes(*file, size - tail.size(), tail.data(), tail.size());
+  if (error != 0) co_return errno_error(filename + ": its format cannot be read", -error);
+  std::string_view best = "raw";
+  int best_score = 0;
+  for (const Driver* driver : drivers()) {
+    if (driver->probe == nullptr) continue;
+    const int score = driver->probe(head, tail, size, filename);
+    if (score > best_score) {
+      best_score = score;
+      best = driver->name;
+    }
+  }
+  co_return std::string(best);
+}
+
+NodePtr Opener::find(const std::string& node_name) const {
+  const std::lock_guard lock(mutex_);
+  const auto found = names_.find(node_name);
+  return found == names_.end() ? nullptr : found->second.lock();
+}
+
+Result<void> Opener::add(const NodePtr& node, std::string node_name) {
+  const std::lock_guard lock(mutex_);
+  if (node_name.empty()) {
+    std::erase_if(names_, [](const auto& each) { return each.second.expired(); });
+    node_name = fmt::format("#block{}", next_name_++);
+  }
+  auto& place = names_[node_name];
+  if (!place.expired())
+    return Error(ErrorKind::kInvalidArgument, fmt::format("there is a block node '{}' already", node_name));
+  place = node;
+  node->set_name(std::move(node_name));
+  return {};
+}
+
+Task<Result<NodePtr>> Opener::open(std::string filename, std::string format, OpenFlags flags) {
+  return open_filename(std::move(filename), std::move(format), flags, 0);
+}
+
+Task<Result<NodePtr>> Opener::open(json options, OpenFlags flags) {
+  return open_at(std::move(options), flags, 0);
+}
+
+Task<Result<NodePtr>> Opener::open_filename(std::string filename, std::string format, OpenFlags flags,
+                                            unsigned depth) {
+  CO_TRY_ASSIGN(json options, options_of_filename(filename));
+  const bool is_json = filename.starts_with("json:");
+  if (is_json) {
+    // The name says all, unless the caller wants another format on top of a protocol.
+    const bool same = options.contains("driver") && options["driver"] == format;
+    if (format.empty() || options.contains("file") || same)
+      co_return co_await open_at(std::move(options), flags, depth);
+  }
+  if (!format.empty()) {
+    CO_TRY_ASSIGN(const Driver* driver, need_driver(format));
+    if (driver->kind == DriverKind::kProtocol) {
+      json protocol = named_driver(format, filename);
+      co_return co_await open_at(std::move(protocol), flags, depth);
+    }
+  }
+  json whole = with_file(std::move(options), format);
+  co_return co_await open_at(std::move(whole), flags, depth);
+}
+
+Task<Result<NodePtr>> Opener::open_backing(std::string parent_file, std::string file, std::string format,
+                                           OpenFlags flags, unsigned depth) {
+  flags.writable = false;
+  flags.writethrough = false;
+  std::string path = backing_path(parent_file, file);
+  auto opened = co_await open_filename(path, std::move(format), flags, depth + 1);
+  if (!opened) co_return std::move(opened).error().with_context("backing file of " + parent_file);
+  co_return opened;
+}
+
+Task<Result<NodePtr>> Opener::open_at(json options, OpenFlags flags, unsigned depth) {
+  if (depth > kMostImages)
+    co_return Error(
+        ErrorKind::kCorrupt,
+        fmt::format("the chain of backing files has more than {} images; it may be a circle", kMostImages));
+  CO_TRY_ASSIGN(options, nest_options(options));
+  if (!options.is_object())
+    co_return Error(ErrorKind::kInvalidArgument, "a block node's options must be an object");
+  std::string driver_name = string_at(options, "driver");
+  std::string where = string_at(options, "filename", "block node");
+  OptionReader reader(std::move(options), where);
+  reader.take("driver");
+  CO_TRY_ASSIGN(const auto node_name, reader.string("node-name"));
+  CO_TRY(apply_generic(reader, flags));
+  OpenRequest request{std::move(reader), flags, *this, depth};
+
+  NodePtr node;
+  if (driver_name.empty()) {
+    // The format is recognised by what the file holds.
+    if (!request.has("file"))
+      co_return Error(ErrorKind::kInvalidArgument, where + ": a block node needs a 'driver' or a 'file'");
+    auto file = co_await request.open_child("file");
+    if (!file) co_return std::move(file).error();
+    auto format = co_await probe_format(*file, (*file)->filename());
+    if (!format) co_return std::move(format).error();
+    request.options.left()["file"] = (*file)->name();
+    driver_name = *format;
+    const Driver* driver = find_driver(driver_name);
+    auto opened = co_await driver->open(std::move(request));
+    if (!opened) co_return opened;
+    node = *std::move(opened);
+  } else {
+    CO_TRY_ASSIGN(const Driver* driver, need_driver(driver_name));
+    if (driver->open == nullptr)
+      co_return Error(ErrorKind::kUnsupported,
+                      fmt::format("'{}' can be created but not opened", driver_name));
+    auto opened = co_await driver->open(std::move(request));
+    if (!opened) co_return opened;
+    node = *std::move(opened);
+  }
+  if (auto added = add(node, node_name.value_or("")); !added) {
+    auto closed = co_await node->close();
+    static_cast<void>(closed);
+    co_return std::move(added).error();
+  }
+  co_return node;
+}
+
+Task<Result<NodePtr>> OpenRequest::open_child(std::string_view name) {
+  return open_child(name, flags);
+}
+
+Task<Result<NodePtr>> OpenRequest::open_child(std::string_view name, OpenFlags child_flags) {
+  const auto value = options.take(name);
+  if (!value) co_return options.error(name, "is missing");
+  if (value->is_string()) {
+    NodePtr found = opener.find(value->get_ref<const std::string&>());
+    if (!found)
+      co_return Error(ErrorKind::kNotFound, fmt::format("{}: there is no block node '{}'", options.where(),
+                                                        value->get_ref<const std::string&>()));
+    co_return found;
+  }
+  if (!value->is_object()) co_return options.error(name, "must be an object or the name of a node");
+  json description = *value;
+  const bool protocol_child = name == "file" || name == "data-file";
+  if (protocol_child && !description.contains("driver") && description.contains("filename") &&
+      description["filename"].is_string()) {
+    // {"filename": …} alone: as a command line means it.
+    auto named = options_of_filename(description["filename"].get<std::string>());
+    if (!named) co_return std::move(named).error();
+    json rest = std::move(description);
+    rest.erase("filename");
+    description = *std::move(named);
+    description.update(rest);
+  }
+  co_return co_await opener.open_at(std::move(description), child_flags, depth + 1);
+}
+
+Task<Result<void>> close_chain(NodePtr node) {
+  Result<void> result;
+  while (node) {
+    auto closed = co_await node->close();
+    if (!closed && result) result = std::move(closed);
+    // Children that only this node uses end with it.
+    std::vector<NodePtr> below;
+    for (const Edge* edge : node->children()) below.push_back(edge->node());
+    const bool last = node.use_count() == 1;
+    node = nullptr;
+    if (!last) break;
+    for (size_t i = 0; i + 1 < below.size(); ++i)
+      if (below[i]->uses().empty()) {
+        auto inner = co_await close_chain(std::move(below[i]));
+        if (!inner && result) result = std::move(inner);
+      }
+    if (!below.empty() && below.back()->uses().empty()) node = std::move(below.back());
+  }
+  co_return result;
+}
+
+}  // namespace ostler::block

@@ -1,0 +1,213 @@
+// Files of the host: content, errors as sentences, locks, O_DIRECT; with a ring and with threads.
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <random>
+
+#include "block_fixture.h"
+
+namespace ostler::block {
+namespace {
+
+using test::BlockTest;
+
+TEST_F(BlockTest, file_reads_and_writes) {
+  const auto node = open_file(make_file("disk", std::string(8192, 'a')));
+  EXPECT_EQ(node->size(), 8192u);
+  EXPECT_EQ(write(*node, 512, std::string(512, 'b')), 0);
+  EXPECT_EQ(flush(*node), 0);
+  EXPECT_EQ(read(*node, 0, 1536), std::string(512, 'a') + std::string(512, 'b') + std::string(512, 'a'));
+}
+
+TEST_F(BlockTest, partial_last_sector_reads_as_zeros) {
+  const auto node = open_file(make_file("disk", std::string(700, 'a')));
+  EXPECT_EQ(node->size(), 700u);
+  EXPECT_EQ(read(*node, 512, 512), std::string(188, 'a') + std::string(324, '\0'));
+}
+
+TEST_F(BlockTest, partial_last_sector_can_be_written) {
+  const std::string path = make_file("disk", std::string(700, 'a'));
+  const auto node = open_file(path);
+  EXPECT_EQ(write(*node, 512, std::string(512, 'z')), 0);
+  EXPECT_EQ(read(*node, 512, 512), std::string(512, 'z'));
+}
+
+TEST_F(BlockTest, write_zeroes_with_and_without_unmap) {
+  const auto node = open_file(make_file("disk", std::string(65536, 'a')));
+  EXPECT_EQ(zero(*node, 4096, 4096, true), 0);
+  EXPECT_EQ(zero(*node, 16384 + 512, 1024, false), 0);
+  EXPECT_EQ(read(*node, 4096, 4096), std::string(4096, '\0'));
+  EXPECT_EQ(read(*node, 16384 + 512, 1024), std::string(1024, '\0'));
+  EXPECT_EQ(read(*node, 16384, 512), std::string(512, 'a'));
+}
+
+TEST_F(BlockTest, zeroes_do_not_grow_the_file) {
+  const std::string path = make_file("disk", std::string(700, 'a'));
+  const auto node = open_file(path);
+  EXPECT_EQ(zero(*node, 0, 1024, true), 0);
+  EXPECT_EQ(std::filesystem::file_size(path), 700u);
+}
+
+TEST_F(BlockTest, discard_gives_space_back) {
+  const std::string path = make_file("disk", std::string(1 << 20, 'a'));
+  const auto node = open_file(path);
+  EXPECT_EQ(flush(*node), 0);
+  struct stat before, after;
+  ASSERT_EQ(stat(path.c_str(), &before), 0);
+  EXPECT_EQ(discard(*node, 0, 1 << 20), 0);
+  ASSERT_EQ(stat(path.c_str(), &after), 0);
+  EXPECT_EQ(after.st_size, before.st_size);
+  EXPECT_LT(after.st_blocks, before.st_blocks);
+}
+
+TEST_F(BlockTest, missing_file_is_named) {
+  const auto node = FileNode::open({.path = folder + "/nothing"});
+  ASSERT_FALSE(node);
+  EXPECT_EQ(node.error().kind(), ErrorKind::kNotFound);
+  EXPECT_NE(node.error().message().find("/nothing"), std::string::npos);
+}
+
+TEST_F(BlockTest, directory_is_refused) {
+  for (const bool read_only : {false, true}) {
+    const auto node = FileNode::open({.path = folder, .read_only = read_only});
+    ASSERT_FALSE(node);
+    EXPECT_NE(node.error().message().find("directory"), std::string::npos);
+  }
+}
+
+TEST_F(BlockTest, fifo_is_refused_without_hanging) {
+  const std::string path = folder + "/fifo";
+  ASSERT_EQ(mkfifo(path.c_str(), 0600), 0);
+  EXPECT_FALSE(FileNode::open({.path = path, .read_only = true}));
+  EXPECT_FALSE(FileNode::open({.path = path, .read_only = false}));
+}
+
+TEST_F(BlockTest, second_writer_is_refused) {
+  const std::string path = make_file("disk", std::string(512, 'a'));
+  const auto first = open_file(path);
+  const auto second = FileNode::open({.path = path});
+  ASSERT_FALSE(second);
+  EXPECT_EQ(second.error().kind(), ErrorKind::kBusy);
+}
+
+TEST_F(BlockTest, reader_beside_a_writer_is_refused) {
+  const std::string path = make_file("disk", std::string(512, 'a'));
+  const auto writer = open_file(path);
+  EXPECT_FALSE(FileNode::open({.path = path, .read_only = true}));
+}
+
+TEST_F(BlockTest, readers_share) {
+  const std::string path = make_file("disk", std::string(512, 'a'));
+  const auto first = open_file(path, true);
+  EXPECT_TRUE(FileNode::open({.path = path, .read_only = true}));
+}
+
+TEST_F(BlockTest, locking_can_be_turned_off) {
+  const std::string path = make_file("disk", std::string(512, 'a'));
+  const auto first = open_file(path);
+  EXPECT_TRUE(FileNode::open({.path = path, .locking = false}));
+}
+
+TEST_F(BlockTest, lock_ends_with_the_node) {
+  const std::string path = make_file("disk", std::string(512, 'a'));
+  open_file(path);
+  EXPECT_TRUE(FileNode::open({.path = path}));
+}
+
+class DirectTest : public BlockTest {
+ protected:
+  std::shared_ptr<FileNode> open_direct(const std::string& file) {
+    auto node = FileNode::open({.path = file, .direct = true});
+    EXPECT_TRUE(node) << (node ? "" : node.error().message());
+    return node ? *node : nullptr;
+  }
+};
+
+// Offsets, lengths and memory that O_DIRECT does not take, against a model; the size is odd.
+TEST_F(DirectTest, unaligned_requests_agree_with_a_model) {
+  std::mt19937 random(7);
+  std::string model(70001, '\0');
+  for (char& byte : model) byte = static_cast<char>(random());
+  const std::string file = make_file("disk", model);
+  auto node = open_direct(file);
+  ASSERT_NE(node, nullptr);
+  for (int i = 0; i < 300; ++i) {
+    const uint64_t offset = random() % (model.size() - 1);
+    const uint64_t length = 1 + random() % (model.size() - offset);
+    if (random() % 2 == 0) {
+      const std::string bytes(length, static_cast<char>(random()));
+      ASSERT_EQ(write(*node, offset, bytes), 0);
+      model.replace(offset, length, bytes);
+    } else {
+      ASSERT_EQ(read(*node, offset, length), model.substr(offset, length)) << "operation " << i;
+    }
+  }
+  EXPECT_EQ(node->size(), model.size());
+  ASSERT_TRUE(context.run_until(node->close()));
+  EXPECT_EQ(content_of(file), model);
+}
+
+TEST_F(DirectTest, unaligned_write_at_the_end_grows_the_file_to_its_last_byte) {
+  const std::string file = make_file("disk", "");
+  auto node = open_direct(file);
+  EXPECT_EQ(write(*node, 0, std::string(1000, 'a')), 0);
+  EXPECT_EQ(write(*node, 5000, std::string(10, 'b')), 0);
+  EXPECT_EQ(node->size(), 5010u);
+  ASSERT_TRUE(context.run_until(node->close()));
+  EXPECT_EQ(content_of(file), std::string(1000, 'a') + std::string(4000, '\0') + std::string(10, 'b'));
+}
+
+TEST_F(BlockTest, writing_past_the_end_grows_the_file) {
+  auto node = open_file(make_file("disk", ""));
+  EXPECT_EQ(write(*node, 3000, "abc"), 0);
+  EXPECT_EQ(node->size(), 3003u);
+  EXPECT_EQ(read(*node, 2999, 6), std::string("\0abc\0\0", 6));
+}
+
+TEST_F(BlockTest, holes_are_told) {
+  const std::string file = make_file("disk", std::string(65536, 'a'));
+  auto node = open_file(file);
+  ASSERT_EQ(zero(*node, 16384, 16384, true), 0);
+  BlockStatus status;
+  ASSERT_EQ(context.run_until(node->block_status(0, 65536, StatusDetail::kPrecise, status)), 0);
+  EXPECT_TRUE(status.data && !status.zero);
+  EXPECT_EQ(status.bytes, 16384u);
+  ASSERT_EQ(context.run_until(node->block_status(16384, 49152, StatusDetail::kPrecise, status)), 0);
+  EXPECT_TRUE(!status.data && status.zero);
+  EXPECT_EQ(status.bytes, 16384u);
+  EXPECT_EQ(status.offset, 16384u);
+}
+
+TEST_F(BlockTest, forced_sharing_reads_beside_a_writer) {
+  const std::string file = make_file("disk", std::string(512, 'a'));
+  const auto writer = open_file(file);
+  EXPECT_TRUE(FileNode::open({.path = file, .read_only = true, .force_share = true}));
+}
+
+TEST_F(BlockTest, reopening_gives_up_and_takes_up_write_access) {
+  const std::string file = make_file("disk", std::string(512, 'a'));
+  auto node = open_file(file, true);
+  ASSERT_TRUE(context.run_until(node->reopen(true)));
+  EXPECT_EQ(write(*node, 0, "b"), 0);
+  EXPECT_FALSE(FileNode::open({.path = file, .read_only = true}));
+  ASSERT_TRUE(context.run_until(node->reopen(false)));
+  EXPECT_TRUE(FileNode::open({.path = file, .read_only = true}));
+}
+
+class ThreadsTest : public BlockTest {
+ protected:
+  ThreadsTest() : BlockTest(Aio::kThreads) {}
+};
+
+TEST_F(ThreadsTest, requests_run_without_a_ring) {
+  auto node = open_file(make_file("disk", std::string(1 << 20, 'a')));
+  EXPECT_EQ(write(*node, 512, std::string(512 * 1024, 'b')), 0);
+  EXPECT_EQ(flush(*node), 0);
+  EXPECT_EQ(read(*node, 0, 1024), std::string(512, 'a') + std::string(512, 'b'));
+  EXPECT_FALSE(context.has_ring());
+}
+
+}  // namespace
+}  // namespace ostler::block

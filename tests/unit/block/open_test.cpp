@@ -1,0 +1,105 @@
+// From names and options to nodes; errors as sentences.
+#include <nlohmann/json.hpp>
+
+#include "block_fixture.h"
+
+namespace ostler::block {
+namespace {
+
+using nlohmann::json;
+using test::BlockTest;
+
+TEST_F(BlockTest, names_by_path_json_and_dotted_options) {
+  const std::string file = make_file("disk", std::string(1024, 'a'));
+  const std::vector<NodePtr> nodes = {
+      open(file, "", false), open(file, "raw", false),
+      open("json:{\"driver\":\"file\",\"filename\":\"" + file + "\"}", "", false),
+      open_options({{"driver", "raw"}, {"file.driver", "file"}, {"file.filename", file}}, false),
+      open_options({{"file", {{"filename", file}}}}, false)};
+  for (const NodePtr& node : nodes) {
+    ASSERT_NE(node, nullptr);
+    EXPECT_EQ(node->size(), 1024u);
+    EXPECT_EQ(node->filename(), file);
+    EXPECT_EQ(read(*node, 0, 4), "aaaa");
+  }
+  EXPECT_EQ(nodes[0]->driver(), "raw");
+  EXPECT_EQ(nodes[2]->driver(), "file");
+}
+
+TEST_F(BlockTest, nodes_are_referred_to_by_name) {
+  const NodePtr below = open_options({{"driver", "null-co"}, {"node-name", "zeros"}, {"size", "1M"}});
+  const NodePtr above =
+      open_options({{"driver", "raw"}, {"file", "zeros"}, {"offset", 4096}, {"size", "8k"}});
+  ASSERT_NE(above, nullptr);
+  EXPECT_EQ(above->size(), 8192u);
+  EXPECT_EQ(above->file(), below);
+}
+
+TEST_F(BlockTest, open_errors_name_what_is_wrong) {
+  const std::string file = make_file("disk", std::string(1024, 'a'));
+  EXPECT_NE(open_error(file, "qcow9").find("'qcow9'"), std::string::npos);
+  EXPECT_NE(open_error(path("none"), "").find("no such disk image"), std::string::npos);
+  EXPECT_NE(open_error("json:{", "").find("JSON"), std::string::npos);
+  EXPECT_NE(open_error("json:{\"driver\":\"raw\"}", "").find("'file' is missing"), std::string::npos);
+  EXPECT_NE(open_error("json:{\"driver\":\"file\",\"filename\":\"" + file + "\",\"fielname\":1}", "")
+                .find("fielname"),
+            std::string::npos);
+  EXPECT_NE(open_error("json:{\"driver\":5}", "").find("driver"), std::string::npos);
+  EXPECT_NE(open_error("json:{\"driver\":\"raw\",\"file\":\"nobody\"}", "").find("'nobody'"),
+            std::string::npos);
+}
+
+TEST_F(BlockTest, nested_options_that_contradict_are_refused) {
+  EXPECT_FALSE(nest_options(json{{"file", "x"}, {"file.filename", "y"}}));
+  EXPECT_FALSE(nest_options(json{{"a.b", 1}, {"a", {{"b", 2}}}}));
+}
+
+TEST_F(BlockTest, option_lists_are_parsed) {
+  const auto list = parse_option_list("size=1G,file.name=a,,b,flag");
+  ASSERT_TRUE(list);
+  EXPECT_EQ(*list, (json{{"size", "1G"}, {"file", {{"name", "a,b"}}}, {"flag", "on"}}));
+}
+
+TEST_F(BlockTest, sizes) {
+  EXPECT_EQ(*parse_size("512"), 512u);
+  EXPECT_EQ(*parse_size("1.5K"), 1536u);
+  EXPECT_EQ(*parse_size("2T"), uint64_t{2} << 40);
+  for (const char* bad : {"", "k", "-1", "1x", "1.5", "99999999999999999999", "9E", "1.k2"})
+    EXPECT_FALSE(parse_size(bad)) << bad;
+}
+
+TEST_F(BlockTest, raw_images_are_created) {
+  for (const char* mode : {"off", "falloc", "full"}) {
+    OpenFlags flags;
+    const auto made = context.run_until(
+        opener.create(path("new"), "raw", {{"size", "1M"}, {"preallocation", mode}}, flags));
+    ASSERT_TRUE(made) << made.error().message();
+    EXPECT_EQ(std::filesystem::file_size(path("new")), 1u << 20);
+  }
+  EXPECT_FALSE(context.run_until(opener.create(path("new"), "raw", {{"size", "1M"}, {"sice", 1}}, {})));
+}
+
+TEST_F(BlockTest, a_window_beyond_the_end_is_refused) {
+  const std::string file = make_file("disk", std::string(1024, 'a'));
+  const json window = {
+      {"driver", "raw"}, {"file", {{"driver", "file"}, {"filename", file}}}, {"offset", 512}, {"size", 1024}};
+  EXPECT_FALSE(context.run_until(opener.open(window, {})));
+}
+
+TEST_F(BlockTest, backing_names_are_relative_to_the_image) {
+  EXPECT_EQ(backing_path("/images/top.qcow2", "base.raw"), "/images/base.raw");
+  EXPECT_EQ(backing_path("top.qcow2", "base.raw"), "base.raw");
+  EXPECT_EQ(backing_path("/images/top.qcow2", "/base.raw"), "/base.raw");
+  EXPECT_EQ(backing_path("/images/top.qcow2", "nbd://host/x"), "nbd://host/x");
+  EXPECT_EQ(backing_path("/images/top.qcow2", "json:{}"), "json:{}");
+}
+
+TEST_F(BlockTest, cache_modes) {
+  OpenFlags flags;
+  ASSERT_TRUE(set_cache_mode(flags, "directsync"));
+  EXPECT_TRUE(flags.direct && flags.writethrough && !flags.no_flush);
+  EXPECT_FALSE(set_cache_mode(flags, "fast"));
+}
+
+}  // namespace
+}  // namespace ostler::block
