@@ -1,15 +1,10 @@
 #include "bt/code_cache.h"
 
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <cstring>
 
 #include "base/assert.h"
 #include "base/bytes.h"
-#include "base/fd.h"
 #include "bt/assembler.h"
 #include "bt/guest_code.h"
 
@@ -40,17 +35,10 @@ constexpr auto kSoon = std::chrono::seconds(10);
 Result<std::unique_ptr<CodeCache>> CodeCache::create(mmu::CodePages& pages, size_t bytes, unsigned vcpus) {
   std::unique_ptr<CodeCache> cache(new CodeCache(pages));
   bytes = std::max(bytes, (vcpus * kLeastForEach + 1) * kLeastArena);
-  const Fd memory(memfd_create("ostler-code", MFD_CLOEXEC));
-  if (!memory || ftruncate(memory.get(), static_cast<off_t>(bytes)) != 0)
-    return errno_error("memory for translated code", errno);
-  void* writable = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, memory.get(), 0);
-  if (writable == MAP_FAILED) return errno_error("memory for translated code", errno);
+  auto memory = CodeMemory::create(bytes);
+  if (!memory) return std::move(memory).error();
+  cache->memory_ = *std::move(memory);
   cache->vcpus_ = vcpus;
-  cache->size_ = bytes;
-  cache->writable_ = static_cast<uint8_t*>(writable);
-  void* executable = mmap(nullptr, bytes, PROT_READ | PROT_EXEC, MAP_SHARED, memory.get(), 0);
-  if (executable == MAP_FAILED) return errno_error("executable memory for translated code", errno);
-  cache->executable_ = static_cast<const uint8_t*>(executable);
   if (!cache->blocks_.reserve(bytes / 48) || !cache->exits_.reserve(bytes / 24) ||
       !cache->insns_.reserve(bytes / 8) || !cache->branches_.reserve(bytes / 64))
     return errno_error("memory for the tables of translated code", errno);
@@ -62,12 +50,12 @@ Result<std::unique_ptr<CodeCache>> CodeCache::create(mmu::CodePages& pages, size
 void CodeCache::reserve(size_t bytes, Offset user_lookup) {
   hot_start_ = static_cast<Offset>(align_up(bytes, kPageSize));
   user_lookup_ = user_lookup;
-  const size_t first = std::min(size_, kFirstLimit);
+  const size_t first = std::min(memory_->size(), kFirstLimit);
   const size_t arena =
       align_down(std::clamp(first / vcpus_ / kArenasForEach, kLeastArena, kMostArena), 3 * kPageSize);
   part_.hot = static_cast<uint32_t>(arena / 3 * 2);
   part_.cold = static_cast<uint32_t>(arena / 3);
-  arenas_ = static_cast<uint32_t>((size_ - hot_start_) / arena);
+  arenas_ = static_cast<uint32_t>((memory_->size() - hot_start_) / arena);
   cold_start_ = hot_start_ + arenas_ * part_.hot;
   const auto share = [&](size_t all) { return static_cast<uint32_t>((all - 1) / arenas_); };
   part_.blocks = share(blocks_.size());
@@ -79,11 +67,7 @@ void CodeCache::reserve(size_t bytes, Offset user_lookup) {
 }
 
 CodeCache::~CodeCache() {
-  if (executable_ != nullptr) {
-    pages_.set_shared_observer(nullptr);
-    munmap(const_cast<uint8_t*>(executable_), size_);
-  }
-  if (writable_ != nullptr) munmap(writable_, size_);
+  pages_.set_shared_observer(nullptr);
 }
 
 void CodeCache::set_limit(size_t bytes) {
@@ -125,12 +109,9 @@ bool CodeCache::take_arena(Arena& arena) {
   return true;
 }
 
-// Where pages are missing they are brought in by page faults, as they would be without this.
 void CodeCache::populate(const Arena& arena) {
-  for (const Range& range : {arena.hot, arena.cold}) {
-    madvise(writable_ + range.next, range.left(), MADV_POPULATE_WRITE);
-    madvise(const_cast<uint8_t*>(executable_) + range.next, range.left(), MADV_POPULATE_READ);
-  }
+  memory_->provide(arena.hot.next, arena.hot.end);
+  memory_->provide(arena.cold.next, arena.cold.end);
 }
 
 // ---- pages ----
@@ -268,7 +249,7 @@ Block& CodeCache::add(Arena& arena, const Draft& draft) {
 // Other vCPUs may be running the jump: its field lies within one cache line and is written in one piece.
 void CodeCache::patch(Offset field, Offset target) {
   const uint32_t distance = target - (field + 4);
-  __atomic_store_n(reinterpret_cast<uint32_t*>(writable_ + field), distance, __ATOMIC_RELEASE);
+  __atomic_store_n(reinterpret_cast<uint32_t*>(writable(field)), distance, __ATOMIC_RELEASE);
 }
 
 // Whoever jumps to the entry of shared code that checks the page brings its RIP along in kS0; and where an
@@ -323,9 +304,9 @@ void CodeCache::kill(Block& block) {
   block.dead = true;
   ++statistics_.killed;
   slot_of(key_of(block.page, block.rip, block.mode)).block = kNone;
-  __atomic_store_n(reinterpret_cast<uint32_t*>(writable_ + block.id_field), kNoPage, __ATOMIC_RELEASE);
+  __atomic_store_n(reinterpret_cast<uint32_t*>(writable(block.id_field)), kNoPage, __ATOMIC_RELEASE);
   if (block.straddle != kNone)
-    __atomic_store_n(reinterpret_cast<uint32_t*>(writable_ + straddles_[block.straddle].id_field), kNoPage,
+    __atomic_store_n(reinterpret_cast<uint32_t*>(writable(straddles_[block.straddle].id_field)), kNoPage,
                      __ATOMIC_RELEASE);
   for (uint32_t number = block.incoming; number != kNone;) {
     Exit& exit = exits_[number];
@@ -353,7 +334,7 @@ void CodeCache::shared_code_written(GuestPhys page, unsigned, unsigned) {
 
 void CodeCache::make_room() {
   const auto now = std::chrono::steady_clock::now();
-  if (now - last_full_ < kSoon) set_limit(size_);
+  if (now - last_full_ < kSoon) set_limit(memory_->size());
   last_full_ = now;
   flush();
 }
@@ -362,8 +343,7 @@ void CodeCache::flush() {
   pages_.forget_shared();
   const std::lock_guard lock(mutex_);
   empty_tables();
-  // Its memory is given back; where that cannot be done it is used again.
-  madvise(writable_ + hot_start_, size_ - hot_start_, MADV_REMOVE);
+  memory_->give_back(hot_start_);
   ++statistics_.flushes;
   generation_.fetch_add(1, std::memory_order_acq_rel);
 }
@@ -386,7 +366,7 @@ void CodeCache::each_insn(const Block& block, F&& f) const {
 }
 
 const Block* CodeCache::find_host(const uint8_t* host, InsnMap& insn) const {
-  const auto at = static_cast<Offset>(host - executable_);
+  const auto at = static_cast<Offset>(host - executable(0));
   const size_t number = at < hot_start_ ? entered_.size() : (at - hot_start_) / part_.hot;
   if (number >= entered_.size() || at >= entered_[number].hot) return nullptr;
   // An arena's blocks lie in the order of their numbers.

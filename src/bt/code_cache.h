@@ -1,7 +1,6 @@
-// The translations of a machine, shared by its vCPUs: host code in one memory object that is mapped twice,
-// writable and executable, and what is known about it. Everything under one mutex, which nothing is waited
-// for under; running translated code takes no lock, nor does making it: a vCPU writes into an arena of its
-// own. See docs/bt/design.md, "The code cache".
+// The translations of a machine, shared by its vCPUs, and what is known about them. Everything under one
+// mutex, which nothing is waited for under; running translated code takes no lock, nor does making it: a vCPU
+// writes into an arena of its own. See docs/bt/design.md, "The code cache".
 #pragma once
 
 #include <atomic>
@@ -18,6 +17,7 @@
 #include "base/result.h"
 #include "bt/arena.h"
 #include "bt/block.h"
+#include "bt/code_memory.h"
 #include "bt/mode.h"
 #include "memory/address.h"
 #include "mmu/code_pages.h"
@@ -71,17 +71,17 @@ class CodeCache final : public mmu::SharedCodeObserver {
   // Makes its memory present: page faults one by one cost more than half of the time there is for a
   // translation.
   void populate(const Arena& arena);
-  uint8_t* writable(Offset at) { return writable_ + at; }
+  uint8_t* writable(Offset at) { return memory_->writable(at); }
   Exit& exit(uint32_t number) { return exits_[number]; }
   IndirectBranch& branch(uint32_t number) { return branches_[number]; }
   // The draft's map of instructions, for its block's guest_bytes.
   void write_map(const Arena& arena, Draft& draft, std::span<const InsnMap> insns);
 
   // ---- any thread ----
-  const uint8_t* executable(Offset at) const { return executable_ + at; }
+  const uint8_t* executable(Offset at) const { return memory_->executable(at); }
   bool contains(const void* host) const {
     const auto* p = static_cast<const uint8_t*>(host);
-    return p >= executable_ && p < executable_ + size_;
+    return p >= executable(0) && p < executable(0) + memory_->size();
   }
   // Counts writes to translated code; what was read before one may be stale.
   uint64_t writes() const { return writes_.load(std::memory_order_acquire); }
@@ -116,9 +116,7 @@ class CodeCache final : public mmu::SharedCodeObserver {
 
   mmu::CodePages& pages_;
   AdaptiveMutex mutex_;
-  uint8_t* writable_ = nullptr;
-  const uint8_t* executable_ = nullptr;
-  size_t size_ = 0;
+  std::unique_ptr<CodeMemory> memory_;
   unsigned vcpus_ = 1;
   Offset hot_start_ = 0, cold_start_ = 0;
   // Arena n has the nth part of each.
