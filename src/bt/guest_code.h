@@ -4,52 +4,29 @@
 
 #include <array>
 #include <cstdint>
+#include <memory>
 
+#include "bt/insn_cache.h"
+#include "bt/insn_facts.h"
 #include "bt/mode.h"
 #include "bt/options.h"
 #include "mmu/soft_mmu.h"
 #include "x86/cpu_model.h"
-#include "x86/instruction.h"
 
 namespace ostler::bt {
 
-// How an instruction is translated.
-enum class Kind : uint8_t {
-  kInterpret,  // left to the interpreter; ends the block
-  kGeneric,    // the same instruction with other registers and a checked memory operand
-  kLea,
-  kPush,
-  kPop,
-  kLeave,
-  kJump,
-  kCondition,  // Jcc
-  kCountJump,  // JRCXZ, LOOP
-  kCall,
-  kJumpIndirect,
-  kCallIndirect,
-  kReturn,
-  kBitString,  // BT and its like of a bit anywhere in memory
-  kSystem,     // system.cpp
-  kString,     // MOVS and its like, REP MOVS, REP STOS
-  kNothing,    // NOP, prefetches
-};
-
-struct GuestInsn {
-  x86::Instruction insn;
-  const uint8_t* bytes = nullptr;
-  uint16_t at = 0;     // from the start of the block
-  uint16_t reads = 0;  // flags
-  uint16_t writes = 0;
-  uint16_t live_after = 0;  // flags that somebody may look at after it
-  uint16_t live_taken = 0;  // Jcc: where it leads when taken
-  Kind kind = Kind::kInterpret;
-  bool touches_flags = false;  // may change one
-  bool in_window = false;      // its stack access is covered by the block's window check
-  bool window_here = false;    // the check stands before it
-  int16_t window_from = 0;     // then: the first byte, relative to RSP there
+struct GuestInsn : InsnFacts {
+  bool in_window = false;    // its stack access is covered by the block's window check
+  bool window_here = false;  // the check stands before it
+  uint8_t share = 0;         // number, from 1, of the shared check that covers its memory operand
+  bool share_here = false;   // which stands before it
+  uint16_t at = 0;           // from the start of the block
+  uint16_t live_after = 0;   // flags that somebody may look at after it
+  uint16_t live_taken = 0;   // Jcc: where it leads when taken
+  int16_t window_from = 0;   // window_here: the first byte, relative to RSP there
   uint16_t window_size = 0;
-  uint8_t share = 0;        // number, from 1, of the shared check that covers its memory operand
-  bool share_here = false;  // which stands before it
+  const uint8_t* bytes = nullptr;
+  x86::Instruction insn;
 };
 
 // A check for several accesses whose distances are known.
@@ -76,10 +53,15 @@ struct GuestCode {
   uint16_t entry_flags = 0;  // live at the start
   bool flags_wait =
       false;  // they would go to memory before anything wants them in the host's: they stay there
+  bool uses_stack = false;  // somewhere
+  uint8_t shareable = 0;    // instructions
   std::array<GuestInsn, kMost> insns;
   std::array<Share, kShares> shares;  // by GuestInsn::share - 1
-  uint8_t code[4096 + 16];            // copy of the bytes from `phys` on, as far as they were read
+  // Copy of the bytes from `phys` on, as far as they were read. What is behind them is looked at, but counts
+  // for nothing.
+  uint8_t code[4096 + InsnCache::kReads];
   unsigned code_read = 0;
+  InsnCache cache;  // outlives the block
 
   uint16_t live_before(const GuestInsn& g) const {
     return static_cast<uint16_t>((g.live_after & ~g.writes) | g.reads);
@@ -99,11 +81,10 @@ struct GuestCode {
   uint64_t wrap(uint64_t address) const { return bits32() ? address & 0xffff'ffff : address; }
 };
 
-// Reads and decodes the superblock at `rip`, which lies at `phys`. Registers what it reads with CodePages as
-// shared. Raises what fetching the second page of a first instruction that straddles raises. May wait for
-// other vCPUs.
 // Whether control never goes on to the next instruction within the block.
-bool ends_block(const GuestInsn& g);
+inline bool ends_block(const GuestInsn& g) {
+  return g.ends_block;
+}
 
 // Chooses what the stack window's check of the block covers, and where it stands.
 void plan_window(GuestCode& code);
@@ -113,6 +94,9 @@ void plan_sharing(GuestCode& code);
 // Where the memory operand lies, as Share::from counts.
 int64_t share_position(const GuestCode& code, const GuestInsn& g);
 
+// Reads and decodes the superblock at `rip`, which lies at `phys`. Registers what it reads with CodePages as
+// shared. Raises what fetching the second page of a first instruction that straddles raises. May wait for
+// other vCPUs.
 void read_guest_code(mmu::SoftMmu& mmu, const x86::CpuModel& model, uint64_t rip, uint64_t phys, Mode mode,
                      const Options& options, GuestCode& out);
 

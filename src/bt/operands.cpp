@@ -10,14 +10,14 @@ using x86::OperandKind;
 
 namespace {
 
-constexpr uint32_t kAll = ~0u;
+constexpr uint16_t kAll = 0xffff;
 
-constexpr uint32_t bit(unsigned number) {
-  return 1u << number;
+constexpr uint16_t bit(unsigned number) {
+  return static_cast<uint16_t>(1u << number);
 }
 
-uint32_t register_of(const x86::Operand& operand) {
-  return operand.kind == OperandKind::kGpr ? bit(operand.index / 8) : 0;
+uint16_t register_of(const x86::Operand& operand) {
+  return operand.kind == OperandKind::kGpr ? bit(operand.index / 8) : uint16_t{0};
 }
 
 // Writes nothing but its first operand.
@@ -100,9 +100,8 @@ MemoryUse memory_use(const Instruction& insn) {
   return {};
 }
 
-uint32_t written_registers(const GuestInsn& g) {
-  const Instruction& insn = g.insn;
-  switch (g.kind) {
+uint16_t written_registers(const Instruction& insn, Kind kind) {
+  switch (kind) {
     case Kind::kLea:
       return register_of(insn.operand[0]);
     case Kind::kPush:
@@ -121,16 +120,21 @@ uint32_t written_registers(const GuestInsn& g) {
   }
   if (insn.opcode >= Opcode::kFadd) {
     const x86::VectorInfo info = x86::vector_info(insn);
-    uint32_t written = info.writes_ecx ? bit(x86::kRcx) : 0;
+    uint16_t written = info.writes_ecx ? bit(x86::kRcx) : uint16_t{0};
     for (unsigned i = 0; i < insn.operand_count; ++i)
       if ((info.gpr_write >> i & 1) != 0) written |= register_of(insn.operand[i]);
     return written;
   }
   if (insn.opcode == Opcode::kCmp || insn.opcode == Opcode::kTest) return 0;
   if (writes_first_only(insn.opcode)) return register_of(insn.operand[0]);
-  uint32_t written = bit(x86::kRax) | bit(x86::kRcx) | bit(x86::kRdx) | bit(x86::kRbx);
+  uint16_t written = bit(x86::kRax) | bit(x86::kRcx) | bit(x86::kRdx) | bit(x86::kRbx);
   for (unsigned i = 0; i < insn.operand_count; ++i) written |= register_of(insn.operand[i]);
   return written;
+}
+
+bool is_at_stack(const Instruction& insn, unsigned word) {
+  return insn.has_memory() && insn.base == x86::kRsp * 8 && insn.index == x86::kNoRegister &&
+         insn.address_size == word && insn.segment < x86::kFs;
 }
 
 }  // namespace ostler::bt

@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "bt/guest_code.h"
+#include "bt/insn_facts.h"
 #include "x86/instruction.h"
 
 namespace ostler::bt {
@@ -22,6 +22,9 @@ struct MemoryUse {
 MemoryUse memory_use(const x86::Instruction& insn);
 
 // Bit n: general register n may be written. All bits for what is not looked at closely.
-uint32_t written_registers(const GuestInsn& g);
+uint16_t written_registers(const x86::Instruction& insn, Kind kind);
+
+// Its memory operand is [rsp + disp], with addresses of `word` bytes and nothing added to it.
+bool is_at_stack(const x86::Instruction& insn, unsigned word);
 
 }  // namespace ostler::bt

@@ -13,8 +13,8 @@ constexpr int64_t kWidest = 512;  // bytes; wider ranges would too often cross a
 struct Group {
   uint8_t base, index, scale;
   bool write = false;
-  bool branched = false;  // the block may be left between the first access and here
   bool open = true;
+  uint8_t branches = 0;    // of the block before the first access
   uint32_t registers = 0;  // that the address is made of
   int64_t low = 0, high = 0;
   unsigned first = 0, members = 0;
@@ -22,12 +22,6 @@ struct Group {
 
 uint32_t register_bit(uint8_t offset) {
   return offset < 16 * 8 ? 1u << offset / 8 : 0;
-}
-
-bool is_shareable(const GuestInsn& g, unsigned word) {
-  const x86::Instruction& insn = g.insn;
-  return g.kind == Kind::kGeneric && !g.in_window && insn.has_memory() && insn.segment < x86::kFs &&
-         insn.address_size == word;
 }
 
 }  // namespace
@@ -38,15 +32,17 @@ int64_t share_position(const GuestCode& code, const GuestInsn& g) {
 }
 
 void plan_sharing(GuestCode& code) {
+  if (code.shareable < 2) return;
   std::array<Group, GuestCode::kShares> groups;
   unsigned used = 0;
+  uint32_t registers = 0;  // that addresses of groups are made of
+  uint8_t branches = 0;
   bool waiting = code.flags_wait;
   for (unsigned i = 0; i < code.count; ++i) {
     GuestInsn& g = code.insns[i];
     waiting = waiting && !g.touches_flags && g.reads == 0;
-    if (is_shareable(g, code.word())) {
-      const MemoryUse use = memory_use(g.insn);
-      const int64_t from = share_position(code, g), to = from + use.size;
+    if (g.shareable && !g.in_window) {
+      const int64_t from = share_position(code, g), to = from + g.memory_size;
       Group* mine = nullptr;
       for (unsigned n = 0; n < used; ++n) {
         Group& group = groups[n];
@@ -54,38 +50,41 @@ void plan_sharing(GuestCode& code) {
             group.scale != g.insn.scale)
           continue;
         const int64_t low = std::min(group.low, from), high = std::max(group.high, to);
-        // A page that is not written, or not yet, shall not be in the way of what only reads it.
-        if (high - low > kWidest || (use.write && !group.write && group.branched)) {
+        // A page that is not written, or not yet, shall not be in the way of what only reads it. Once the
+        // block may have been left since the first access, a write does not join.
+        if (high - low > kWidest || (g.memory_write && !group.write && branches != group.branches)) {
           group.open = false;
           continue;
         }
         group.low = low;
         group.high = high;
-        group.write |= use.write;
+        group.write |= g.memory_write;
         mine = &group;
         break;
       }
-      if (mine == nullptr && use.size != 0 && used < groups.size() && (code.live_before(g) == 0 || waiting)) {
+      if (mine == nullptr && g.memory_size != 0 && used < groups.size() &&
+          (code.live_before(g) == 0 || waiting)) {
         mine = &groups[used++];
         *mine = {.base = g.insn.base,
                  .index = g.insn.index,
                  .scale = g.insn.scale,
-                 .write = use.write,
+                 .write = g.memory_write,
+                 .branches = branches,
                  .registers = register_bit(g.insn.base) | register_bit(g.insn.index),
                  .low = from,
                  .high = to,
                  .first = i};
+        registers |= mine->registers;
       }
       if (mine != nullptr) {
         ++mine->members;
         g.share = static_cast<uint8_t>(mine - groups.data() + 1);
       }
     }
-    const uint32_t written = written_registers(g);
-    for (unsigned n = 0; n < used; ++n) {
-      groups[n].open = groups[n].open && (groups[n].registers & written) == 0;
-      groups[n].branched |= g.kind == Kind::kCondition;
-    }
+    if (g.kind == Kind::kCondition) ++branches;
+    if ((g.written & registers) == 0) continue;
+    for (unsigned n = 0; n < used; ++n)
+      groups[n].open = groups[n].open && (groups[n].registers & g.written) == 0;
   }
   for (unsigned n = 0; n < used; ++n) {
     const Group& group = groups[n];

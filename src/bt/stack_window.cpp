@@ -13,40 +13,17 @@ using x86::Opcode;
 using x86::OperandKind;
 
 constexpr int kWidest = 1024;  // bytes; wider ranges would too often cross a page
-constexpr uint8_t kRspOffset = x86::kRsp * 8;
-
-struct Range {
-  int from, size;
-};
+constexpr uint16_t kRspBit = 1u << x86::kRsp;
 
 bool is_rsp(const x86::Operand& operand) {
   return operand.kind == OperandKind::kGpr && operand.index / 8 == x86::kRsp;
 }
 
-bool addresses_stack(const Instruction& insn, unsigned word) {
-  return insn.has_memory() && insn.base == kRspOffset && insn.index == x86::kNoRegister &&
-         insn.address_size == word && insn.segment < x86::kFs && insn.disp > -kWidest && insn.disp < kWidest;
+bool is_near(const Instruction& insn) {
+  return insn.disp > -kWidest && insn.disp < kWidest;
 }
 
-// The bytes at the stack that the instruction accesses, relative to RSP before it.
-std::optional<Range> access_of(const GuestInsn& g, unsigned word) {
-  switch (g.kind) {
-    case Kind::kPush:
-    case Kind::kCall:
-    case Kind::kCallIndirect:
-      return Range{-static_cast<int>(word), static_cast<int>(word)};
-    case Kind::kPop:
-    case Kind::kReturn:
-      return Range{0, static_cast<int>(word)};
-    case Kind::kGeneric:
-      if (!addresses_stack(g.insn, word) || memory_use(g.insn).size == 0) return std::nullopt;
-      return Range{static_cast<int>(g.insn.disp), static_cast<int>(memory_use(g.insn).size)};
-    default:
-      return std::nullopt;
-  }
-}
-
-// How RSP moves; nothing when that is not known.
+// How RSP moves, of what may write it; nothing when that is not known.
 std::optional<int> movement_of(const GuestInsn& g, unsigned word) {
   const Instruction& insn = g.insn;
   switch (g.kind) {
@@ -59,7 +36,7 @@ std::optional<int> movement_of(const GuestInsn& g, unsigned word) {
       return std::nullopt;
     case Kind::kLea:
       if (!is_rsp(insn.operand[0])) return 0;
-      if (insn.operand_size != word || !addresses_stack(insn, word)) return std::nullopt;
+      if (insn.operand_size != word || !is_at_stack(insn, word) || !is_near(insn)) return std::nullopt;
       return static_cast<int>(insn.disp);
     case Kind::kGeneric: {
       bool named = false;
@@ -89,6 +66,8 @@ std::optional<int> movement_of(const GuestInsn& g, unsigned word) {
 }  // namespace
 
 void plan_window(GuestCode& code) {
+  if (!code.uses_stack) return;
+  const auto word = static_cast<int>(code.word());
   int rsp = 0, low = 0, high = 0;  // relative to the start of the block
   int at_best = 0;                 // RSP where the check shall stand
   GuestInsn* best = nullptr;       // the last instruction so far before which flags are dead
@@ -99,8 +78,10 @@ void plan_window(GuestCode& code) {
       best = &g;
       at_best = rsp;
     }
-    if (const auto range = access_of(g, code.word())) {
-      int from = rsp + range->from, to = from + range->size;
+    if (g.stack != StackUse::kNowhere && (g.stack != StackUse::kOperand || is_near(g.insn))) {
+      const bool operand = g.stack == StackUse::kOperand;
+      int from = rsp + (operand ? static_cast<int>(g.insn.disp) : g.stack == StackUse::kBelow ? -word : 0);
+      int to = from + (operand ? g.memory_size : word);
       // The host adds to ESP with 64 bits, so that ESP itself must not have wrapped when it does.
       if (code.bits32()) {
         from = std::min(from, rsp);
@@ -121,6 +102,7 @@ void plan_window(GuestCode& code) {
         g.in_window = true;
       }
     }
+    if ((g.written & kRspBit) == 0) continue;
     const auto movement = movement_of(g, code.word());
     if (!movement) break;
     rsp += *movement;
