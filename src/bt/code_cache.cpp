@@ -13,8 +13,9 @@ namespace {
 
 // Never a page's number: what a dead block's entry compares with.
 constexpr uint32_t kNoPage = ~0u;
-// Numbers are below this, see Hot and Tlb::exec_shared.
-constexpr uint32_t kMostPages = (1u << 24) - 16;
+// Numbers are below 2^24, see Hot and Tlb::exec_shared: when there are so many, no more arenas are handed
+// out, and those that have been need far fewer than the rest.
+constexpr uint32_t kMostPages = 1u << 23;
 
 constexpr size_t kTrampoline = 64;  // bytes, at most
 
@@ -83,7 +84,7 @@ void CodeCache::empty_tables() {
   entered_.clear();
   straddles_.assign(1, {});
   table_ = std::vector<Slot>(size_t{1} << 12);
-  by_phys_.clear();
+  phys_pages_.clear();
   other_pages_.clear();
   next_page_ = 1;
   blocks_in_table_ = 0;
@@ -117,28 +118,22 @@ void CodeCache::populate(const Arena& arena) {
 // ---- pages ----
 
 CodeCache::PageNumbers CodeCache::known_page(uint64_t linear, uint64_t phys) const {
-  PageNumbers numbers;
-  const auto at = by_phys_.find(phys >> 12);
-  if (at == by_phys_.end()) return numbers;
-  numbers.shared = at->second.shared;
-  if (at->second.own != kNone && at->second.linear == linear >> 12) {
-    numbers.own = at->second.own;
+  const PhysPage* page = phys_pages_.find(phys);
+  if (page == nullptr) return {};
+  PageNumbers numbers{.shared = page->shared, .version = page->version};
+  if (page->own != kNone && page->linear == linear >> 12) {
+    numbers.own = page->own;
     return numbers;
   }
+  if (other_pages_.empty()) return numbers;
   const auto other = other_pages_.find(PageKey{linear >> 12, phys >> 12});
   if (other != other_pages_.end()) numbers.own = other->second;
   return numbers;
 }
 
-CodeCache::PhysPage& CodeCache::phys_page(uint64_t phys) {
-  PhysPage& page = by_phys_[phys >> 12];
-  while (page.version == 0) page.version = ++versions_;
-  return page;
-}
-
-uint32_t CodeCache::version_of(uint64_t phys) const {
-  const auto at = by_phys_.find(phys >> 12);
-  return at == by_phys_.end() ? 0 : at->second.version;
+uint64_t CodeCache::version_of(uint64_t phys) const {
+  const PhysPage* page = phys_pages_.find(phys);
+  return page == nullptr ? 0 : page->version;
 }
 
 uint32_t CodeCache::new_page_number() {
@@ -148,7 +143,7 @@ uint32_t CodeCache::new_page_number() {
 }
 
 uint32_t CodeCache::own_page(uint64_t linear, uint64_t phys) {
-  PhysPage& page = phys_page(phys);
+  PhysPage& page = phys_pages_.get(phys);
   if (page.own == kNone) {
     page.linear = linear >> 12;
     page.own = new_page_number();
@@ -160,12 +155,12 @@ uint32_t CodeCache::own_page(uint64_t linear, uint64_t phys) {
 }
 
 bool CodeCache::better_shared(uint64_t linear, uint64_t phys) const {
-  const auto at = by_phys_.find(phys >> 12);
-  return at != by_phys_.end() && at->second.own != kNone && at->second.linear != linear >> 12;
+  const PhysPage* page = phys_pages_.find(phys);
+  return page != nullptr && page->own != kNone && page->linear != linear >> 12;
 }
 
 uint32_t CodeCache::shared_page(uint64_t phys) {
-  uint32_t& number = phys_page(phys).shared;
+  uint32_t& number = phys_pages_.get(phys).shared;
   if (number == kNone) number = new_page_number();
   return number;
 }
@@ -225,12 +220,12 @@ Block& CodeCache::add(Arena& arena, const Draft& draft) {
   arena.insns.next = draft.insns_end;
   entered_[arena.number] = {.hot = draft.hot.end, .blocks_end = number + 1};
   Block& block = blocks_[number] = draft.block;
-  PhysPage& page = phys_page(block.phys);
+  PhysPage& page = phys_pages_.get(block.phys);
   block.next_in_page = page.blocks;
   page.blocks = number;
   if (draft.straddles) {
     block.straddle = static_cast<uint32_t>(straddles_.size());
-    PhysPage& second = phys_page(draft.straddle.phys);
+    PhysPage& second = phys_pages_.get(draft.straddle.phys);
     straddles_.push_back(draft.straddle);
     straddles_.back().block = number;
     straddles_.back().next = second.straddles;
@@ -322,14 +317,14 @@ void CodeCache::kill(Block& block) {
 void CodeCache::shared_code_written(GuestPhys page, unsigned, unsigned) {
   writes_.fetch_add(1, std::memory_order_acq_rel);
   const std::lock_guard lock(mutex_);
-  const auto at = by_phys_.find(page.value >> 12);
-  if (at == by_phys_.end()) return;
-  for (uint32_t number = at->second.blocks; number != kNone; number = blocks_[number].next_in_page)
+  const PhysPage* known = phys_pages_.find(page.value);
+  if (known == nullptr) return;
+  for (uint32_t number = known->blocks; number != kNone; number = blocks_[number].next_in_page)
     kill(blocks_[number]);
-  for (uint32_t number = at->second.straddles; number != kNone; number = straddles_[number].next)
+  for (uint32_t number = known->straddles; number != kNone; number = straddles_[number].next)
     kill(blocks_[straddles_[number].block]);
   // What comes next is other code, for which another linear page may be the first.
-  by_phys_.erase(at);
+  phys_pages_.forget(page.value);
 }
 
 void CodeCache::make_room() {

@@ -19,6 +19,7 @@
 #include "bt/block.h"
 #include "bt/code_memory.h"
 #include "bt/mode.h"
+#include "bt/phys_pages.h"
 #include "memory/address.h"
 #include "mmu/code_pages.h"
 
@@ -40,6 +41,7 @@ class CodeCache final : public mmu::SharedCodeObserver {
   // linear pages, of the physical page alone. Numbers mean nothing after a flush.
   struct PageNumbers {
     uint32_t own = kNone, shared = kNone;
+    uint64_t version = 0;  // of the physical page
   };
   // Those that code at this place has been found by so far.
   PageNumbers known_page(uint64_t linear, uint64_t phys) const;
@@ -48,7 +50,7 @@ class CodeCache final : public mmu::SharedCodeObserver {
   bool better_shared(uint64_t linear, uint64_t phys) const;
   uint32_t shared_page(uint64_t phys);
   // Another one after the page, which is known, was written. 0: it is not known any more.
-  uint32_t version_of(uint64_t phys) const;
+  uint64_t version_of(uint64_t phys) const;
 
   Block* find(uint32_t page, uint64_t rip, Mode mode);
   Block& block(uint32_t number) { return blocks_[number]; }
@@ -140,16 +142,6 @@ class CodeCache final : public mmu::SharedCodeObserver {
   };
   Slot& slot_of(uint64_t key);
   void grow_table();
-  // By physical page.
-  struct PhysPage {
-    uint32_t version = 0;
-    uint64_t linear = 0;      // the first linear page that its code was found at
-    uint32_t own = kNone;     // number of the two
-    uint32_t shared = kNone;  // number of its shared code
-    uint32_t blocks = kNone;  // linked by Block::next_in_page
-    uint32_t straddles = kNone;
-  };
-  PhysPage& phys_page(uint64_t phys);
   void empty_tables();
   void set_limit(size_t bytes);  // of host code
   uint32_t new_page_number();
@@ -163,8 +155,7 @@ class CodeCache final : public mmu::SharedCodeObserver {
   std::vector<Straddle> straddles_;
   std::vector<Slot> table_;
   size_t blocks_in_table_ = 0;
-  std::unordered_map<uint64_t, PhysPage> by_phys_;
-  uint32_t versions_ = 0;
+  PhysPages phys_pages_;
   struct PageKey {
     uint64_t linear, phys;
     friend bool operator==(const PageKey&, const PageKey&) = default;

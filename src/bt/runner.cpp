@@ -289,26 +289,28 @@ std::optional<Runner::Place> Runner::translate(uint64_t rip, uint64_t phys, Mode
                                                uint64_t writes) {
   bool share =
       shared_.options.share && checker_ == nullptr && (mode & ~mode::kNoWindow) == 0 && !code_->straddles;
-  uint32_t page = kNone, second_page = kNone, version = 0, second_version = 0;
+  uint32_t page = kNone, second_page = kNone;
+  CodeCache::PageNumbers numbers, second_numbers;
   const uint64_t second = (rip | kPageMask) + 1;
   {
     const std::lock_guard lock(cache_.mutex());
     if (writes != cache_.writes()) return std::nullopt;
     share = share && (shared_only || shared_.options.share_all || cache_.better_shared(rip, phys));
     page = share ? cache_.shared_page(phys) : cache_.own_page(rip, phys);
-    version = cache_.version_of(phys);
-    set_page_numbers(rip, cache_.known_page(rip, phys));
+    numbers = cache_.known_page(rip, phys);
+    set_page_numbers(rip, numbers);
     if (code_->straddles) {
       second_page = cache_.own_page(second, code_->second_phys);
-      second_version = cache_.version_of(code_->second_phys);
-      set_page_numbers(second, cache_.known_page(second, code_->second_phys));
+      second_numbers = cache_.known_page(second, code_->second_phys);
+      set_page_numbers(second, second_numbers);
     }
   }
   if (share) code_->share();
   const Draft& draft = translator_.translate(*code_, page, second_page, arena_);
   const std::lock_guard lock(cache_.mutex());
-  if (version != cache_.version_of(phys)) return std::nullopt;
-  if (code_->straddles && second_version != cache_.version_of(code_->second_phys)) return std::nullopt;
+  if (numbers.version != cache_.version_of(phys)) return std::nullopt;
+  if (code_->straddles && second_numbers.version != cache_.version_of(code_->second_phys))
+    return std::nullopt;
   if (!code_->straddles)
     if (const Block* first = cache_.find(page, rip, mode); first != nullptr && first->straddle == kNone)
       return place_of(*first, mode);

@@ -18,13 +18,6 @@ unsigned hits_of(uint8_t flags) {
   return flags / kHit;
 }
 
-// The granules that [offset, offset + length) touches within its page.
-uint64_t granules_of(uint64_t offset, uint64_t length) {
-  const auto first = static_cast<unsigned>((offset & kPageMask) / CodePages::kGranule);
-  const auto last = static_cast<unsigned>(((offset & kPageMask) + length - 1) / CodePages::kGranule);
-  return (~uint64_t{0} << first) & (~uint64_t{0} >> (63 - last));
-}
-
 }  // namespace
 
 CodePages::CodePages(memory::AddressSpace& space, VcpuGroup& group) : space_(space), group_(group) {
@@ -110,6 +103,7 @@ void CodePages::written_locked(const Participant* who, RamBlock& ram, uint64_t o
   for (unsigned owner = 0; owner < page.granules.size(); ++owner) {
     const uint64_t dropped = whole ? page.granules[owner] : page.granules[owner] & touched;
     if (dropped == 0) continue;
+    if (owner == 0) shared_epoch_.fetch_add(1);
     page.granules[owner] &= ~dropped;
     tell_locked(page, owner, dropped, who, own);
   }
@@ -140,6 +134,7 @@ void CodePages::forget_shared() {
 }
 
 void CodePages::forget_locked(unsigned owner) {
+  if (owner == 0) shared_epoch_.fetch_add(1);
   for (auto at = pages_.begin(); at != pages_.end();) {
     const auto next = std::next(at);
     if (owner < at->second.granules.size() && at->second.granules[owner] != 0) {
@@ -167,6 +162,7 @@ void CodePages::view_changed(const memory::ViewChange& change) {
     const std::byte* first = range.ram->host() + range.offset;
     const std::byte* last = first + (range.last - range.first);
     const std::lock_guard lock(mutex_);
+    shared_epoch_.fetch_add(1);
     for (auto at = pages_.begin(); at != pages_.end();) {
       const auto next = std::next(at);
       if (at->first + kPageMask >= first && at->first <= last) {

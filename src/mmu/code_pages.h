@@ -16,6 +16,7 @@
 //      the code only cost the slow path.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <mutex>
 #include <unordered_map>
@@ -47,11 +48,23 @@ class CodePages final : public memory::CodeListener, public memory::Listener {
 
   VcpuGroup& group() { return group_; }
 
+  // A bit for each granule of its page that [offset, offset + length) touches.
+  static uint64_t granules_of(uint64_t offset, uint64_t length) {
+    const auto first = static_cast<unsigned>((offset & kPageMask) / kGranule);
+    const auto last = static_cast<unsigned>(((offset & kPageMask) + length - 1) / kGranule);
+    return (~uint64_t{0} << first) & (~uint64_t{0} >> (63 - last));
+  }
+
   // Before vCPU `who` reads [offset, offset + length), within one page, as code at guest-physical `page`. May
   // wait for other vCPUs; call it between blocks.
   // `shared`: what is made of them is kept for all vCPUs, by the shared observer.
   void protect(Participant& who, memory::RamBlock& ram, uint64_t offset, uint64_t length, GuestPhys page,
                bool shared = false);
+
+  // Changes before shared bytes lose their protection and before anybody is told: what was protected for the
+  // shared observer at the same epoch needs no other call, as long as the observer's users take a translation
+  // as stale when it was told of its page meanwhile. Any thread.
+  uint64_t shared_epoch() const { return shared_epoch_.load(std::memory_order_acquire); }
 
   // Before vCPUs run.
   void set_shared_observer(SharedCodeObserver* observer) { shared_observer_ = observer; }
@@ -98,6 +111,7 @@ class CodePages final : public memory::CodeListener, public memory::Listener {
   std::mutex mutex_;  // before the group's
   Pages pages_;
   uint64_t generations_ = 0;
+  std::atomic<uint64_t> shared_epoch_{1};
 };
 
 }  // namespace ostler::mmu

@@ -668,10 +668,25 @@ bool SoftMmu::read_code(GuestPhys address, std::span<uint8_t> out, bool shared) 
     read_phys(address, out);
     return false;
   }
-  const std::shared_ptr<memory::RamBlock> ram = range->ram;  // protect() may wait while memory is taken away
   const uint64_t offset = range->offset_of(address);
+  const std::byte* host = range->ram->host() + offset;
+  // Most of what is read lies beside what was read before.
+  const SharedCode wanted{.page = page, .host = host - (offset & kPageMask), .epoch = code_.shared_epoch()};
+  const uint64_t granules = CodePages::granules_of(offset, out.size());
+  SharedCode& known = shared_code_[page.value / kPageSize % shared_code_.size()];
+  const bool same =
+      shared && known.page == wanted.page && known.host == wanted.host && known.epoch == wanted.epoch;
+  if (same && (granules & ~known.granules) == 0) {
+    memory::guest_copy(out.data(), host, out.size());
+    return true;
+  }
+  const std::shared_ptr<memory::RamBlock> ram = range->ram;  // protect() may wait while memory is taken away
   code_.protect(participant_, *ram, offset, out.size(), page, shared);
-  memory::guest_copy(out.data(), ram->host() + offset, out.size());
+  if (shared) {
+    if (!same) known = wanted;
+    known.granules |= granules;
+  }
+  memory::guest_copy(out.data(), host, out.size());
   return true;
 }
 

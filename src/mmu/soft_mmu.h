@@ -286,6 +286,14 @@ class SoftMmu final : private Coherent {
   // and must not make the epoch grow.
   std::unique_ptr<std::array<bool, kCodeFilter>> code_filter_;
   unsigned code_filter_used_ = 0;
+  // Code that is protected for the shared observer, as of CodePages::shared_epoch().
+  struct SharedCode {
+    GuestPhys page{~uint64_t{0}};
+    const std::byte* host = nullptr;
+    uint64_t epoch = 0;
+    uint64_t granules = 0;
+  };
+  std::array<SharedCode, 256> shared_code_;
   std::vector<CodePages::Stale> own_stale_;
   Watches watches_;
   std::function<void()> on_watch_hit_;

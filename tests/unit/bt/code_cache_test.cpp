@@ -182,7 +182,7 @@ TEST_F(CodeCacheTest, WhoHasNoRoomLeavesAJumpUnlinkedThatNeedsSome) {
 TEST_F(CodeCacheTest, AWrittenPageHasAnotherVersion) {
   EXPECT_EQ(cache.version_of(0x5000), 0u);
   add(0x1000, 0x5000);
-  const uint32_t before = cache.version_of(0x5000);
+  const uint64_t before = cache.version_of(0x5000);
   EXPECT_NE(before, 0u);
   add(0x8000, 0x5000);
   EXPECT_EQ(cache.version_of(0x5fff), before);

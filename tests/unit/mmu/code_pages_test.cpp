@@ -137,6 +137,58 @@ TEST_F(CodePagesTest, DmaIsToldLikeAnotherVcpu) {
   EXPECT_EQ(seen_by_a.calls.size(), 1u);
 }
 
+// What is kept for all vCPUs: bytes that were protected are not protected twice, unless they no longer are.
+class SharedCodeTest : public CodePagesTest {
+ protected:
+  struct Observer : SharedCodeObserver {
+    void shared_code_written(GuestPhys page, unsigned, unsigned) override { told.push_back(page.value); }
+    std::vector<uint64_t> told;
+  } observer;
+  SharedCodeTest() { machine.code.set_shared_observer(&observer); }
+  ~SharedCodeTest() override { machine.code.set_shared_observer(nullptr); }
+  bool told_of_a_write(uint64_t at) {
+    observer.told.clear();
+    on_b([&] { b.mmu.write<uint8_t>(at, 0x90); });
+    return !observer.told.empty();
+  }
+  void read(uint64_t at) {
+    uint8_t bytes[16];
+    EXPECT_TRUE(a.mmu.read_code({at}, bytes, true));
+  }
+};
+
+TEST_F(SharedCodeTest, IsProtectedAgainAfterAWrite) {
+  for (unsigned i = 0; i < CodePages::kWholePageHits + 3; ++i) {
+    read(kCodeAt);
+    read(kCodeAt);
+    EXPECT_TRUE(told_of_a_write(kCodeAt)) << i;
+    EXPECT_FALSE(told_of_a_write(kCodeAt)) << i;
+  }
+}
+
+TEST_F(SharedCodeTest, IsProtectedAgainAfterEverythingWasForgotten) {
+  read(kCodeAt);
+  machine.code.forget_shared();
+  EXPECT_FALSE(told_of_a_write(kCodeAt));
+  read(kCodeAt);
+  machine.code.forget_shared();
+  read(kCodeAt);
+  EXPECT_TRUE(told_of_a_write(kCodeAt));
+}
+
+TEST_F(SharedCodeTest, EachGranuleIsProtected) {
+  for (unsigned i = 0; i < CodePages::kWholePageHits; ++i) {
+    read(kCodeAt);
+    EXPECT_TRUE(told_of_a_write(kCodeAt));
+  }
+  read(kCodeAt);
+  read(kCodeAt + 0x200);
+  read(kCodeAt + 0x1000);  // another page
+  read(kCodeAt + 0x400);
+  for (const uint64_t at : {uint64_t{0}, uint64_t{0x200}, uint64_t{0x1000}, uint64_t{0x400}})
+    EXPECT_TRUE(told_of_a_write(kCodeAt + at)) << at;
+}
+
 TEST_F(CodePagesTest, WriteTagsOfAllVcpusAreDropped) {
   a.mmu.write<uint8_t>(0x5000, 1);
   on_b([&] { b.mmu.write<uint8_t>(0x5000, 1); });
