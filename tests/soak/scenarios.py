@@ -77,7 +77,8 @@ PYTHON_TESTS = ("array bigmem binascii bz2 cmath complex csv decimal deque dict 
 
 def python_suite(context):
     """Tests of Python's own suite; those that fail must be those that fail natively."""
-    command = (f"cd /tmp && python3 -m test -j{{jobs}} --timeout 7200 {' '.join('test_' + t for t in PYTHON_TESTS)} "
+    # One test deletes files of Python's own, which the guest has on a file system that cannot be written.
+    command = (f"cd /tmp && python3 -m test -j{{jobs}} --timeout 7200 -i test_unpickle_module_race {' '.join('test_' + t for t in PYTHON_TESTS)} "
                ">python.log 2>&1; sed -n '/tests\\? OK\\.$/p; / failed:$/,/^$/p; / skipped:$/,/^$/p; /altered/,/^$/p' "
                "python.log; grep -E '^(FAIL|ERROR):' python.log | sort")
     with context.steps.step("natively") as note, context.native() as runner:
