@@ -7,6 +7,7 @@ namespace ostler::block {
 
 extern const Driver kFileDriver, kHostDeviceDriver, kNullCoDriver, kNullAioDriver;
 extern const Driver kRawDriver;
+extern const Driver kVdiDriver;
 extern const Driver kCopyOnReadDriver, kThrottleDriver, kBlkdebugDriver, kLogWritesDriver;
 
 std::span<const Driver* const> drivers() {
@@ -18,6 +19,7 @@ std::span<const Driver* const> drivers() {
       &kNullAioDriver,
       // formats
       &kRawDriver,
+      &kVdiDriver,
       // filters
       &kCopyOnReadDriver,
       &kThrottleDriver,
