@@ -21,11 +21,13 @@ struct Source {
   const Options& options;
 };
 
-// Copies code until `upto` bytes are there, as far as the page goes.
+// Copies code until `upto` bytes are there, as far as the page goes. What CodePages watches with them comes
+// along.
 void read_more(mmu::SoftMmu& mmu, GuestCode& code, unsigned upto) {
   const auto in_page = static_cast<unsigned>(kPageSize - (code.phys & kPageMask));
-  upto = std::min(in_page, upto);
-  if (upto <= code.code_read) return;
+  if (std::min(in_page, upto) <= code.code_read) return;
+  const auto start = static_cast<unsigned>(code.phys & kPageMask);
+  upto = std::min(in_page, ((start + upto - 1) | (mmu::CodePages::kGranule - 1)) + 1 - start);
   code.keep &= mmu.read_code(GuestPhys{code.phys + code.code_read},
                              {code.code + code.code_read, upto - code.code_read}, true);
   code.code_read = upto;
@@ -40,7 +42,7 @@ uint16_t peek(const Source& from, GuestCode& code, uint64_t rip) {
   uint16_t unknown = all, needed = 0;
   auto at = static_cast<unsigned>(offset);
   for (unsigned i = 0; i < kPeek && at < in_page; ++i) {
-    read_more(from.mmu, code, at + 32);
+    if (at + kMaxLength > code.code_read) read_more(from.mmu, code, at + 32);
     InsnFacts facts;
     unsigned length = 0;
     if (const InsnCache::Entry* known = code.cache.find(code.code + at, code.code_read - at, code.mode);

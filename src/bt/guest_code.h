@@ -54,7 +54,7 @@ struct GuestCode {
   bool flags_wait =
       false;  // they would go to memory before anything wants them in the host's: they stay there
   bool uses_stack = false;  // somewhere
-  uint8_t shareable = 0;    // instructions
+  uint8_t shareable = 0;    // instructions that are, at least so many as are not in the window
   std::array<GuestInsn, kMost> insns;
   std::array<Share, kShares> shares;  // by GuestInsn::share - 1
   // Copy of the bytes from `phys` on, as far as they were read. What is behind them is looked at, but counts

@@ -31,7 +31,8 @@ void InsnCache::use(const x86::CpuModel& model, const Options& options) {
   system_ = options.system;
   check_ = check;
   tsc_ = options.tsc;
-  for (Entry& entry : entries_) entry.key_ = 0;
+  for (auto& pair : entries_)
+    for (Entry& entry : pair) entry.key_ = 0;
 }
 
 void InsnCache::add(const uint8_t* bytes, Mode mode, const x86::Instruction& insn, const InsnFacts& facts) {
@@ -63,7 +64,9 @@ void InsnCache::add(const uint8_t* bytes, Mode mode, const x86::Instruction& ins
         break;
     }
   }
-  Entry& entry = entries_[slot_of(key.key)];
+  auto& pair = entries_[set_of(key.key)];
+  pair[1] = pair[0];
+  Entry& entry = pair[0];
   entry.key_ = key.key;
   std::memcpy(entry.head_.data(), &insn, Entry::kHead);
   entry.facts_ = facts;

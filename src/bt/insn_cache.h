@@ -20,7 +20,7 @@ namespace ostler::bt {
 
 class InsnCache {
  public:
-  class Entry {
+  class alignas(64) Entry {
    public:
     unsigned length() const { return length_; }
     const InsnFacts& facts() const { return facts_; }
@@ -72,14 +72,15 @@ class InsnCache {
   // The instruction that begins at `bytes`, of which there are `available`; null when it is not known.
   const Entry* find(const uint8_t* bytes, size_t available, Mode mode) const {
     const uint64_t key = key_of(bytes, mode).key;
-    const Entry& entry = entries_[slot_of(key)];
-    return entry.key_ == key && entry.length_ <= available ? &entry : nullptr;
+    const Entry* entry = &entries_[set_of(key)][0];
+    if (entry->key_ != key) ++entry;
+    return entry->key_ == key && entry->length_ <= available ? entry : nullptr;
   }
   // Keeps it, if its form is one of those that are kept.
   void add(const uint8_t* bytes, Mode mode, const x86::Instruction& insn, const InsnFacts& facts);
 
  private:
-  static constexpr unsigned kBits = 12;
+  static constexpr unsigned kBits = 11;  // of the number of pairs
   static constexpr uint64_t kValid = uint64_t{1} << 55, kNoKey = 1;
   // Of an opcode byte, behind 0F or not.
   static constexpr uint8_t kHasModrm = 1, kNotKept = 2;
@@ -112,13 +113,13 @@ class InsnCache {
     return {((opcode & kNotKept) | twice) != 0 ? kNoKey : (code & ~uint64_t{} >> (64 - 8 * count)) | context,
             count};
   }
-  static size_t slot_of(uint64_t key) { return key * 0x9e3779b97f4a7c15 >> (64 - kBits); }
+  static size_t set_of(uint64_t key) { return key * 0x9e3779b97f4a7c15 >> (64 - kBits); }
 
   std::array<std::array<uint8_t, 256>, 2> opcodes_{};
   std::array<uint8_t, 256> is_prefix_{};
   const x86::CpuModel* model_ = nullptr;
   bool system_ = false, check_ = false, tsc_ = false;
-  std::array<Entry, size_t{1} << kBits> entries_;
+  std::array<std::array<Entry, 2>, size_t{1} << kBits> entries_;  // the newer one first
 };
 
 }  // namespace ostler::bt

@@ -100,6 +100,7 @@ void plan_window(GuestCode& code) {
         low = new_low;
         high = new_high;
         g.in_window = true;
+        if (g.shareable) --code.shareable;
       }
     }
     if ((g.written & kRspBit) == 0) continue;
