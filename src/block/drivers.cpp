@@ -7,7 +7,7 @@ namespace ostler::block {
 
 extern const Driver kFileDriver, kHostDeviceDriver, kNullCoDriver, kNullAioDriver;
 extern const Driver kRawDriver;
-extern const Driver kVdiDriver;
+extern const Driver kVdiDriver, kVmdkDriver;
 extern const Driver kCopyOnReadDriver, kThrottleDriver, kBlkdebugDriver, kLogWritesDriver;
 
 std::span<const Driver* const> drivers() {
@@ -20,6 +20,7 @@ std::span<const Driver* const> drivers() {
       // formats
       &kRawDriver,
       &kVdiDriver,
+      &kVmdkDriver,
       // filters
       &kCopyOnReadDriver,
       &kThrottleDriver,

@@ -147,20 +147,24 @@ Task<int> MappedNode::fill_rest(uint64_t offset, uint64_t bytes, uint64_t at, bo
   co_return 0;
 }
 
+Task<int> MappedNode::need_prepared() {
+  if (prepared_) co_return 0;
+  auto prepared = co_await prepare_writing();
+  if (!prepared) {
+    log::warning(prepared.error().message());
+    co_return prepared.error().host_errno() != 0 ? -prepared.error().host_errno() : -EIO;
+  }
+  prepared_ = true;
+  co_return 0;
+}
+
 Task<int> MappedNode::write_new(uint64_t offset, Buffers from, uint64_t& done) {
   const auto turn = co_await allocation_.lock();
-  if (!prepared_) {
-    auto prepared = co_await prepare_writing();
-    if (!prepared) {
-      log::warning(prepared.error().message());
-      co_return prepared.error().host_errno() != 0 ? -prepared.error().host_errno() : -EIO;
-    }
-    prepared_ = true;
-  }
   // Who had the turn before may have given these clusters a place.
   const uint64_t bytes = std::min(total_bytes(from), kMostNewBytes);
   Place place;
-  int error = co_await run_at(offset, bytes, place, done);
+  int error = co_await need_prepared();
+  if (error == 0) error = co_await run_at(offset, bytes, place, done);
   if (error != 0) co_return error;
   if (place.kind == Place::Kind::kData) {
     const Slice part(from, 0, done);
@@ -206,7 +210,8 @@ Task<int> MappedNode::write_zeroes(uint64_t offset, uint64_t bytes, ZeroFlags fl
       if (end != size_) run = run / cluster_bytes_ * cluster_bytes_;
       const auto turn = co_await allocation_.lock();
       uint64_t still = 0;
-      error = co_await run_at(offset, run, place, still);
+      error = co_await need_prepared();
+      if (error == 0) error = co_await run_at(offset, run, place, still);
       if (error != 0) co_return error;
       if (place.kind == Place::Kind::kData) continue;
       run = still;

@@ -66,6 +66,8 @@ class MappedNode : public Node, protected Checker {
   virtual uint64_t below_offset() const { return 0; }
   // Called once before the first change, and when the node becomes writable.
   virtual Task<Result<void>> prepare_writing();
+  // Calls it if need be; allocation() is held. 0 or an error, which is logged.
+  Task<int> need_prepared();
   // Data must be safe in the file before publish(): by default they are flushed.
   virtual Task<int> settle_data() { return file_->flush(); }
 
