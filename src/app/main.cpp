@@ -1,4 +1,5 @@
-// One program under several names: ostler (for people) and ostler-system-x86_64 (QEMU's command line).
+// One program under several names: ostler (for people), ostler-system-x86_64 and ostler-img (QEMU's command
+// lines).
 
 #include <fmt/format.h>
 #include <malloc.h>
@@ -8,6 +9,7 @@
 
 #include <csignal>
 #include <cstdio>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -16,6 +18,7 @@
 #include "config/ostler_command_line.h"
 #include "config/qemu_command_line.h"
 #include "event/loop.h"
+#include "img/program.h"
 #include "machine/accelerator.h"
 #include "machine/device_catalog.h"
 #include "machine/machine.h"
@@ -111,6 +114,11 @@ int main(int argc, char** argv) {
   const std::vector<std::string> arguments(argv + 1, argv + argc);
   std::string program = argc > 0 ? argv[0] : "ostler";
   program = program.substr(program.rfind('/') + 1);
+  if (program.starts_with("ostler-img") || program == "qemu-img")
+    return ostler::img::run_program({.program = program}, arguments, kVersion);
+  if (program == "ostler" && !arguments.empty() && arguments[0] == "image")
+    return ostler::img::run_program({.program = "ostler image", .for_people = true},
+                                    std::span(arguments).subspan(1), kVersion);
   const bool qemu_names = program.starts_with("ostler-system") || program.starts_with("qemu-system");
   const auto command = qemu_names ? ostler::config::parse_qemu_command_line(arguments)
                                   : ostler::config::parse_ostler_command_line(arguments);

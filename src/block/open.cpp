@@ -156,6 +156,22 @@ Result<void> Opener::add(const NodePtr& node, std::string node_name) {
   return {};
 }
 
+Result<void> Opener::add_secret(const std::string& id, std::string secret) {
+  const std::lock_guard lock(mutex_);
+  if (!secrets_.emplace(id, std::move(secret)).second)
+    return Error(ErrorKind::kInvalidArgument, fmt::format("there is a secret '{}' already", id));
+  return {};
+}
+
+Result<std::string> Opener::secret(const std::string& id) const {
+  const std::lock_guard lock(mutex_);
+  const auto found = secrets_.find(id);
+  if (found == secrets_.end())
+    return Error(ErrorKind::kNotFound,
+                 fmt::format("there is no secret '{0}'; give it with --object secret,id={0},file=PATH", id));
+  return found->second;
+}
+
 Task<Result<NodePtr>> Opener::open(std::string filename, std::string format, OpenFlags flags) {
   return open_filename(std::move(filename), std::move(format), flags, 0);
 }

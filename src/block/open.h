@@ -50,6 +50,11 @@ class Opener {
   // Names it; kInvalidArgument if the name is taken. An empty name: a free one, "#block123".
   Result<void> add(const NodePtr& node, std::string node_name);
 
+  // Passphrases by name (`--object secret`), for drivers of encrypted formats ("key-secret"). kNotFound tells
+  // how one is given.
+  Result<void> add_secret(const std::string& id, std::string secret);
+  Result<std::string> secret(const std::string& id) const;
+
   // For drivers: `depth` images lie above; they may be no more than kMostImages.
   static constexpr unsigned kMostImages = 256;
   Task<Result<NodePtr>> open_at(nlohmann::json options, OpenFlags flags, unsigned depth);
@@ -64,6 +69,7 @@ class Opener {
 
   mutable std::mutex mutex_;
   mutable std::map<std::string, std::weak_ptr<Node>> names_;
+  std::map<std::string, std::string> secrets_;
   unsigned next_name_ = 100;
 };
 

@@ -1,0 +1,165 @@
+// compare: whether two images hold the same. Exit status: 0 identical, 1 different (or the command line is
+// wrong), 2 an image cannot be opened, 3 its tables cannot be read, 4 its content cannot be read.
+#include <algorithm>
+#include <cstring>
+
+#include "img/commands.h"
+
+namespace ostler::img {
+namespace {
+
+using block::ChainStatus;
+
+constexpr OptionName kOptions[] = {kObject,  kImageOptions, kForceShare, kFormat, kSourceCache,
+                                   kQuiet,   kPercent,      {"F", 'F', "", true}, {"s", 's'}};
+
+constexpr uint64_t kPiece = 2 << 20, kStatusStep = uint64_t{1} << 30, kSector = 512;
+constexpr int kDifferent = 1, kNotOpened = 2, kStatusFailed = 3, kReadFailed = 4;
+
+// The first sector of two memories that differs; `size` if none does.
+uint64_t first_difference(const std::byte* a, const std::byte* b, uint64_t size) {
+  if (std::memcmp(a, b, size) == 0) return size;
+  for (uint64_t at = 0;; at += kSector)
+    if (std::memcmp(a + at, b + at, std::min(kSector, size - at)) != 0) return at;
+}
+
+class Comparison {
+ public:
+  Comparison(Tool& tool, const Image& a, const Image& b, Progress& progress)
+      : tool_(tool), images_{&a, &b}, progress_(progress) {}
+
+  // 0: the same up to `end`.
+  block::Task<int> common(uint64_t end, bool strict) {
+    for (uint64_t at = 0; at < end;) {
+      ChainStatus status[2];
+      uint64_t bytes = std::min(end - at, kStatusStep);
+      for (unsigned i = 0; i < 2; ++i) {
+        const int error = co_await status_at(i, at, bytes, status[i]);
+        if (error != 0) co_return error;
+        bytes = std::min(bytes, status[i].bytes);
+      }
+      if (strict && (status[0].data != status[1].data || status[0].zero != status[1].zero ||
+                     status[0].allocated != status[1].allocated)) {
+        tool_.say(fmt::format("Strict mode: Offset {} block status mismatch!\n", at));
+        co_return kDifferent;
+      }
+      if (!reads_zero(status[0]) || !reads_zero(status[1])) {
+        const bool both = !reads_zero(status[0]) && !reads_zero(status[1]);
+        const int result = both ? co_await contents(at, bytes) : co_await zeroes(reads_zero(status[0]), at, bytes);
+        if (result != 0) co_return result;
+      }
+      at += bytes;
+      progress_.advance(bytes);
+    }
+    co_return 0;
+  }
+  // Image `i` from `at` on, to its end, must read as zeros.
+  block::Task<int> rest_is_zero(unsigned i, uint64_t at) {
+    while (at < images_[i]->size()) {
+      ChainStatus status;
+      const uint64_t most = std::min(images_[i]->size() - at, kStatusStep);
+      int result = co_await status_at(i, at, most, status);
+      if (result == 0 && !reads_zero(status)) result = co_await zeroes(i == 1, at, status.bytes);
+      if (result != 0) co_return result;
+      at += status.bytes;
+      progress_.advance(status.bytes);
+    }
+    co_return 0;
+  }
+
+ private:
+  static bool reads_zero(const ChainStatus& status) { return status.zero; }
+
+  block::Task<int> status_at(unsigned i, uint64_t at, uint64_t bytes, ChainStatus& status) {
+    const int error = co_await block::chain_status(images_[i]->node(), nullptr, at, bytes,
+                                                   block::StatusDetail::kPrecise, status);
+    if (error == 0) co_return 0;
+    failed(i, at, error);
+    co_return kStatusFailed;
+  }
+  block::Task<int> read(unsigned i, uint64_t at, uint64_t bytes) {
+    const iovec piece = {buffers_[i].data(), bytes};
+    const int error = co_await images_[i]->client().read(at, block::Buffers(&piece, 1));
+    if (error == 0) co_return 0;
+    failed(i, at, error);
+    co_return kReadFailed;
+  }
+  block::Task<int> contents(uint64_t at, uint64_t bytes) {
+    for (uint64_t done = 0; done < bytes;) {
+      const uint64_t piece = std::min(bytes - done, kPiece);
+      block::TaskGroup both(2);
+      static_cast<void>(co_await both.start(read(0, at + done, piece)));
+      static_cast<void>(co_await both.start(read(1, at + done, piece)));
+      const int error = co_await both.wait();
+      if (error != 0) co_return error;
+      const uint64_t same = first_difference(buffers_[0].data(), buffers_[1].data(), piece);
+      if (same != piece) co_return differ(at + done + same);
+      done += piece;
+    }
+    co_return 0;
+  }
+  block::Task<int> zeroes(bool second, uint64_t at, uint64_t bytes) {
+    const unsigned i = second ? 1 : 0;
+    for (uint64_t done = 0; done < bytes;) {
+      const uint64_t piece = std::min(bytes - done, kPiece);
+      const int error = co_await read(i, at + done, piece);
+      if (error != 0) co_return error;
+      for (uint64_t sector = 0; sector < piece; sector += kSector)
+        if (!block::all_zeroes(buffers_[i].data() + sector, std::min(kSector, piece - sector)))
+          co_return differ(at + done + sector);
+      done += piece;
+    }
+    co_return 0;
+  }
+  int differ(uint64_t at) {
+    tool_.say(fmt::format("Content mismatch at offset {}!\n", at));
+    return kDifferent;
+  }
+  void failed(unsigned i, uint64_t at, int error) {
+    tool_.complain(fmt::format("{}: at offset {}: {}", images_[i]->node()->filename(), at, std::strerror(-error)));
+  }
+
+  Tool& tool_;
+  const Image* images_[2];
+  Progress& progress_;
+  block::AlignedBuffer buffers_[2] = {block::AlignedBuffer(kPiece), block::AlignedBuffer(kPiece)};
+};
+
+Result<int> compare_images(Tool& tool, const Arguments& arguments) {
+  TRY_ASSIGN(const auto request_a, image_request(arguments, arguments.operands[0], false, "T"));
+  TRY_ASSIGN(auto request_b, image_request(arguments, arguments.operands[1], false, "T"));
+  request_b.format = arguments.value("F");
+  TRY_ASSIGN(const Image a, Image::open(tool, request_a));
+  TRY_ASSIGN(const Image b, Image::open(tool, request_b));
+  const uint64_t size_a = a.size(), size_b = b.size(), both = std::min(size_a, size_b);
+  const bool strict = arguments.has("s");
+  if (strict && size_a != size_b) {
+    tool.say("Strict mode: Image size mismatch!\n");
+    return kDifferent;
+  }
+  Progress progress(tool.progress_form(), "compare", std::max(size_a, size_b));
+  Comparison comparison(tool, a, b, progress);
+  if (const int result = tool.run(comparison.common(both, strict)); result != 0) return result;
+  if (size_a != size_b) {
+    tool.say("Warning: Image size mismatch!\n");
+    const int result = tool.run(comparison.rest_is_zero(size_a > size_b ? 0 : 1, both));
+    if (result != 0) return result;
+  }
+  progress.finish();
+  tool.say("Images are identical.\n");
+  return 0;
+}
+
+}  // namespace
+
+Result<int> compare(Tool& tool, Words words) {
+  TRY_ASSIGN(const Arguments arguments, read_arguments(tool, kOptions, words));
+  if (arguments.operands.size() != 2)
+    return Error(ErrorKind::kInvalidArgument, "two operands are needed, the names of the images to compare");
+  auto status = compare_images(tool, arguments);
+  if (status) return status;
+  tool.complain(status.error().message());
+  return kNotOpened;
+}
+
+}  // namespace ostler::img

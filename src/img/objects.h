@@ -1,0 +1,13 @@
+// --object: secrets for encrypted images.
+#pragma once
+
+#include <string>
+
+#include "block/open.h"
+
+namespace ostler::img {
+
+// "secret,id=NAME,data=TEXT" or "secret,id=NAME,file=PATH", with format=raw or base64. The opener keeps it.
+Result<void> add_object(block::Opener& opener, const std::string& description);
+
+}  // namespace ostler::img
