@@ -157,7 +157,8 @@ Result<CommandLine> parse_ostler_command_line(std::span<const std::string> argum
   RunOptions options;
   CLI::App* run =
       app.add_subcommand("run", "run a guest on this terminal; Ctrl-A x ends it, Ctrl-A h lists more keys");
-  app.add_subcommand("image", "make, copy, check and change disk images; `ostler image --help` tells its commands");
+  app.add_subcommand("image",
+                     "make, copy, check and change disk images; `ostler image --help` tells its commands");
   CLI::App* version = app.add_subcommand("version", "print the version");
   run->add_option("disk", options.disks, "disk image: PATH[,readonly][,snapshot]");
   run->add_option("--kernel", options.kernel, "kernel to boot: bzImage, ELF with a PVH note, or multiboot");

@@ -9,8 +9,8 @@
 namespace ostler::img {
 namespace {
 
-constexpr OptionName kOptions[] = {kObject, kImageOptions, kFormat, kQuiet,
-                                   kPercent, kCache, kMoreOptions, {"force", 0, "force"}};
+constexpr OptionName kOptions[] = {kObject,  kImageOptions, kFormat,      kQuiet,
+                                   kPercent, kCache,        kMoreOptions, {"force", 0, "force"}};
 
 Error not_amendable(std::string_view format) {
   return Error(ErrorKind::kUnsupported,

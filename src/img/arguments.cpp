@@ -27,8 +27,7 @@ Result<const OptionName*> find_long(std::span<const OptionName> options, std::st
     found = &each;
   }
   if (found == nullptr)
-    return mistake(
-        fmt::format("there is no option '--{}' of this command{}", name, suggestion(name, names)));
+    return mistake(fmt::format("there is no option '--{}' of this command{}", name, suggestion(name, names)));
   return found;
 }
 
@@ -56,7 +55,8 @@ Result<Arguments> parse_arguments(std::span<const OptionName> options, std::span
   for (size_t i = 0; i < words.size(); ++i) {
     const std::string& word = words[i];
     if (word == "--") {
-      result.operands.insert(result.operands.end(), words.begin() + static_cast<ptrdiff_t>(i) + 1, words.end());
+      result.operands.insert(result.operands.end(), words.begin() + static_cast<ptrdiff_t>(i) + 1,
+                             words.end());
       break;
     }
     if (word.size() < 2 || word[0] != '-') {

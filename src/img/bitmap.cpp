@@ -76,7 +76,8 @@ Result<int> bitmap(Tool& tool, Words words) {
   for (const auto& each : arguments.options)
     if (std::ranges::find(kActions, each.first) != std::end(kActions)) actions.push_back(each);
   if (arguments.operands.size() != 2)
-    return Error(ErrorKind::kInvalidArgument, "two operands are needed, the names of an image and of a bitmap");
+    return Error(ErrorKind::kInvalidArgument,
+                 "two operands are needed, the names of an image and of a bitmap");
   if (actions.empty())
     return Error(ErrorKind::kInvalidArgument,
                  "nothing is said to do; there are --add, --remove, --clear, --enable, --disable, --merge");
@@ -93,7 +94,8 @@ Result<int> bitmap(Tool& tool, Words words) {
   block::Bitmaps* source = bitmaps;
   std::optional<Image> source_image;
   if (arguments.has("b")) {
-    TRY_ASSIGN(Image opened, Image::open(tool, {.name = arguments.value("b"), .format = arguments.value("F")}));
+    TRY_ASSIGN(Image opened,
+               Image::open(tool, {.name = arguments.value("b"), .format = arguments.value("F")}));
     TRY_ASSIGN(source, bitmaps_of(opened, arguments.value("b")));
     source_image.emplace(std::move(opened));
   }

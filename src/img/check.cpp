@@ -10,8 +10,8 @@ namespace {
 using block::CheckReport;
 using nlohmann::ordered_json;
 
-constexpr OptionName kOptions[] = {kObject,      kImageOptions, kForceShare, kFormat, kOutput,
-                                   kSourceCache, kQuiet,        {"r", 'r', "repair", true}};
+constexpr OptionName kOptions[] = {kObject, kImageOptions, kForceShare, kFormat,
+                                   kOutput, kSourceCache,  kQuiet,      {"r", 'r', "repair", true}};
 constexpr int kNothingToCheck = 63;
 
 ordered_json report_json(const CheckReport& report, const std::string& filename, const std::string& format) {

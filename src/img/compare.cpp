@@ -10,8 +10,8 @@ namespace {
 
 using block::ChainStatus;
 
-constexpr OptionName kOptions[] = {kObject,  kImageOptions, kForceShare, kFormat, kSourceCache,
-                                   kQuiet,   kPercent,      {"F", 'F', "", true}, {"s", 's'}};
+constexpr OptionName kOptions[] = {kObject, kImageOptions, kForceShare,          kFormat,   kSourceCache,
+                                   kQuiet,  kPercent,      {"F", 'F', "", true}, {"s", 's'}};
 
 constexpr uint64_t kPiece = 2 << 20, kStatusStep = uint64_t{1} << 30, kSector = 512;
 constexpr int kDifferent = 1, kNotOpened = 2, kStatusFailed = 3, kReadFailed = 4;
@@ -45,7 +45,8 @@ class Comparison {
       }
       if (!reads_zero(status[0]) || !reads_zero(status[1])) {
         const bool both = !reads_zero(status[0]) && !reads_zero(status[1]);
-        const int result = both ? co_await contents(at, bytes) : co_await zeroes(reads_zero(status[0]), at, bytes);
+        const int result =
+            both ? co_await contents(at, bytes) : co_await zeroes(reads_zero(status[0]), at, bytes);
         if (result != 0) co_return result;
       }
       at += bytes;
@@ -116,7 +117,8 @@ class Comparison {
     return kDifferent;
   }
   void failed(unsigned i, uint64_t at, int error) {
-    tool_.complain(fmt::format("{}: at offset {}: {}", images_[i]->node()->filename(), at, std::strerror(-error)));
+    tool_.complain(
+        fmt::format("{}: at offset {}: {}", images_[i]->node()->filename(), at, std::strerror(-error)));
   }
 
   Tool& tool_;

@@ -6,13 +6,8 @@
 namespace ostler::img {
 namespace {
 
-constexpr OptionName kOptions[] = {kObject,
-                                   kQuiet,
-                                   kFormat,
-                                   kMoreOptions,
-                                   {"b", 'b', "", true},
-                                   {"F", 'F', "", true},
-                                   {"u", 'u'}};
+constexpr OptionName kOptions[] = {
+    kObject, kQuiet, kFormat, kMoreOptions, {"b", 'b', "", true}, {"F", 'F', "", true}, {"u", 'u'}};
 
 }  // namespace
 

@@ -10,8 +10,8 @@ namespace {
 
 using nlohmann::ordered_json;
 
-constexpr OptionName kOptions[] = {kObject, kImageOptions, kForceShare, kFormat, kOutput,
-                                   {"backing-chain", 0, "backing-chain"}};
+constexpr OptionName kOptions[] = {kObject, kImageOptions, kForceShare,
+                                   kFormat, kOutput,       {"backing-chain", 0, "backing-chain"}};
 
 // The images of a chain, each opened alone: a missing backing file spoils the description of nothing above.
 Result<ordered_json> describe_chain(Tool& tool, Image::Request request, bool whole_chain) {

@@ -77,14 +77,12 @@ ordered_json image_description(const block::Node& node, const std::string& filen
 }
 
 std::string description_text(const ordered_json& description) {
-  std::string text = fmt::format("image: {}\nfile format: {}\nvirtual size: {} ({} bytes)\ndisk size: {}\n",
-                                 description["filename"].get<std::string>(),
-                                 description["format"].get<std::string>(),
-                                 size_text(description["virtual-size"].get<uint64_t>()),
-                                 description["virtual-size"].get<uint64_t>(),
-                                 description.contains("actual-size")
-                                     ? size_text(description["actual-size"].get<uint64_t>())
-                                     : "unavailable");
+  std::string text = fmt::format(
+      "image: {}\nfile format: {}\nvirtual size: {} ({} bytes)\ndisk size: {}\n",
+      description["filename"].get<std::string>(), description["format"].get<std::string>(),
+      size_text(description["virtual-size"].get<uint64_t>()), description["virtual-size"].get<uint64_t>(),
+      description.contains("actual-size") ? size_text(description["actual-size"].get<uint64_t>())
+                                          : "unavailable");
   if (description.contains("encrypted")) text += "encrypted: yes\n";
   if (description.contains("cluster-size"))
     text += fmt::format("cluster_size: {}\n", description["cluster-size"].get<uint64_t>());
@@ -128,9 +126,8 @@ std::string snapshot_table(std::span<const block::SnapshotInfo> snapshots) {
     char date_text[64];
     if (strftime(date_text, sizeof date_text, "%Y-%m-%d %H:%M:%S", &date) == 0) date_text[0] = 0;
     const uint64_t clock = each.vm_clock_nanoseconds / kNanoseconds;
-    const std::string clock_text =
-        fmt::format("{:02}:{:02}:{:02}.{:03}", clock / 3600, clock / 60 % 60, clock % 60,
-                    each.vm_clock_nanoseconds / 1'000'000 % 1000);
+    const std::string clock_text = fmt::format("{:02}:{:02}:{:02}.{:03}", clock / 3600, clock / 60 % 60,
+                                               clock % 60, each.vm_clock_nanoseconds / 1'000'000 % 1000);
     text += fmt::format("{:<9} {:<15} {:>8} {:>19} {:>12} {:>10}\n", each.id, each.name,
                         size_text(each.vm_state_bytes), date_text, clock_text,
                         each.icount == ~uint64_t{0} ? std::string() : std::to_string(each.icount));

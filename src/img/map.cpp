@@ -60,9 +60,9 @@ block::Task<int> extent_at(block::NodePtr top, uint64_t offset, uint64_t bytes, 
 }
 
 std::string json_line(const Extent& extent) {
-  std::string line = fmt::format(
-      R"({{ "start": {}, "length": {}, "depth": {}, "present": {}, "zero": {}, "data": {})", extent.start,
-      extent.length, extent.depth, extent.present, extent.zero, extent.data);
+  std::string line =
+      fmt::format(R"({{ "start": {}, "length": {}, "depth": {}, "present": {}, "zero": {}, "data": {})",
+                  extent.start, extent.length, extent.depth, extent.present, extent.zero, extent.data);
   if (extent.offset) line += fmt::format(R"(, "offset": {})", *extent.offset);
   return line + "}";
 }
@@ -87,10 +87,11 @@ class Printer {
     }
     if (!extent.data || extent.zero) return {};
     if (!extent.offset || extent.file == nullptr)
-      return Error(ErrorKind::kUnsupported,
-                   fmt::format("at offset {} the content is compressed, encrypted or not in a file of its own; "
-                               "--output=json shows such parts",
-                               extent.start));
+      return Error(
+          ErrorKind::kUnsupported,
+          fmt::format("at offset {} the content is compressed, encrypted or not in a file of its own; "
+                      "--output=json shows such parts",
+                      extent.start));
     fmt::print("{:<16}{:<16}{:<16}{}\n", hex(extent.start), hex(extent.length), hex(*extent.offset),
                extent.file->filename());
     return {};

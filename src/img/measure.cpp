@@ -9,8 +9,15 @@
 namespace ostler::img {
 namespace {
 
-constexpr OptionName kOptions[] = {kObject, kImageOptions, kForceShare, kFormat, kOutput, kMoreOptions,
-                                   {"O", 'O', "", true}, {"l", 'l', "", true}, {"size", 0, "size", true}};
+constexpr OptionName kOptions[] = {kObject,
+                                   kImageOptions,
+                                   kForceShare,
+                                   kFormat,
+                                   kOutput,
+                                   kMoreOptions,
+                                   {"O", 'O', "", true},
+                                   {"l", 'l', "", true},
+                                   {"size", 0, "size", true}};
 
 void print_result(const nlohmann::json& result, bool as_json) {
   if (as_json) {
@@ -41,8 +48,9 @@ Result<int> measure(Tool& tool, Words words) {
   }
   TRY(check_option_names(*driver, options));
   if (driver->measure == nullptr)
-    return Error(ErrorKind::kUnsupported,
-                 fmt::format("-O: how large an image of the format '{}' is cannot be told beforehand", format));
+    return Error(
+        ErrorKind::kUnsupported,
+        fmt::format("-O: how large an image of the format '{}' is cannot be told beforehand", format));
   if (by_size) {
     TRY_ASSIGN(options["size"], size_of_option("--size", arguments.value("size")));
     TRY_ASSIGN(const auto result, tool.run(driver->measure(options, nullptr)));

@@ -34,10 +34,18 @@ struct Told {
   std::string_view name;
   std::string_view otherwise;
 };
-constexpr Told kQcow2Told[] = {{"cluster_size", "65536"}, {"extended_l2", "off"}, {"preallocation", ""},
-                               {"compression_type", "zlib"}, {"size", ""},        {"compat", ""},
-                               {"backing_file", ""},    {"backing_fmt", ""},      {"data_file", ""},
-                               {"data_file_raw", ""},   {"lazy_refcounts", "off"}, {"refcount_bits", "16"}};
+constexpr Told kQcow2Told[] = {{"cluster_size", "65536"},
+                               {"extended_l2", "off"},
+                               {"preallocation", ""},
+                               {"compression_type", "zlib"},
+                               {"size", ""},
+                               {"compat", ""},
+                               {"backing_file", ""},
+                               {"backing_fmt", ""},
+                               {"data_file", ""},
+                               {"data_file_raw", ""},
+                               {"lazy_refcounts", "off"},
+                               {"refcount_bits", "16"}};
 
 std::vector<block::OptionSpec> all_options(const block::Driver& driver) {
   std::vector<block::OptionSpec> all(driver.create_options.begin(), driver.create_options.end());
@@ -75,14 +83,13 @@ Result<void> complete_backing(Tool& tool, NewImage& image) {
   TRY_ASSIGN(const block::Driver* driver, block::need_driver(image.format));
   if (std::ranges::find(driver->create_options, "backing_file", &block::OptionSpec::name) ==
       driver->create_options.end())
-    return Error(ErrorKind::kUnsupported, fmt::format("{}: images of the format '{}' have no backing file",
-                                                      image.name, image.format));
+    return Error(ErrorKind::kUnsupported,
+                 fmt::format("{}: images of the format '{}' have no backing file", image.name, image.format));
   const std::string format = block::string_at(image.options, "backing_fmt");
   if (!format.empty()) TRY(block::need_driver(format));
   if (image.trust_backing) return {};
   block::OpenFlags flags;
-  TRY_ASSIGN(block::NodePtr backing,
-             tool.run(tool.opener.open_backing(image.name, file, format, flags, 0)));
+  TRY_ASSIGN(block::NodePtr backing, tool.run(tool.opener.open_backing(image.name, file, format, flags, 0)));
   const std::string found = backing->driver();
   if (!image.options.contains("size")) image.options["size"] = (backing->size() + 511) / 512 * 512;
   TRY(tool.run(block::close_chain(std::move(backing))));
@@ -129,20 +136,24 @@ std::string formatting_line(const NewImage& image) {
   } else {
     tell("size", "");
   }
-  for (const auto& [name, value] : flat) line += fmt::format(" {}={}", name, value_text(value, type_of(name)));
+  for (const auto& [name, value] : flat)
+    line += fmt::format(" {}={}", name, value_text(value, type_of(name)));
   return line + "\n";
 }
 
 std::string option_help(const block::Driver& driver, bool whole) {
-  auto specs = whole ? all_options(driver)
-                     : std::vector<block::OptionSpec>(driver.create_options.begin(), driver.create_options.end());
+  auto specs =
+      whole ? all_options(driver)
+            : std::vector<block::OptionSpec>(driver.create_options.begin(), driver.create_options.end());
   std::ranges::sort(specs, {}, &block::OptionSpec::name);
   std::string text =
       whole ? std::string("Supported options:\n") : fmt::format("Supported {} options:\n", driver.name);
   for (const auto& spec : specs)
     text += fmt::format("  {:<22} - {}\n", fmt::format("{}=<{}>", spec.name, spec.type), spec.help);
   if (!whole)
-    text += "\nThe protocol level may support further options.\nSpecify the target filename to include those options.\n";
+    text +=
+        "\nThe protocol level may support further options.\nSpecify the target filename to include those "
+        "options.\n";
   return text;
 }
 

@@ -12,7 +12,7 @@ namespace ostler::img {
 struct NewImage {
   std::string name;
   std::string format;
-  nlohmann::json options;  // nested, as -o has them; "size" in bytes once it is known
+  nlohmann::json options;      // nested, as -o has them; "size" in bytes once it is known
   bool trust_backing = false;  // -u: the backing file is not looked at
 };
 

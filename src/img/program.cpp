@@ -32,8 +32,7 @@ constexpr Command kCommands[] = {
 };
 
 std::string command_list(const Style& style) {
-  std::string text =
-      fmt::format("usage: {} COMMAND [OPTION…] …\n\nCommands:\n", style.program);
+  std::string text = fmt::format("usage: {} COMMAND [OPTION…] …\n\nCommands:\n", style.program);
   for (const Command& each : kCommands)
     if (!each.people_only || style.for_people)
       text += fmt::format("  {:<9} {}\n            {}\n", each.name, each.operands, each.help);

@@ -59,12 +59,15 @@ void Progress::show(bool last) {
   const double seconds = static_cast<double>(block::IoContext::now() - begin_) / kSecond;
   const double rate = seconds > 0 ? static_cast<double>(done_) / seconds : 0;
   const uint64_t done = std::min(done_, total_), left = total_ - done;
-  const auto percent = total_ == 0 ? 100u : static_cast<unsigned>(100 * static_cast<double>(done) / static_cast<double>(total_));
+  const auto percent =
+      total_ == 0 ? 100u
+                  : static_cast<unsigned>(100 * static_cast<double>(done) / static_cast<double>(total_));
   std::string time;
   if (last)
     time = fmt::format("in {}", duration_text(static_cast<uint64_t>(seconds + 0.5)));
   else if (rate > 0)
-    time = fmt::format("{} left", duration_text(static_cast<uint64_t>(static_cast<double>(left) / rate + 0.5)));
+    time =
+        fmt::format("{} left", duration_text(static_cast<uint64_t>(static_cast<double>(left) / rate + 0.5)));
   // The rest of a longer line before is erased.
   fmt::print(to_, "\r{}: {} of {} ({}%), {}/s, {}\x1b[K", verb_, size_text(done), size_text(total_), percent,
              size_text(static_cast<uint64_t>(rate)), time);

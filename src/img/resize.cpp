@@ -6,15 +6,17 @@ namespace ostler::img {
 namespace {
 
 constexpr OptionName kOptions[] = {
-    kObject, kImageOptions, kFormat, kQuiet, {"shrink", 0, "shrink"}, {"preallocation", 0, "preallocation", true}};
+    kObject, kImageOptions,           kFormat,
+    kQuiet,  {"shrink", 0, "shrink"}, {"preallocation", 0, "preallocation", true}};
 
 Result<block::Preallocation> preallocation_of(const std::string& mode) {
   if (mode == "off") return block::Preallocation::kOff;
   if (mode == "metadata") return block::Preallocation::kMetadata;
   if (mode == "falloc") return block::Preallocation::kFalloc;
   if (mode == "full") return block::Preallocation::kFull;
-  return Error(ErrorKind::kInvalidArgument,
-               fmt::format("--preallocation: '{}' is not a mode; there are off, metadata, falloc, full", mode));
+  return Error(
+      ErrorKind::kInvalidArgument,
+      fmt::format("--preallocation: '{}' is not a mode; there are off, metadata, falloc, full", mode));
 }
 
 // The size is the last word, and may look like an option: "-10M".
@@ -36,7 +38,8 @@ Result<int> resize(Tool& tool, Words words) {
     arguments.operands.pop_back();
   }
   if (size.empty() || arguments.operands.empty())
-    return Error(ErrorKind::kInvalidArgument, "two operands are needed, the name of an image and its new size");
+    return Error(ErrorKind::kInvalidArgument,
+                 "two operands are needed, the name of an image and its new size");
   TRY_ASSIGN(const std::string name, one_operand(arguments, "the name of an image"));
   const char sign = size[0];
   if (sign == '+' || sign == '-') size.erase(0, 1);

@@ -90,8 +90,7 @@ Result<Image> Image::open(Tool& tool, const Request& request) {
       // The name of a file stands for the node below a format.
       const block::Driver* driver = block::find_driver(block::string_at(*options, "driver"));
       if (driver == nullptr || driver->kind == block::DriverKind::kFormat) {
-        TRY_ASSIGN((*options)["file"],
-                   block::options_of_filename(block::string_at(*options, "filename")));
+        TRY_ASSIGN((*options)["file"], block::options_of_filename(block::string_at(*options, "filename")));
         options->erase("filename");
       }
     }
@@ -129,9 +128,9 @@ Image::~Image() {
 
 std::string format_of_name(std::string_view filename) {
   static constexpr std::pair<std::string_view, std::string_view> kSuffixes[] = {
-      {".qcow2", "qcow2"}, {".raw", "raw"},   {".img", "raw"},   {".iso", "raw"},  {".vmdk", "vmdk"},
-      {".vdi", "vdi"},     {".vhdx", "vhdx"}, {".vhd", "vpc"},   {".vpc", "vpc"},  {".qed", "qed"},
-      {".hds", "parallels"}, {".luks", "luks"}};
+      {".qcow2", "qcow2"}, {".raw", "raw"}, {".img", "raw"},       {".iso", "raw"},
+      {".vmdk", "vmdk"},   {".vdi", "vdi"}, {".vhdx", "vhdx"},     {".vhd", "vpc"},
+      {".vpc", "vpc"},     {".qed", "qed"}, {".hds", "parallels"}, {".luks", "luks"}};
   for (const auto& [suffix, format] : kSuffixes)
     if (filename.ends_with(suffix)) return std::string(format);
   return {};

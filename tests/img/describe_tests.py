@@ -84,7 +84,7 @@ class Describe(Judged):
 
     def test_compare_progress(self):
         ours = self.both("compare", "-p", "a.raw", "a.vdi", status=0, output=False)
-        self.assertRegex(ours.stdout, r"\A    \(0\.00/100%\)\r.*    \(100\.00/100%\)\r")
+        self.assertRegex(ours.stdout, r"(?s)\A    \(0\.00/100%\)\s.*    \(100\.00/100%\)\s")
 
     def test_compare_mistakes(self):
         self.both("compare", "a.raw", status=1)

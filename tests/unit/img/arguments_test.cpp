@@ -5,8 +5,11 @@
 namespace ostler::img {
 namespace {
 
-constexpr OptionName kOptions[] = {
-    {"f", 'f', "", true}, {"p", 'p'}, {"q", 'q', "quiet"}, {"output", 0, "output", true}, {"outer", 0, "outer"}};
+constexpr OptionName kOptions[] = {{"f", 'f', "", true},
+                                   {"p", 'p'},
+                                   {"q", 'q', "quiet"},
+                                   {"output", 0, "output", true},
+                                   {"outer", 0, "outer"}};
 
 Result<Arguments> parse(const std::vector<std::string>& words) {
   return parse_arguments(kOptions, words);

@@ -70,6 +70,10 @@ Task<Result<void>> RawNode::truncate(uint64_t size, Preallocation preallocation)
   if (is_window())
     co_return Error(ErrorKind::kUnsupported,
                     filename() + ": a window of a file (offset, size) cannot be resized");
+  if (preallocation == Preallocation::kMetadata)
+    co_return Error(
+        ErrorKind::kUnsupported,
+        filename() + ": preallocation=metadata is for formats with tables; there are off, falloc, full");
   auto result = co_await file_->truncate(size, preallocation);
   if (result) resized();
   co_return result;
