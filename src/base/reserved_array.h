@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <type_traits>
 
 namespace ostler {
@@ -36,6 +37,15 @@ class ReservedArray {
   // All elements are zero again, and without memory.
   void clear() {
     if (size_ != 0) madvise(data_, size_ * sizeof(T), MADV_DONTNEED);
+  }
+
+  // The memory of [first, first + count) is given back, but for what shares a page with others: those
+  // elements may stay as they are.
+  void clear(size_t first, size_t count) {
+    constexpr uintptr_t kPage = 4096;
+    const auto start = (reinterpret_cast<uintptr_t>(data_ + first) + kPage - 1) & ~(kPage - 1);
+    const auto end = reinterpret_cast<uintptr_t>(data_ + first + count) & ~(kPage - 1);
+    if (start < end) madvise(reinterpret_cast<void*>(start), end - start, MADV_DONTNEED);
   }
 
  private:

@@ -13,10 +13,6 @@ namespace {
 
 // Never a page's number: what a dead block's entry compares with.
 constexpr uint32_t kNoPage = ~0u;
-// Numbers are below 2^24, see Hot and Tlb::exec_shared: when there are so many, no more arenas are handed
-// out, and those that have been need far fewer than the rest.
-constexpr uint32_t kMostPages = 1u << 23;
-
 constexpr size_t kTrampoline = 64;  // bytes, at most
 
 // Of an arena's host code: a third of it is cold. The least has room for a block of any kind, a vCPU shall
@@ -25,11 +21,6 @@ constexpr size_t kLeastArena = size_t{192} << 10, kMostArena = size_t{768} << 10
 constexpr size_t kArenasForEach = 8, kLeastForEach = 2;
 static_assert(kLeastArena / 3 * 2 >= Arena::kHotOfInsn * (GuestCode::kMost + 2) &&
               kLeastArena / 3 >= Arena::kColdOfInsn * (GuestCode::kMost + 2));
-
-// Much of what a boot translates never runs again, and what a large program translates runs all the time. So
-// the cache is emptied when it has this much, and may have all its room when that comes again soon.
-constexpr size_t kFirstLimit = size_t{64} << 20;
-constexpr auto kSoon = std::chrono::seconds(10);
 
 }  // namespace
 
@@ -51,7 +42,7 @@ Result<std::unique_ptr<CodeCache>> CodeCache::create(mmu::CodePages& pages, size
 void CodeCache::reserve(size_t bytes, Offset user_lookup) {
   hot_start_ = static_cast<Offset>(align_up(bytes, kPageSize));
   user_lookup_ = user_lookup;
-  const size_t first = std::min(memory_->size(), kFirstLimit);
+  const size_t first = first_limit();
   const size_t arena =
       align_down(std::clamp(first / vcpus_ / kArenasForEach, kLeastArena, kMostArena), 3 * kPageSize);
   part_.hot = static_cast<uint32_t>(arena / 3 * 2);
@@ -71,17 +62,15 @@ CodeCache::~CodeCache() {
   pages_.set_shared_observer(nullptr);
 }
 
-void CodeCache::set_limit(size_t bytes) {
-  const size_t fit = bytes / (part_.hot + part_.cold);
-  arenas_limit_ = static_cast<uint32_t>(std::clamp<size_t>(fit, 1, arenas_));
-}
-
 void CodeCache::empty_tables() {
   blocks_.clear();
   exits_.clear();
   insns_.clear();
   branches_.clear();
-  entered_.clear();
+  entered_.assign(arenas_, {});
+  taken_.clear();
+  free_.clear();
+  for (uint32_t number = arenas_; number-- > 0;) free_.push_back(number);
   straddles_.assign(1, {});
   table_ = std::vector<Slot>(size_t{1} << 12);
   phys_pages_.clear();
@@ -93,8 +82,10 @@ void CodeCache::empty_tables() {
 // ---- arenas ----
 
 bool CodeCache::take_arena(Arena& arena) {
-  const auto number = static_cast<uint32_t>(entered_.size());
-  if (number == arenas_limit_ || next_page_ >= kMostPages) return false;
+  if (is_full()) return false;
+  const uint32_t number = free_.back();
+  free_.pop_back();
+  taken_.push_back(number);
   const auto part = [&](uint32_t start, uint32_t size) {
     return Range{start + number * size, start + (number + 1) * size};
   };
@@ -106,7 +97,7 @@ bool CodeCache::take_arena(Arena& arena) {
            .exits = part(1, part_.exits),
            .branches = part(1, part_.branches),
            .insns = part(0, part_.insns)};
-  entered_.push_back({.hot = arena.hot.next, .blocks_end = arena.blocks.next});
+  entered_[number] = {.hot = arena.hot.next, .blocks_end = arena.blocks.next};
   return true;
 }
 
@@ -208,6 +199,25 @@ void CodeCache::write_map(const Arena& arena, Draft& draft, std::span<const Insn
   draft.insns_end = static_cast<uint32_t>(at - &insns_[0]);
 }
 
+// Makes the block known by its page and its place.
+void CodeCache::enter(uint32_t number, const Straddle* straddle) {
+  Block& block = blocks_[number];
+  PhysPage& page = phys_pages_.get(block.phys);
+  block.next_in_page = page.blocks;
+  page.blocks = number;
+  if (straddle != nullptr) {
+    block.straddle = static_cast<uint32_t>(straddles_.size());
+    PhysPage& second = phys_pages_.get(straddle->phys);
+    straddles_.push_back(*straddle);
+    straddles_.back().block = number;
+    straddles_.back().next = second.straddles;
+    second.straddles = block.straddle;
+  }
+  const uint64_t key = key_of(block.page, block.rip, block.mode);
+  slot_of(key) = {.key = key, .block = number};
+  ++blocks_in_table_;
+}
+
 Block& CodeCache::add(Arena& arena, const Draft& draft) {
   ASSERT(draft.hot.end <= arena.hot.end && draft.cold.end <= arena.cold.end &&
              draft.exits_end <= arena.exits.end && draft.insns_end <= arena.insns.end,
@@ -220,20 +230,8 @@ Block& CodeCache::add(Arena& arena, const Draft& draft) {
   arena.insns.next = draft.insns_end;
   entered_[arena.number] = {.hot = draft.hot.end, .blocks_end = number + 1};
   Block& block = blocks_[number] = draft.block;
-  PhysPage& page = phys_pages_.get(block.phys);
-  block.next_in_page = page.blocks;
-  page.blocks = number;
-  if (draft.straddles) {
-    block.straddle = static_cast<uint32_t>(straddles_.size());
-    PhysPage& second = phys_pages_.get(draft.straddle.phys);
-    straddles_.push_back(draft.straddle);
-    straddles_.back().block = number;
-    straddles_.back().next = second.straddles;
-    second.straddles = block.straddle;
-  }
-  if (++blocks_in_table_ * 2 > table_.size()) grow_table();
-  const uint64_t key = key_of(block.page, block.rip, block.mode);
-  slot_of(key) = {.key = key, .block = number};
+  if ((blocks_in_table_ + 1) * 2 > table_.size()) grow_table();
+  enter(number, draft.straddles ? &draft.straddle : nullptr);
   statistics_.blocks += 1;
   statistics_.instructions += block.count;
   statistics_.guest_bytes += draft.guest_bytes;
@@ -327,18 +325,11 @@ void CodeCache::shared_code_written(GuestPhys page, unsigned, unsigned) {
   phys_pages_.forget(page.value);
 }
 
-void CodeCache::make_room() {
-  const auto now = std::chrono::steady_clock::now();
-  if (now - last_full_ < kSoon) set_limit(memory_->size());
-  last_full_ = now;
-  flush();
-}
-
 void CodeCache::flush() {
   pages_.forget_shared();
   const std::lock_guard lock(mutex_);
   empty_tables();
-  memory_->give_back(hot_start_);
+  memory_->give_back(hot_start_, memory_->size());
   ++statistics_.flushes;
   generation_.fetch_add(1, std::memory_order_acq_rel);
 }
@@ -362,8 +353,8 @@ void CodeCache::each_insn(const Block& block, F&& f) const {
 
 const Block* CodeCache::find_host(const uint8_t* host, InsnMap& insn) const {
   const auto at = static_cast<Offset>(host - executable(0));
-  const size_t number = at < hot_start_ ? entered_.size() : (at - hot_start_) / part_.hot;
-  if (number >= entered_.size() || at >= entered_[number].hot) return nullptr;
+  const size_t number = at < hot_start_ ? arenas_ : (at - hot_start_) / part_.hot;
+  if (number >= arenas_ || at >= entered_[number].hot) return nullptr;
   // An arena's blocks lie in the order of their numbers.
   const Block* first = &blocks_[1 + number * part_.blocks];
   const Block* after =

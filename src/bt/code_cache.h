@@ -57,7 +57,8 @@ class CodeCache final : public mmu::SharedCodeObserver {
   uint32_t number_of(const Block& block) const { return static_cast<uint32_t>(&block - &blocks_[0]); }
   const Straddle& straddle(const Block& block) const { return straddles_[block.straddle]; }
 
-  // The next arena. False: there is none left, flush.
+  // Whether there is no arena left: make_room().
+  bool is_full() const;
   bool take_arena(Arena& arena);
   // Enters the block that has been written into its arena.
   Block& add(Arena& arena, const Draft& draft);
@@ -87,11 +88,11 @@ class CodeCache final : public mmu::SharedCodeObserver {
   }
   // Counts writes to translated code; what was read before one may be stale.
   uint64_t writes() const { return writes_.load(std::memory_order_acquire); }
-  // Counts flushes: host addresses of an earlier generation mean nothing.
+  // Counts flushes and evictions: host addresses and arenas of an earlier generation mean nothing.
   uint64_t generation() const { return generation_.load(std::memory_order_acquire); }
   // Forgets everything. Every vCPU is out of translated code (VcpuGroup::run_exclusive).
   void flush();
-  // The same because it is full; the next time it may come to be larger.
+  // The same for the older half of what there is; or it may be larger from now on.
   void make_room();
   // The start of the memory, where the routines lie (routines.h); `user_lookup` is among them. Once, before
   // anything else.
@@ -102,7 +103,7 @@ class CodeCache final : public mmu::SharedCodeObserver {
 
   struct Statistics {
     uint64_t blocks = 0, instructions = 0, guest_bytes = 0, host_bytes = 0, killed = 0, flushes = 0,
-             links = 0;
+             evictions = 0, links = 0;
     std::atomic<uint64_t> nanoseconds{0};  // without the mutex
   };
   Statistics& statistics() { return statistics_; }
@@ -127,12 +128,13 @@ class CodeCache final : public mmu::SharedCodeObserver {
   };
   Parts part_;
   uint32_t arenas_ = 0, arenas_limit_ = 0;  // that there is room for, and that may be taken at present
-  // Of the arenas that have been taken: what has been entered.
+  // By arena: what has been entered.
   struct Entered {
-    Offset hot;
-    uint32_t blocks_end;
+    Offset hot = 0;
+    uint32_t blocks_end = 0;
   };
   std::vector<Entered> entered_;
+  std::vector<uint32_t> taken_, free_;  // taken_: the oldest first
   std::atomic<uint64_t> writes_{0}, generation_{1};
 
   // Open addressing; a key says all there is to say about a block.
@@ -143,6 +145,14 @@ class CodeCache final : public mmu::SharedCodeObserver {
   Slot& slot_of(uint64_t key);
   void grow_table();
   void empty_tables();
+  void enter(uint32_t number, const Straddle* straddle);
+  size_t first_limit() const;
+  void evict();
+  std::vector<bool> take_back_arenas();
+  void forget_blocks();
+  template <class F>
+  void each_live_block(F&& f);
+  void link_again(Exit& exit, uint32_t number, const std::vector<bool>& stay);
   void set_limit(size_t bytes);  // of host code
   uint32_t new_page_number();
   template <class F>

@@ -39,10 +39,11 @@ void CodeMemory::provide(size_t from, size_t end) {
   madvise(const_cast<uint8_t*>(executable_) + from, end - from, MADV_POPULATE_READ);
 }
 
-void CodeMemory::give_back(size_t from) {
+void CodeMemory::give_back(size_t from, size_t end) {
   from = align_up(from, kPageSize);
+  end = align_down(end, kPageSize);
   // Where that cannot be done the memory is used again.
-  madvise(writable_ + from, size_ - from, MADV_REMOVE);
+  if (from < end) madvise(writable_ + from, end - from, MADV_REMOVE);
 }
 
 }  // namespace ostler::bt

@@ -25,8 +25,8 @@ class CodeMemory {
   // Makes [from, end) present: page faults one by one cost more than half of the time there is for a
   // translation. Where it fails they bring it in.
   void provide(size_t from, size_t end);
-  // Gives the memory from `from` on back to the host: it is zeros. Nobody uses it.
-  void give_back(size_t from);
+  // Gives whole pages of [from, end) back to the host: they are zeros. Nobody uses them.
+  void give_back(size_t from, size_t end);
 
  private:
   CodeMemory() = default;

@@ -43,6 +43,9 @@ class PhysPages {
     PhysPage& page = slots_[slot_of(phys >> 12)];
     if (page.frame != 0) page = {.frame = page.frame};
   }
+  void forget_blocks() {
+    for (PhysPage& page : slots_) page.blocks = page.straddles = kNone;
+  }
   void clear() {
     slots_ = std::vector<PhysPage>(kLeast);
     used_ = 0;

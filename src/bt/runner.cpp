@@ -260,7 +260,7 @@ std::optional<Runner::Place> Runner::find(uint64_t rip, Mode mode, bool shared_o
     if (!code_->keep) return std::nullopt;
     if (epoch != cpu_.mmu.fetch_epoch() || generation_ != cache_.generation()) continue;
     if (!provide_arena()) {
-      flush_cache();
+      make_room();
       continue;
     }
     const auto place = translate(rip, phys, mode, shared_only, writes);
@@ -339,9 +339,9 @@ void Runner::link_known(const Block& block, uint64_t base) {
   }
 }
 
-void Runner::flush_cache() {
+void Runner::make_room() {
   shared_.pages.group().run_exclusive(cpu_.mmu.participant(), [this] {
-    if (generation_ == cache_.generation()) shared_.flush();  // else another vCPU has come first
+    if (cache_.is_full()) shared_.make_room();  // else another vCPU has come first
   });
 }
 

@@ -74,7 +74,7 @@ class Runner final : public interp::Native {
   }
   void link_known(const Block& block, uint64_t base);
   int64_t instructions_left(const Block& block, unsigned guest);
-  void flush_cache();
+  void make_room();
   void enter(const uint8_t* host, bool supervisor);
   std::optional<Place> arrive(Mode mode, uint32_t link, uint64_t link_generation, Mode block_mode,
                               bool shared_only);

@@ -32,9 +32,10 @@ void Shared::tell_routines() {
   perf_map_->add(cache->executable(0), cache->arenas_start(), "ostler_routines");
 }
 
-void Shared::flush() {
-  cache->make_room();
-  if (perf_map_ == nullptr) return;
+void Shared::make_room() {
+  if (perf_map_ == nullptr) return cache->make_room();
+  // Names cannot be taken away one by one.
+  cache->flush();
   const std::lock_guard lock(cache->mutex());
   perf_map_->clear();
   tell_routines();
@@ -56,9 +57,9 @@ Shared::~Shared() {
     log::trace(log::Subject::kStats,
                "translated {} instructions in {} ms ({} blocks, {} bytes of guest code, {} of host code); {} "
                "links, {} "
-               "blocks overwritten, {} flushes",
+               "blocks overwritten, {} evictions, {} flushes",
                s.instructions, s.nanoseconds.load() / 1'000'000, s.blocks, s.guest_bytes, s.host_bytes,
-               s.links, s.killed, s.flushes);
+               s.links, s.killed, s.evictions, s.flushes);
 }
 
 }  // namespace ostler::bt

@@ -25,8 +25,8 @@ class Shared {
   std::unique_ptr<CodeCache> cache;
   Routines routines;
 
-  // Forgets all translations. Every vCPU is out of translated code.
-  void flush();
+  // The cache is full. Every vCPU is out of translated code.
+  void make_room();
   // Tells logs and perf of a block. With the cache's mutex held.
   void tell(const GuestCode& code, const Draft& draft);
 

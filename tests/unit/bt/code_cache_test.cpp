@@ -212,11 +212,11 @@ TEST(CodeCacheSize, GrowsWhenItFillsSoonAgain) {
   };
   const auto first = fill();
   EXPECT_LT(first, 48u << 20);
-  rig.shared->flush();
+  rig.shared->make_room();
   const auto second = fill();
-  EXPECT_LT(second, first + first / 8);
-  rig.shared->flush();
-  EXPECT_GT(fill(), second + second / 2);
+  EXPECT_NEAR(second, first / 2, first / 16) << "half of it was taken back";
+  rig.shared->make_room();
+  EXPECT_GT(fill(), 2 * first) << "it was full again soon";
 }
 
 // However many there are, each vCPU can have an arena, and several over time.
@@ -231,6 +231,110 @@ TEST(CodeCacheSize, IsEnoughForAllVcpus) {
     ASSERT_TRUE(cache->take_arena(arena));
     ASSERT_TRUE(arena.has_room(GuestCode::kMost));
   }
+}
+
+// ---- eviction ----
+
+class Eviction : public CodeCacheTest {
+ protected:
+  void next_arena() { ASSERT_TRUE(cache.take_arena(arena)); }
+  // All arenas are taken, the first one being the one of SetUp().
+  void fill() {
+    Arena other;
+    while (cache.take_arena(other)) {
+    }
+  }
+  // Of what `add` made, at these addresses.
+  bool is_found(uint64_t rip, uint64_t phys) {
+    const uint32_t page = own(rip, phys);
+    return page != kNone && cache.find(page, rip, 0) != nullptr;
+  }
+  void evict() {
+    fill();
+    const uint64_t generation = cache.generation();
+    cache.make_room();
+    EXPECT_GT(cache.generation(), generation);
+    EXPECT_EQ(cache.statistics().evictions, 1u);
+  }
+  // Takes arenas until only as many remain as to make the next one a young one.
+  void young_arena() {
+    std::vector<Arena> taken;
+    Arena other;
+    while (cache.take_arena(other)) taken.push_back(other);
+    arena = taken.back();
+  }
+};
+
+TEST_F(Eviction, TakesTheOlderHalf) {
+  const uint32_t old_block = add(0x1000, 0x5000);
+  const Offset old_start = block(old_block).start;
+  young_arena();
+  const uint32_t young = add(0x2000, 0x6000);
+  evict();
+  EXPECT_FALSE(is_found(0x1000, 0x5000));
+  EXPECT_TRUE(is_found(0x2000, 0x6000));
+  InsnMap insn;
+  EXPECT_EQ(cache.find_host(cache.executable(old_start + 30), insn), nullptr);
+  EXPECT_EQ(cache.find_host(cache.executable(block(young).start + 30), insn), &block(young));
+  next_arena();
+  add(0x1000, 0x5000);
+  EXPECT_TRUE(is_found(0x1000, 0x5000));
+}
+
+TEST_F(Eviction, UnlinksWhatLeadsToWhatIsGone) {
+  const uint32_t gone = add(0x1000, 0x5000);
+  young_arena();
+  const uint32_t from = add(0x2000, 0x6000, 0x1000), to = add(0x2100, 0x6100);
+  const uint32_t stays = add(0x3000, 0x7000, 0x2100);
+  cache.link(block(from).first_exit, block(gone), arena);
+  cache.link(block(stays).first_exit, block(to), arena);
+  evict();
+  EXPECT_EQ(leads_to(block(from).first_exit), cache.exit(block(from).first_exit).unlinked);
+  EXPECT_EQ(leads_to(block(stays).first_exit), block(to).checked);
+  // The links that stay are known to their targets.
+  cache.shared_code_written(GuestPhys{0x6000}, 0, 0);
+  EXPECT_EQ(leads_to(block(stays).first_exit), cache.exit(block(stays).first_exit).unlinked);
+}
+
+TEST_F(Eviction, UnlinksWhatLeadsThroughWhatIsGone) {
+  Arena old = arena;
+  young_arena();
+  add(0x1000, 0x5000);
+  const uint32_t from = add(0x4000, 0x7000, 0x8020), to = add(0x20, 0x5000, 0, true);
+  const uint32_t exit = block(from).first_exit;
+  cache.link(exit, block(to), old);  // its way lies in the old arena
+  ASSERT_NE(leads_to(exit), cache.exit(exit).unlinked);
+  evict();
+  EXPECT_EQ(leads_to(exit), cache.exit(exit).unlinked);
+  EXPECT_EQ(cache.exit(exit).to, kNone);
+}
+
+TEST_F(Eviction, WhatStaysDiesWhenItIsWritten) {
+  young_arena();
+  const uint32_t number = add(0x2000, 0x6000);
+  evict();
+  cache.shared_code_written(GuestPhys{0x6000}, 0, 0);
+  EXPECT_TRUE(block(number).dead);
+  EXPECT_FALSE(is_found(0x2000, 0x6000));
+}
+
+TEST_F(Eviction, DeadBlocksDoNotComeBack) {
+  young_arena();
+  add(0x2000, 0x6000);
+  cache.shared_code_written(GuestPhys{0x6000}, 0, 0);
+  evict();
+  EXPECT_FALSE(is_found(0x2000, 0x6000));
+}
+
+TEST_F(Eviction, PagesWithoutCodeLoseTheirNumbers) {
+  add(0x1000, 0x5000);
+  add(0x9000, 0x5000);  // the same page elsewhere
+  const uint32_t number = own(0x9000, 0x5000);
+  evict();
+  EXPECT_EQ(own(0x9000, 0x5000), kNone);
+  next_arena();
+  add(0x9000, 0x5000);
+  EXPECT_NE(own(0x9000, 0x5000), number);
 }
 
 // ---- code at several linear pages ----
