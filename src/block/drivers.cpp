@@ -6,7 +6,7 @@
 namespace ostler::block {
 
 extern const Driver kFileDriver, kHostDeviceDriver, kNullCoDriver, kNullAioDriver;
-extern const Driver kRawDriver;
+extern const Driver kRawDriver, kQcow2Driver;
 extern const Driver kVdiDriver, kVmdkDriver;
 extern const Driver kCopyOnReadDriver, kThrottleDriver, kBlkdebugDriver, kLogWritesDriver;
 
@@ -19,6 +19,7 @@ std::span<const Driver* const> drivers() {
       &kNullAioDriver,
       // formats
       &kRawDriver,
+      &kQcow2Driver,
       &kVdiDriver,
       &kVmdkDriver,
       // filters

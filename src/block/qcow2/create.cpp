@@ -1,0 +1,243 @@
+// New images, how large they will be, and the driver's entry.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <bit>
+
+#include "block/driver.h"
+#include "block/qcow2/driver.h"
+#include "block/qcow2/node.h"
+
+namespace ostler::block::qcow2 {
+namespace {
+
+using nlohmann::json;
+
+constexpr OptionSpec kCreateOptions[] = {
+    {"backing_file", "str", "File name of a base image"},
+    {"backing_fmt", "str", "Image format of the base image"},
+    {"cluster_size", "size", "qcow2 cluster size"},
+    {"compat", "str", "Compatibility level (v2 [0.10] or v3 [1.1])"},
+    {"compression_type", "str", "Compression method used for image cluster compression"},
+    {"data_file", "str", "File name of an external data file"},
+    {"data_file_raw", "bool (on/off)", "The external data file must stay valid as a raw image"},
+    {"extended_l2", "bool (on/off)", "Extended L2 tables"},
+    {"lazy_refcounts", "bool (on/off)", "Postpone refcount updates"},
+    {"preallocation", "str", "Preallocation mode (allowed values: off, metadata, falloc, full)"},
+    {"refcount_bits", "num", "Width of a reference count entry in bits"},
+    {"size", "size", "Virtual disk size"},
+};
+constexpr OptionSpec kAmendOptions[] = {
+    {"backing_file", "str", "File name of a base image"},
+    {"backing_fmt", "str", "Image format of the base image"},
+    {"compat", "str", "Compatibility level (v2 [0.10] or v3 [1.1])"},
+    {"data_file", "str", "File name of an external data file"},
+    {"data_file_raw", "bool (on/off)", "The external data file must stay valid as a raw image"},
+    {"lazy_refcounts", "bool (on/off)", "Postpone refcount updates"},
+    {"refcount_bits", "num", "Width of a reference count entry in bits"},
+    {"size", "size", "Virtual disk size"},
+};
+
+struct NewImage {
+  Header header;
+  uint64_t size = 0;
+  Preallocation preallocation = Preallocation::kOff;
+};
+
+Result<NewImage> parse_new_image(OptionReader& options) {
+  NewImage image;
+  Header& h = image.header;
+  TRY_ASSIGN(const auto size, options.size("size"));
+  if (!size) return options.error("size", "is missing");
+  image.size = align_up(*size, 512);
+  TRY_ASSIGN(const auto compat, options.choice("compat", {"0.10", "1.1", "v2", "v3"}));
+  h.version = compat == "0.10" || compat == "v2" ? 2 : 3;
+  TRY_ASSIGN(const auto cluster, options.size("cluster_size"));
+  const uint64_t cluster_bytes = cluster.value_or(65536);
+  if (!std::has_single_bit(cluster_bytes) || cluster_bytes < 512 || cluster_bytes > 2u << 20)
+    return options.error("cluster_size", "must be a power of two from 512 to 2M");
+  h.cluster_bits = static_cast<uint32_t>(std::countr_zero(cluster_bytes));
+  TRY_ASSIGN(const auto bits, options.number("refcount_bits", 64));
+  const uint64_t refcount_bits = bits.value_or(16);
+  if (!std::has_single_bit(refcount_bits))
+    return options.error("refcount_bits", "must be a power of two from 1 to 64");
+  h.refcount_order = static_cast<uint32_t>(std::countr_zero(refcount_bits));
+  if (h.version == 2 && refcount_bits != 16)
+    return options.error("refcount_bits", "other than 16 needs compat=1.1");
+  TRY_ASSIGN(const auto lazy, options.boolean("lazy_refcounts"));
+  if (lazy.value_or(false)) {
+    if (h.version == 2) return options.error("lazy_refcounts", "needs compat=1.1");
+    h.compatible |= kLazyRefcounts;
+  }
+  TRY_ASSIGN(const auto extended, options.boolean("extended_l2"));
+  if (extended.value_or(false)) {
+    if (h.version == 2) return options.error("extended_l2", "needs compat=1.1");
+    if (cluster_bytes < 16384) return options.error("extended_l2", "needs clusters of 16k or more");
+    h.incompatible |= kExtendedL2;
+  }
+  TRY_ASSIGN(const auto compression, options.choice("compression_type", {"zlib", "zstd"}));
+  if (compression == "zstd") {
+    if (h.version == 2) return options.error("compression_type", "other than zlib needs compat=1.1");
+    h.compression = 1;
+    h.incompatible |= kCompression;
+  }
+  TRY_ASSIGN(const auto backing, options.string("backing_file"));
+  TRY_ASSIGN(const auto backing_format, options.string("backing_fmt"));
+  h.backing_file = backing.value_or("");
+  if (!h.backing_file.empty()) h.backing_format = backing_format.value_or("");
+  TRY_ASSIGN(const auto mode, options.choice("preallocation", {"off", "metadata", "falloc", "full"}));
+  if (mode == "metadata") image.preallocation = Preallocation::kMetadata;
+  if (mode == "falloc") image.preallocation = Preallocation::kFalloc;
+  if (mode == "full") image.preallocation = Preallocation::kFull;
+  if (!h.backing_file.empty() && image.preallocation != Preallocation::kOff)
+    return options.error("preallocation",
+                         "cannot be used with a backing file: it would hide the file's content");
+  TRY_ASSIGN(const auto data_file, options.string("data_file"));
+  TRY_ASSIGN(const auto raw, options.boolean("data_file_raw"));
+  if (data_file) {
+    if (h.version == 2) return options.error("data_file", "needs compat=1.1");
+    h.data_file = *data_file;
+    h.incompatible |= kDataFile;
+  }
+  if (raw.value_or(false)) {
+    if (!data_file) return options.error("data_file_raw", "needs data_file");
+    if (!h.backing_file.empty())
+      return options.error("data_file_raw", "and a backing file exclude each other");
+    h.autoclear |= kRawDataFile;
+    if (image.preallocation == Preallocation::kOff) image.preallocation = Preallocation::kMetadata;
+  }
+  TRY_ASSIGN(const auto encryption, options.boolean("encryption"));
+  if (encryption.value_or(false)) return options.error("encryption", "is not available in this version");
+  TRY_ASSIGN(const auto nocow, options.boolean("nocow"));
+  static_cast<void>(nocow);
+  TRY(options.finish());
+  return image;
+}
+
+uint64_t ceil_div(uint64_t value, uint64_t by) {
+  return value / by + (value % by != 0);
+}
+
+// Header, tables and refcounts of an image whose data takes `data_bytes`.
+uint64_t metadata_bytes(const Header& h, uint64_t size, uint64_t data_bytes) {
+  const uint64_t cluster = h.cluster_bytes(), entries = cluster / h.l2_entry_bytes();
+  const uint64_t tables = ceil_div(ceil_div(size, cluster), entries);
+  const uint64_t l1_clusters = ceil_div(tables * 8, cluster);
+  const uint64_t fixed = 1 + tables + l1_clusters + ceil_div(data_bytes, cluster);
+  const uint64_t per_block = cluster * 8 >> h.refcount_order;
+  uint64_t blocks = 0, table = 0, before = 0, total = fixed;
+  while (total != before) {
+    before = total;
+    blocks = ceil_div(fixed + table + blocks, per_block);
+    table = ceil_div(blocks, cluster / 8);
+    total = fixed + blocks + table;
+  }
+  return (1 + tables + l1_clusters + blocks + table) * cluster;
+}
+
+json data_file_options(const std::string& path) {
+  return json{{"size", 0}, {"filename", path}};
+}
+
+json open_file_options(const std::string& path) {
+  return json{{"driver", "file"}, {"filename", path}};
+}
+
+}  // namespace
+
+Task<Result<void>> create_qcow2(CreateRequest request) {
+  CO_TRY_ASSIGN(NewImage image, parse_new_image(request.options));
+  Header& h = image.header;
+  const uint64_t cluster = h.cluster_bytes();
+  h.refcount_table_offset = cluster;
+  h.refcount_table_clusters = 1;
+  if (h.l1_entries_for(image.size) > kMostL1Bytes / 8)
+    co_return Error(ErrorKind::kInvalidArgument,
+                    fmt::format("{}: {} bytes are too many for clusters of {}; use larger clusters",
+                                request.filename, image.size, cluster));
+  NodePtr data;
+  if (h.has(kDataFile)) {
+    const std::string path = h.data_file;
+    OptionReader file_options(data_file_options(path), path);
+    CreateRequest data_request{std::move(file_options), path,           nullptr,
+                               request.flags,           request.opener, nullptr};
+    const Driver* file_driver = find_driver("file");
+    CO_TRY(co_await file_driver->create(std::move(data_request)));
+    json open_options = open_file_options(path);
+    auto opened = co_await request.opener.open_at(std::move(open_options), request.flags, 0);
+    if (!opened) co_return std::move(opened).error();
+    data = *std::move(opened);
+  }
+  // Header, refcount table, one refcount block; the rest is made by opening and growing it.
+  CO_TRY_ASSIGN(const std::vector<std::byte> header, h.serialize(request.filename));
+  std::vector<std::byte> tables(2 * cluster);
+  store_be<uint64_t>(tables.data(), 2 * cluster);
+  for (uint64_t i = 0; i < 3; ++i) store_refcount(&tables[cluster], i, h.refcount_order, 1);
+  int error = co_await write_bytes(*request.file, cluster, tables.data(), tables.size());
+  if (error == 0) error = co_await write_bytes(*request.file, 0, header.data(), header.size());
+  if (error != 0) co_return errno_error(request.filename + ": the image cannot be written", -error);
+  auto node = std::make_shared<Qcow2Node>(h);
+  OpenFlags flags = request.flags;
+  flags.writable = true;
+  CO_TRY(node->connect(request.file, std::move(data), flags));
+  CO_TRY(co_await node->finish_open(false));
+  auto grown = co_await node->truncate(image.size, image.preallocation);
+  auto closed = co_await node->close();
+  if (!grown) co_return grown;
+  co_return closed;
+}
+
+Task<Result<json>> measure_qcow2(json options, NodePtr source) {
+  if (source && !options.contains("size")) options["size"] = source->size();
+  OptionReader reader(std::move(options), "measure");
+  CO_TRY_ASSIGN(const NewImage image, parse_new_image(reader));
+  const uint64_t cluster = image.header.cluster_bytes();
+  const uint64_t size = align_up(image.size, cluster);
+  uint64_t data = image.preallocation >= Preallocation::kFalloc ? size : 0;
+  if (source && data == 0) {
+    uint64_t counted = 0;  // clusters below have been
+    for (uint64_t at = 0; at < source->size();) {
+      ChainStatus status;
+      const int error =
+          co_await chain_status(source, nullptr, at, source->size() - at, StatusDetail::kPrecise, status);
+      if (error != 0) co_return errno_error(source->filename() + " cannot be measured", -error);
+      if (status.bytes == 0) break;
+      if (!status.zero && status.allocated) {
+        const uint64_t first = std::max(align_down(at, cluster), counted),
+                       end = align_up(at + status.bytes, cluster);
+        if (end > first) data += end - first;
+        counted = std::max(counted, end);
+      }
+      at += status.bytes;
+    }
+  }
+  const uint64_t whole = metadata_bytes(image.header, image.size, size) + size;
+  json result;
+  result["required"] = image.header.has(kDataFile) ? whole - size : whole - size + data;
+  result["fully-allocated"] = image.header.has(kDataFile) ? whole - size : whole;
+  co_return result;
+}
+
+namespace {
+
+int probe(std::span<const std::byte> head, std::span<const std::byte>, uint64_t, std::string_view) {
+  if (head.size() < 8 || load_be<uint32_t>(&head[0]) != kMagic) return 0;
+  return load_be<uint32_t>(&head[4]) >= 2 ? 100 : 0;
+}
+
+}  // namespace
+}  // namespace ostler::block::qcow2
+
+namespace ostler::block {
+
+extern const Driver kQcow2Driver;
+const Driver kQcow2Driver = {.name = "qcow2",
+                             .kind = DriverKind::kFormat,
+                             .probe = qcow2::probe,
+                             .open = qcow2::open_qcow2,
+                             .create = qcow2::create_qcow2,
+                             .create_options = qcow2::kCreateOptions,
+                             .amend_options = qcow2::kAmendOptions,
+                             .measure = qcow2::measure_qcow2};
+
+}  // namespace ostler::block

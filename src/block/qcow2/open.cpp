@@ -1,0 +1,306 @@
+// Opening and closing, and what the graph asks.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <bit>
+#include <nlohmann/json.hpp>
+
+#include "base/log.h"
+#include "block/driver.h"
+#include "block/qcow2/bitmap_store.h"
+#include "block/qcow2/driver.h"
+#include "block/qcow2/node.h"
+
+namespace ostler::block::qcow2 {
+namespace {
+
+using nlohmann::json;
+
+// Of all pages in memory; half of it may be dirty at most, by kMuchDirty of commit.cpp.
+constexpr size_t kCacheBytes = 8 << 20;
+constexpr uint64_t kPageBytes = 4096;
+
+}  // namespace
+
+Qcow2Node::Qcow2Node(Header header)
+    : Node("qcow2"),
+      header_(std::move(header)),
+      cluster_bits_(header_.cluster_bits),
+      cluster_bytes_(header_.cluster_bytes()),
+      l2_bits_(static_cast<unsigned>(std::countr_zero(cluster_bytes_ / header_.l2_entry_bytes()))),
+      entry_bytes_(header_.l2_entry_bytes()),
+      unit_bytes_(header_.has(kExtendedL2) ? cluster_bytes_ / kSubclusters : cluster_bytes_),
+      refcount_block_bits_(cluster_bits_ + 3 - header_.refcount_order),
+      virtual_size_(header_.size),
+      pages_(mutex_, std::min(cluster_bytes_, kPageBytes), kCacheBytes) {}
+
+Qcow2Node::~Qcow2Node() = default;
+
+Task<Result<void>> Qcow2Node::read_table(TopTable& table, uint64_t offset, uint64_t entries,
+                                         std::string what) {
+  std::vector<uint64_t> words(entries);
+  if (entries != 0) {
+    if (offset + entries * 8 > align_up(file_->size(), cluster_bytes_))
+      co_return Error(
+          ErrorKind::kCorrupt,
+          fmt::format("{}: the {} at {:#x} is beyond the end of the file", filename(), what, offset), EINVAL);
+    const int error = co_await read_bytes(*file_, offset, words.data(), entries * 8);
+    if (error != 0) co_return failed(fmt::format("the {} at {:#x} cannot be read", what, offset), error);
+  }
+  const std::lock_guard lock(mutex_);
+  table.assign(offset, std::move(words));
+  co_return Result<void>();
+}
+
+// What is needed for writing is read when the image is opened for that.
+Task<Result<void>> Qcow2Node::finish_open(bool repair) {
+  CO_TRY(co_await read_table(l1_, header_.l1_offset, header_.l1_entries, "L1 table"));
+  CO_TRY(co_await read_snapshots());
+  if (read_only_) co_return Result<void>();
+  CO_TRY(co_await read_table(refcount_table_, header_.refcount_table_offset,
+                             header_.refcount_table_clusters * cluster_bytes_ / 8, "refcount table"));
+  if (file_->new_space_is_zero()) virgin_from_ = align_up(file_->size(), cluster_bytes_);
+  if (repair && header_.has(kDirty)) {
+    auto report = co_await check({.repair_leaks = true, .repair_errors = true});
+    if (!report) co_return std::move(report).error();
+    if (report->corruptions != 0 || report->errors != 0)
+      co_return Error(ErrorKind::kCorrupt,
+                      fmt::format("{} was not closed and cannot be repaired: {} errors remain; check it",
+                                  filename(), report->corruptions + report->errors));
+    header_.incompatible &= ~uint64_t{kDirty};
+    CO_TRY(co_await write_header());
+  }
+  co_return Result<void>();
+}
+
+Task<Result<void>> Qcow2Node::close() {
+  if (read_only_ || !file_) co_return Result<void>();
+  Result<void> result;
+  int error = 0;
+  if (bitmaps_) {
+    auto stored = co_await store_bitmaps();
+    if (!stored) result = std::move(stored);
+  }
+  // The first makes what was given up releasable, the second writes the released clusters' refcounts.
+  if (prepared_) {
+    error = co_await commit();
+    if (error == 0) error = co_await release_given_up(true);
+    if (error == 0) error = co_await commit();
+    if (error == 0 && header_.has(kDirty) && !corrupt_) {
+      header_.incompatible &= ~uint64_t{kDirty};
+      auto written = co_await write_header();
+      if (!written && result) result = std::move(written);
+      error = co_await file_->flush();
+    }
+  }
+  if (error != 0 && result) result = failed("its metadata cannot be written when it is closed", error);
+  prepared_ = false;
+  co_return result;
+}
+
+Limits Qcow2Node::limits() const {
+  Limits limits;
+  limits.cluster_bytes = cluster_bytes_;
+  limits.discard_alignment = cluster_bytes_;
+  return limits;
+}
+
+std::vector<const Edge*> Qcow2Node::children() const {
+  std::vector<const Edge*> edges;
+  for (const Edge* edge : {&file_, &data_file_, &backing_})
+    if (*edge) edges.push_back(edge);
+  return edges;
+}
+
+json Qcow2Node::options() const {
+  return Node::options();
+}
+
+json Qcow2Node::format_specific_info() const {
+  json data;
+  data["compat"] = header_.version == 2 ? "0.10" : "1.1";
+  data["refcount-bits"] = 1u << header_.refcount_order;
+  data["compression-type"] = header_.compression == 1 ? "zstd" : "zlib";
+  if (header_.version >= 3) {
+    data["lazy-refcounts"] = (header_.compatible & kLazyRefcounts) != 0;
+    data["corrupt"] = header_.has(kCorrupt);
+    data["extended-l2"] = header_.has(kExtendedL2);
+  }
+  if (header_.has(kDataFile)) {
+    data["data-file"] = header_.data_file;
+    data["data-file-raw"] = (header_.autoclear & kRawDataFile) != 0;
+  }
+  add_bitmap_info(data);
+  return {{"type", "qcow2"}, {"data", data}};
+}
+
+Result<void> Qcow2Node::set_backing(NodePtr node) {
+  if (!node) {
+    backing_.detach();
+    return {};
+  }
+  Permissions permissions = {.used = kPermissionRead, .shared = kPermissionRead | kPermissionWriteUnchanged};
+  if (flags_.force_share) permissions.shared = kPermissionsAll;
+  TRY_ASSIGN(Edge edge, Edge::attach(*this, std::move(node), "backing", Role::kBacking, permissions));
+  backing_ = std::move(edge);
+  return {};
+}
+
+Task<Result<void>> Qcow2Node::reopen(bool writable) {
+  if (writable == !read_only_) co_return Result<void>();
+  if (!writable) {
+    CO_TRY(co_await close());
+    read_only_ = true;
+    CO_TRY(co_await file_->reopen(false));
+    if (data_file_) CO_TRY(co_await data_file_->reopen(false));
+    co_return Result<void>();
+  }
+  if (header_.has(kCorrupt))
+    co_return Error(ErrorKind::kCorrupt, filename() + " is corrupt; repair it before it is written");
+  CO_TRY(co_await file_->reopen(true));
+  if (data_file_) CO_TRY(co_await data_file_->reopen(true));
+  read_only_ = false;
+  CO_TRY(co_await finish_open(true));
+  co_return Result<void>();
+}
+
+Task<Result<void>> Qcow2Node::change_backing_file(std::string file, std::string format) {
+  if (read_only_) co_return failed("it is open for reading only", -EROFS);
+  if (header_.autoclear & kRawDataFile && !file.empty())
+    co_return Error(ErrorKind::kInvalidArgument,
+                    filename() + ": an image with a raw data file has no backing file");
+  Header next = header_;
+  next.backing_file = file;
+  next.backing_format = file.empty() ? "" : format;
+  CO_TRY_ASSIGN(const std::vector<std::byte> bytes, next.serialize(filename()));
+  int error = co_await commit();
+  if (error == 0) error = co_await write_bytes(*file_, 0, bytes.data(), bytes.size());
+  if (error == 0) error = co_await file_->flush();
+  if (error != 0) co_return failed("its header cannot be written", error);
+  header_ = std::move(next);
+  co_return Result<void>();
+}
+
+namespace {
+
+Result<void> take_tuning(OptionReader& options, OpenFlags& flags) {
+  // Sizes of caches are hints to another implementation: this one bounds its own.
+  for (const char* size : {"cache-size", "l2-cache-size", "refcount-cache-size", "l2-cache-entry-size",
+                           "cache-clean-interval"}) {
+    TRY_ASSIGN(const auto value, options.size(size));
+    static_cast<void>(value);
+  }
+  for (const char* flag :
+       {"pass-discard-snapshot", "pass-discard-other", "discard-no-unref", "lazy-refcounts"}) {
+    TRY_ASSIGN(const auto value, options.boolean(flag));
+    static_cast<void>(value);
+  }
+  TRY_ASSIGN(const auto pass, options.boolean("pass-discard-request"));
+  if (pass) flags.unmap = *pass;
+  options.take("overlap-check");
+  return {};
+}
+
+Task<Result<Header>> read_header(NodePtr file, std::string name) {
+  std::vector<std::byte> bytes(std::min<uint64_t>(file->size(), 65536));
+  int error = 0;
+  if (!bytes.empty()) error = co_await read_bytes(*file, 0, bytes.data(), bytes.size());
+  if (error != 0) co_return errno_error(name + ": its header cannot be read", -error);
+  if (bytes.size() == 65536 && load_be<uint32_t>(&bytes[0]) == kMagic) {
+    const auto bits = load_be<uint32_t>(&bytes[20]);
+    if (bits > 16 && bits <= 21 && load_be<uint64_t>(&bytes[8]) > 60000) {
+      // A long header of an image with large clusters.
+      bytes.resize(std::min<uint64_t>(file->size(), uint64_t{1} << bits));
+      error = co_await read_bytes(*file, 0, bytes.data(), bytes.size());
+      if (error != 0) co_return errno_error(name + ": its header cannot be read", -error);
+    }
+  }
+  co_return Header::parse(bytes, name);
+}
+
+}  // namespace
+
+Task<Result<NodePtr>> open_qcow2(OpenRequest request) {
+  OptionReader& options = request.options;
+  CO_TRY(take_tuning(options, request.flags));
+  auto file = co_await request.open_child("file");
+  if (!file) co_return std::move(file).error();
+  const std::string name = (*file)->filename();
+  auto header = co_await read_header(*file, name);
+  if (!header) co_return std::move(header).error();
+  if (header->encryption != 0)
+    co_return Error(
+        ErrorKind::kUnsupported,
+        name + " is encrypted, which this version cannot read; convert it with 'qemu-img convert'", ENOTSUP);
+  if (header->has(kCorrupt) && request.flags.writable && !request.flags.check)
+    co_return Error(ErrorKind::kCorrupt, name + " is corrupt and cannot be written; check and repair it");
+
+  NodePtr data;
+  const bool has_data_option = request.has("data-file");
+  if (header->has(kDataFile)) {
+    if (has_data_option) {
+      auto opened = co_await request.open_child("data-file");
+      if (!opened) co_return std::move(opened).error();
+      data = *std::move(opened);
+    } else {
+      if (header->data_file.empty())
+        co_return Error(ErrorKind::kInvalidArgument,
+                        name + " has its data in another file; name it with data-file=");
+      // As it is written, not relative to the image: so does QEMU.
+      CO_TRY_ASSIGN(json described, options_of_filename(header->data_file));
+      auto opened = co_await request.opener.open_at(std::move(described), request.flags, request.depth + 1);
+      if (!opened) co_return std::move(opened).error().with_context("data file of " + name);
+      data = *std::move(opened);
+    }
+  } else if (has_data_option) {
+    co_return options.error("data-file", "is given, but the image has its data in itself");
+  }
+
+  NodePtr backing;
+  bool no_backing = request.flags.no_backing;
+  if (request.has("backing")) {
+    json& value = options.left()["backing"];
+    if (value.is_null() || value == "") {
+      options.take("backing");
+      no_backing = true;
+    } else {
+      OpenFlags flags = request.flags;
+      flags.writable = false;
+      auto opened = co_await request.open_child("backing", flags);
+      if (!opened) co_return std::move(opened).error();
+      backing = *std::move(opened);
+      no_backing = true;
+    }
+  }
+  CO_TRY(options.finish());
+  if (!no_backing && !header->backing_file.empty()) {
+    OpenFlags flags = request.flags;
+    flags.check = false;
+    auto opened = co_await request.opener.open_backing(name, header->backing_file, header->backing_format,
+                                                       flags, request.depth);
+    if (!opened) co_return std::move(opened).error();
+    backing = *std::move(opened);
+  }
+
+  auto node = std::make_shared<Qcow2Node>(*std::move(header));
+  CO_TRY(node->connect(*std::move(file), std::move(data), request.flags));
+  if (backing) CO_TRY(node->set_backing(std::move(backing)));
+  CO_TRY(co_await node->finish_open(!request.flags.check));
+  co_return NodePtr(std::move(node));
+}
+
+Result<void> Qcow2Node::connect(NodePtr file, NodePtr data, OpenFlags flags) {
+  flags_ = flags;
+  read_only_ = !flags.writable;
+  discard_host_ = flags.unmap;
+  Permissions permissions;
+  permissions.used = read_only_ ? kPermissionRead : kPermissionRead | kPermissionWrite | kPermissionResize;
+  permissions.shared = flags.force_share ? kPermissionsAll : kPermissionRead | kPermissionWriteUnchanged;
+  TRY_ASSIGN(file_, Edge::attach(*this, std::move(file), "file", Role::kFile, permissions));
+  if (data) {
+    TRY_ASSIGN(data_file_, Edge::attach(*this, std::move(data), "data-file", Role::kData, permissions));
+  }
+  return {};
+}
+
+}  // namespace ostler::block::qcow2
