@@ -201,6 +201,8 @@ Task<int> Qcow2Node::prepare_first_write() {
       }
     }
   }
+  const int marked = co_await mark_bitmaps_in_use();
+  if (marked != 0) co_return marked;
   prepared_ = true;
   co_return 0;
 }

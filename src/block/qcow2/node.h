@@ -17,6 +17,7 @@
 #include "block/mutex.h"
 #include "block/node.h"
 #include "block/open.h"
+#include "block/qcow2/bitmap_store.h"
 #include "block/qcow2/epochs.h"
 #include "block/qcow2/header.h"
 #include "block/qcow2/page_cache.h"
@@ -28,6 +29,12 @@ struct OpenRequest;
 }  // namespace ostler::block
 
 namespace ostler::block::qcow2 {
+
+// Host clusters that lose one reference.
+struct GivenUp {
+  uint64_t first, count;
+  bool discard;  // the host gets them back
+};
 
 // What an L2 entry says of a guest cluster.
 struct Entry {
@@ -54,8 +61,6 @@ struct TopTable {
   void set(uint64_t index, uint64_t value);
   void assign(uint64_t new_offset, std::vector<uint64_t> content);
 };
-
-class BitmapStore;
 
 class Qcow2Node final : public Node, public Snapshots, public Checker {
  public:
@@ -111,7 +116,13 @@ class Qcow2Node final : public Node, public Snapshots, public Checker {
 
   Result<void> connect(NodePtr file, NodePtr data, OpenFlags flags);
   Task<Result<void>> finish_open(bool repair);
+  // Bitmaps (bitmap.cpp).
+  Task<Result<void>> load_bitmaps();
+  Task<Result<void>> load_bitmap(BitmapStore::Bitmap& bitmap, uint64_t bits);
+  Task<int> mark_bitmaps_in_use();
   Task<Result<void>> store_bitmaps();
+  Task<Result<void>> write_bitmap(const BitmapStore::Bitmap& bitmap, BitmapEntry& entry);
+  Task<Result<void>> collect_bitmap_clusters(std::vector<GivenUp>& clusters);
   void add_bitmap_info(nlohmann::json& data) const;
   Task<Result<void>> read_table(TopTable& table, uint64_t offset, uint64_t entries, std::string what);
 
@@ -150,10 +161,6 @@ class Qcow2Node final : public Node, public Snapshots, public Checker {
   Task<int> write_here(uint64_t offset, Buffers from);
 
   // Allocation.
-  struct GivenUp {
-    uint64_t first, count;  // clusters that lose one reference
-    bool discard;
-  };
   struct Allocation;
   Task<int> write_allocating(uint64_t offset, Buffers from, uint64_t& done);
   Task<int> fill_and_write(const Allocation& allocation, uint64_t offset, Buffers from);

@@ -56,6 +56,7 @@ Task<Result<void>> Qcow2Node::read_table(TopTable& table, uint64_t offset, uint6
 Task<Result<void>> Qcow2Node::finish_open(bool repair) {
   CO_TRY(co_await read_table(l1_, header_.l1_offset, header_.l1_entries, "L1 table"));
   CO_TRY(co_await read_snapshots());
+  CO_TRY(co_await load_bitmaps());
   if (read_only_) co_return Result<void>();
   CO_TRY(co_await read_table(refcount_table_, header_.refcount_table_offset,
                              header_.refcount_table_clusters * cluster_bytes_ / 8, "refcount table"));
@@ -77,10 +78,7 @@ Task<Result<void>> Qcow2Node::close() {
   if (read_only_ || !file_) co_return Result<void>();
   Result<void> result;
   int error = 0;
-  if (bitmaps_) {
-    auto stored = co_await store_bitmaps();
-    if (!stored) result = std::move(stored);
-  }
+  if (bitmaps_ && !corrupt_) result = co_await store_bitmaps();
   // The first makes what was given up releasable, the second writes the released clusters' refcounts.
   if (prepared_) {
     error = co_await commit();
