@@ -22,7 +22,7 @@ struct Device {
 // A node of the block graph with a name that devices refer to.
 struct BlockNode {
   std::string name;
-  std::string driver = "raw";  // raw, file, null-co
+  std::string driver = "raw";  // raw, qcow2, another format, file, null-co; "": recognised by the content
   std::string file;
   bool read_only = false;
   bool snapshot = false;  // writes go to a temporary overlay

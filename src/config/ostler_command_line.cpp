@@ -32,6 +32,7 @@ Result<void> add_disk(QemuBuilder& b, const std::string& text, bool snapshot) {
   const auto file = keys.take("file");
   if (!file || file->empty()) return keys.error("file", "is missing");
   drive.node.file = *file;
+  drive.node.driver.clear();  // recognised by the content
   TRY_ASSIGN(const auto read_only, keys.take_bool("readonly"));
   TRY_ASSIGN(const auto temporary, keys.take_bool("snapshot"));
   drive.node.read_only = read_only.value_or(false);

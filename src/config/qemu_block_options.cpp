@@ -34,12 +34,7 @@ Result<void> option_drive(QemuBuilder& b, std::string_view value) {
   drive.node.origin = keys.origin();
   if (auto file = keys.take("file")) drive.node.file = *file;
   drive.interface = keys.take("if").value_or("ide");
-  const std::string format = keys.take("format").value_or("raw");
-  if (format != "raw")
-    return keys.error(
-        "format",
-        fmt::format("'{}' images are not available in this version; convert with 'qemu-img convert -O raw'",
-                    format));
+  drive.node.driver = keys.take("format").value_or("");  // none: recognised by the content
   TRY(take_common(keys, drive.node, "readonly"));
   TRY_ASSIGN(const auto snapshot, keys.take_bool("snapshot"));
   drive.node.snapshot = snapshot.value_or(false);
@@ -80,8 +75,7 @@ Result<void> option_blockdev(QemuBuilder& b, std::string_view value) {
   TRY(take_fixed(keys, "cache.no-flush", {"off"}));
   TRY(take_fixed(keys, "aio", {"threads"}));
   TRY(take_fixed(keys, "locking", {"auto", "on"}));
-  if (*driver == "raw") {
-    node.driver = "raw";
+  if (*driver == "raw" || *driver == "qcow2") {
     if (const auto child = keys.take("file")) {
       node.file.clear();
       // A reference: this node takes over what the named one describes.
@@ -90,13 +84,14 @@ Result<void> option_blockdev(QemuBuilder& b, std::string_view value) {
           std::find_if(nodes.begin(), nodes.end(), [&](const BlockNode& n) { return n.name == *child; });
       if (found == nodes.end())
         return keys.error("file", fmt::format("there is no node '{}' before this option", *child));
-      node.driver = found->driver;
+      node.driver = found->driver == "null-co" ? found->driver : *driver;
       node.file = found->file;
       node.read_only = node.read_only || found->read_only;
     } else {
       TRY(take_fixed(keys, "file.driver", {"file"}));
       const auto file = keys.take("file.filename");
       if (!file) return keys.error("file.filename", "is missing");
+      node.driver = *driver;
       node.file = *file;
       TRY(take_fixed(keys, "file.aio", {"threads"}));
       TRY(take_fixed(keys, "file.cache.direct", {"off"}));
@@ -113,7 +108,7 @@ Result<void> option_blockdev(QemuBuilder& b, std::string_view value) {
   } else {
     return keys.error(
         "driver",
-        fmt::format("'{}' is not available in this version; known are raw, file, null-co", *driver));
+        fmt::format("'{}' is not available in this version; known are raw, qcow2, file, null-co", *driver));
   }
   TRY(keys.finish());
   b.machine().block_nodes.push_back(std::move(node));

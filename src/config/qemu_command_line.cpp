@@ -71,7 +71,7 @@ constexpr Option kOptions[] = {
      }},
     {"drive", "[file=f][,if=virtio|none][,format=raw][,id=name][,snapshot=on][,readonly=on]",
      "a disk with its image", option_drive},
-    {"blockdev", "[driver=]raw|file|null-co[,node-name=n][,…]",
+    {"blockdev", "[driver=]raw|qcow2|file|null-co[,node-name=n][,…]",
      "a node of the block graph; JSON is understood too", option_blockdev},
     {"snapshot", "", "write to temporary files instead of the disk images",
      [](QemuBuilder& b, std::string_view) -> Result<void> {

@@ -405,7 +405,7 @@ class Mistakes(Mistake):
         self.qemu("-blockdev", '{"driver":', words=["-blockdev", "JSON"])
 
     def test_node_driver_unknown(self):
-        self.qemu("-blockdev", "driver=qcow2,node-name=n", words=["-blockdev", "qcow2", "raw"])
+        self.qemu("-blockdev", "driver=qcow9,node-name=n", words=["-blockdev", "qcow9", "raw"])
 
     def test_node_size_no_number(self):
         self.qemu("-blockdev", "driver=null-co,node-name=n,size=big", words=["-blockdev", "size", "big"])

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import socket
+import subprocess
 import threading
 
 MIB = 1 << 20
@@ -26,6 +27,26 @@ def disk_keeps_what_was_written(t):
         written = t.run(console, "sha256sum </tmp/new").split()[0]
         console.send("poweroff -f\n")
         t.ends(running)
+    with open(path, "rb") as disk:
+        disk.seek(5 * MIB)
+        t.expect(hashlib.sha256(disk.read(8 * MIB)).hexdigest() == written, "the image has other bytes than the guest wrote")
+
+
+def disk_in_a_qcow2_image(t):
+    path, digest = _disk(t, 32)
+    image = path.with_suffix(".qcow2")
+    subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", "-c", path, image], check=True)
+    drive = ["-drive", f"file={image},format=qcow2,if=virtio"]
+    with t.start(t.machine(extra=drive)) as running:
+        console = t.shell(running)
+        t.expect(t.run(console, "sha256sum </dev/vda").startswith(digest), "the guest reads other bytes than the image has")
+        t.run(console, "dd if=/dev/urandom of=/tmp/new bs=1M count=8 2>/dev/null")
+        t.run(console, "dd if=/tmp/new of=/dev/vda bs=1M seek=5 conv=fsync 2>/dev/null")
+        written = t.run(console, "sha256sum </tmp/new").split()[0]
+        console.send("poweroff -f\n")
+        t.ends(running)
+    subprocess.run(["qemu-img", "check", "-q", "-f", "qcow2", image], check=True)
+    subprocess.run(["qemu-img", "convert", "-f", "qcow2", "-O", "raw", image, path], check=True)
     with open(path, "rb") as disk:
         disk.seek(5 * MIB)
         t.expect(hashlib.sha256(disk.read(8 * MIB)).hexdigest() == written, "the image has other bytes than the guest wrote")

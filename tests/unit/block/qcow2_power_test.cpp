@@ -1,5 +1,6 @@
-// Power cuts: the log of writes of a workload is cut at every point, and what was not flushed is there or not by chance.
-// After each cut the image opens, has no error but leaks, and holds what completed flushes promised.
+// Power cuts: the log of writes of a workload is cut at every point, and what was not flushed is there or not
+// by chance. After each cut the image opens, has no error but leaks, and holds what completed flushes
+// promised.
 #include "base/bytes.h"
 #include "block/filters/write_log_node.h"
 #include "qcow2_fixture.h"
@@ -39,7 +40,8 @@ class PowerCut : public Qcow2Test, public testing::WithParamInterface<Scenario> 
   void one_request(Node& disk, std::mt19937& random, uint64_t stamp) {
     const uint64_t sectors = kSize / kSector;
     const uint64_t first = random() % sectors;
-    const uint64_t bytes = std::min<uint64_t>(1 + random() % (random() % 5 == 0 ? 64 : 6), sectors - first) * kSector;
+    const uint64_t bytes =
+        std::min<uint64_t>(1 + random() % (random() % 5 == 0 ? 64 : 6), sectors - first) * kSector;
     const size_t began = log->count();
     switch (random() % 8) {
       case 0:
@@ -67,12 +69,15 @@ class PowerCut : public Qcow2Test, public testing::WithParamInterface<Scenario> 
     }
   }
   // Whether `value` may be read after a cut at `cut`, when a flush that began at `flushed` has ended.
-  static bool may_be(const std::vector<Change>& changes, uint64_t before, size_t flushed, size_t cut, uint64_t value) {
+  static bool may_be(const std::vector<Change>& changes, uint64_t before, size_t flushed, size_t cut,
+                     uint64_t value) {
     uint64_t promised = before;
     bool found = false;
     for (const Change& each : changes) {
-      if (each.ended <= flushed) promised = each.stamp;
-      else if (each.began <= cut && each.stamp == value) found = true;
+      if (each.ended <= flushed)
+        promised = each.stamp;
+      else if (each.began <= cut && each.stamp == value)
+        found = true;
     }
     return found || promised == value;
   }
@@ -96,9 +101,10 @@ TEST_P(PowerCut, leaves_a_whole_image_with_all_that_was_flushed) {
   for (const char c : content_of(path("disk"))) start.push_back(static_cast<std::byte>(c));
 
   NodePtr node = open_options({{"driver", "qcow2"},
-                               {"file", {{"driver", "blklogwrites"},
-                                         {"node-name", "log"},
-                                         {"file", {{"driver", "file"}, {"filename", path("disk")}}}}}});
+                               {"file",
+                                {{"driver", "blklogwrites"},
+                                 {"node-name", "log"},
+                                 {"file", {{"driver", "file"}, {"filename", path("disk")}}}}}});
   ASSERT_NE(node, nullptr);
   log = std::dynamic_pointer_cast<WriteLogNode>(opener.find("log"));
   ASSERT_NE(log, nullptr);
@@ -150,7 +156,8 @@ TEST_P(PowerCut, leaves_a_whole_image_with_all_that_was_flushed) {
       close(survivor);
       survivor = open(path("cut"), "qcow2");
       ASSERT_NE(survivor, nullptr);
-      const auto repaired = context.run_until(survivor->checker()->check({.repair_leaks = true, .repair_errors = true}));
+      const auto repaired =
+          context.run_until(survivor->checker()->check({.repair_leaks = true, .repair_errors = true}));
       ASSERT_TRUE(repaired);
       const auto clean = context.run_until(survivor->checker()->check({}));
       ASSERT_TRUE(clean);
@@ -162,7 +169,8 @@ TEST_P(PowerCut, leaves_a_whole_image_with_all_that_was_flushed) {
       for (size_t sector = 0; sector < kSize / kSector; ++sector) {
         const auto value = load_le<uint64_t>(&now[sector * kSector]);
         const uint64_t before = GetParam().backing ? uint64_t{1} << 40 | sector : 0;
-        ASSERT_TRUE(may_be(history[sector], before, flushed, cut, value)) << "sector " << sector << " is " << value;
+        ASSERT_TRUE(may_be(history[sector], before, flushed, cut, value))
+            << "sector " << sector << " is " << value;
       }
       close(survivor);
     }
