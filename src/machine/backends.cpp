@@ -103,7 +103,9 @@ block::Task<Result<std::shared_ptr<block::Client>>> open_disk(block::Opener& ope
     node = std::make_shared<block::NullNode>(std::stoull(disk.file), disk.read_only);
     CO_TRY(opener.add(node, disk.name));
   } else {
-    auto opened = co_await opener.open(disk.file, disk.driver == "file" ? "raw" : disk.driver, flags);
+    std::string format = disk.driver;
+    if (format == "file") format = "raw";
+    auto opened = co_await opener.open(disk.file, std::move(format), flags);
     if (!opened) co_return std::move(opened).error();
     node = *std::move(opened);
   }
