@@ -1,4 +1,5 @@
-// Hostile qcow2 images: opened, read, checked, written and repaired, on a file in memory that cannot grow for ever.
+// Hostile qcow2 images: opened, read, checked, written and repaired, on a file in memory that cannot grow for
+// ever.
 #include <algorithm>
 #include <cstring>
 #include <nlohmann/json.hpp>
@@ -67,9 +68,11 @@ void use(IoContext& context, Opener& opener, const std::shared_ptr<MemoryFile>& 
   for (const uint64_t at : {uint64_t{0}, size / 2, size - std::min<uint64_t>(size, 70000)}) {
     static_cast<void>(context.run_until(read_bytes(*node, at, buffer.data(), buffer.size())));
     BlockStatus status;
-    if (at < size) static_cast<void>(context.run_until(node->block_status(at, 1 << 20, StatusDetail::kPrecise, status)));
+    if (at < size)
+      static_cast<void>(context.run_until(node->block_status(at, 1 << 20, StatusDetail::kPrecise, status)));
   }
-  static_cast<void>(node->format_specific_info().dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+  static_cast<void>(
+      node->format_specific_info().dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
   static_cast<void>(context.run_until(node->checker()->check({})));
   if (writable) {
     for (const uint64_t at : {uint64_t{0}, size / 2 / 512 * 512}) {
@@ -82,8 +85,10 @@ void use(IoContext& context, Opener& opener, const std::shared_ptr<MemoryFile>& 
     info.name = "fuzz";
     if (context.run_until(node->snapshots()->create(info)))
       static_cast<void>(context.run_until(node->snapshots()->remove("fuzz")));
-    if (size < 1 << 20) static_cast<void>(context.run_until(node->truncate(size / 2 / 512 * 512, Preallocation::kOff)));
-    static_cast<void>(context.run_until(node->checker()->check({.repair_leaks = true, .repair_errors = true})));
+    if (size < 1 << 20)
+      static_cast<void>(context.run_until(node->truncate(size / 2 / 512 * 512, Preallocation::kOff)));
+    static_cast<void>(
+        context.run_until(node->checker()->check({.repair_leaks = true, .repair_errors = true})));
   }
   static_cast<void>(context.run_until(close_chain(std::move(node))));
 }
@@ -95,8 +100,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   static IoContext context(Aio::kThreads);
   for (const bool writable : {false, true}) {
     Opener opener;
-    std::vector<std::byte> bytes(size);
-    std::memcpy(bytes.data(), data, size);
+    const auto* const first = reinterpret_cast<const std::byte*>(data);
+    std::vector<std::byte> bytes(first, first + size);
     const auto file = std::make_shared<MemoryFile>(std::move(bytes));
     const auto data_file = std::make_shared<MemoryFile>(std::vector<std::byte>(4096));
     if (!opener.add(file, "image") || !opener.add(data_file, "data")) return 0;
