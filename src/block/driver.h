@@ -57,6 +57,7 @@ struct Driver {
   Task<Result<nlohmann::json>> (*measure)(nlohmann::json options, NodePtr source) = nullptr;
   // The prefix of names that mean this protocol: "nbd" for "nbd://…" and "nbd:…". Several, by spaces.
   std::string_view schemes = {};
+  bool compression = false;  // write_compressed() works, on images made for it at least
 };
 
 std::span<const Driver* const> drivers();

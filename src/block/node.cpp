@@ -119,6 +119,10 @@ Task<Result<void>> Node::amend(nlohmann::json) {
   co_return unsupported(*this, "change options of an existing image");
 }
 
+Task<Result<void>> Node::make_empty() {
+  co_return unsupported(*this, "be emptied");
+}
+
 Task<Result<void>> Node::change_backing_file(std::string, std::string) {
   co_return unsupported(*this, "have a backing file");
 }

@@ -132,6 +132,8 @@ class Node : public Parent, public std::enable_shared_from_this<Node> {
   virtual Checker* checker() { return nullptr; }
   // Changes creation options of an existing image.
   virtual Task<Result<void>> amend(nlohmann::json options);
+  // Drops all content of an image with a backing file: it reads as that from then on. Drained.
+  virtual Task<Result<void>> make_empty();
   // Writes name and format of the backing file into the image ("" for none); the graph stays.
   virtual Task<Result<void>> change_backing_file(std::string file, std::string format);
 

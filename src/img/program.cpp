@@ -19,15 +19,22 @@ struct Command {
 
 constexpr Command kCommands[] = {
     {"amend", amend, "-o OPTIONS FILE", "change creation options of an existing image"},
+    {"bench", bench, "[-w] [-c COUNT] [-d DEPTH] [-s SIZE] [-S STEP] FILE", "time requests to an image"},
     {"bitmap", bitmap, "--add|--remove|--clear|--enable|--disable|--merge SOURCE FILE BITMAP",
      "work on dirty bitmaps in an image"},
     {"check", check, "[-r leaks|all] FILE", "look for errors in an image's tables, and repair them"},
+    {"commit", commit, "[-b BASE] [-d] FILE", "write an image's content into its backing file"},
     {"compare", compare, "[-s] FILE1 FILE2", "compare what two images hold"},
+    {"convert", convert, "[-O FORMAT] [-c] [-o OPTIONS] FILE… TARGET", "copy images into a new one"},
     {"create", create, "[-f FORMAT] [-o OPTIONS] [-b BACKING -F FORMAT] FILE [SIZE]", "make a new image"},
+    {"dd", dd, "[-O FORMAT] [bs=SIZE] [count=N] [skip=N] if=FILE of=FILE", "copy a part of an image"},
+    {"import", import, "FILE [TARGET]", "make a qcow2 image of another program's (.ova, .vmdk, …)", true},
     {"info", info, "[--backing-chain] [--output=json] FILE", "describe an image"},
     {"map", map, "[--output=json] FILE", "tell where an image's content lies"},
     {"measure", measure, "[-O FORMAT] --size SIZE | FILE", "tell how large a file a new image needs"},
+    {"rebase", rebase, "-b BACKING [-F FORMAT] [-u] FILE", "give an image another backing file"},
     {"resize", resize, "[--shrink] FILE [+|-]SIZE", "change an image's virtual size"},
+    {"shrink", shrink, "FILE", "give unused space back to the host, in place", true},
     {"snapshot", snapshot, "-l | -c NAME | -a NAME | -d NAME FILE", "work on snapshots inside an image"},
 };
 
