@@ -38,8 +38,7 @@ class Comparison {
         if (error != 0) co_return error;
         bytes = std::min(bytes, status[i].bytes);
       }
-      if (strict && (status[0].data != status[1].data || status[0].zero != status[1].zero ||
-                     status[0].allocated != status[1].allocated)) {
+      if (strict && !alike(status[0], status[1])) {
         tool_.say(fmt::format("Strict mode: Offset {} block status mismatch!\n", at));
         co_return kDifferent;
       }
@@ -69,6 +68,11 @@ class Comparison {
   }
 
  private:
+  // Stored in the same way: -s.
+  static bool alike(const ChainStatus& a, const ChainStatus& b) {
+    return a.data == b.data && a.zero == b.zero && a.allocated == b.allocated &&
+           a.compressed == b.compressed && a.offset_valid == b.offset_valid;
+  }
   static bool reads_zero(const ChainStatus& status) { return status.zero; }
 
   block::Task<int> status_at(unsigned i, uint64_t at, uint64_t bytes, ChainStatus& status) {

@@ -14,6 +14,23 @@ using nlohmann::ordered_json;
 
 constexpr uint64_t kNanoseconds = 1'000'000'000;
 
+// qcow2's in the order in which qemu-img tells them; others by name.
+ordered_json in_order(const nlohmann::json& specific) {
+  static constexpr const char* kFirst[] = {
+      "compat",  "compression-type", "lazy-refcounts", "bitmaps", "refcount-bits",
+      "encrypt", "data-file",        "data-file-raw",  "corrupt", "extended-l2"};
+  ordered_json data = ordered_json::object();
+  const auto& values = specific["data"];
+  for (const char* const key : kFirst)
+    if (values.contains(key)) data[key] = values[key];
+  for (const auto& [key, value] : values.items())
+    if (!data.contains(key)) data[key] = value;
+  ordered_json result;
+  result["type"] = specific["type"];
+  result["data"] = std::move(data);
+  return result;
+}
+
 ordered_json snapshot_json(const block::SnapshotInfo& snapshot) {
   ordered_json object;
   if (snapshot.icount != ~uint64_t{0}) object["icount"] = snapshot.icount;
@@ -67,7 +84,7 @@ ordered_json image_description(const block::Node& node, const std::string& filen
   if (const int64_t bytes = node.allocated_bytes(); bytes >= 0) object["actual-size"] = bytes;
   if (node.encrypted()) object["encrypted"] = true;
   if (const auto specific = node.format_specific_info(); !specific.is_null())
-    object["format-specific"] = ordered_json(specific);
+    object["format-specific"] = in_order(specific);
   if (!backing.empty()) {
     object["full-backing-filename"] = block::backing_path(filename, backing);
     object["backing-filename"] = backing;
@@ -128,7 +145,7 @@ std::string snapshot_table(std::span<const block::SnapshotInfo> snapshots) {
     const uint64_t clock = each.vm_clock_nanoseconds / kNanoseconds;
     const std::string clock_text = fmt::format("{:02}:{:02}:{:02}.{:03}", clock / 3600, clock / 60 % 60,
                                                clock % 60, each.vm_clock_nanoseconds / 1'000'000 % 1000);
-    text += fmt::format("{:<9} {:<15} {:>8} {:>19} {:>12} {:>10}\n", each.id, each.name,
+    text += fmt::format("{:<9} {:<16} {:>8} {:>19} {:>12} {:>10}\n", each.id, each.name,
                         size_text(each.vm_state_bytes), date_text, clock_text,
                         each.icount == ~uint64_t{0} ? std::string() : std::to_string(each.icount));
   }

@@ -153,13 +153,29 @@ Result<int> rebase(Tool& tool, Words words) {
       TRY_ASSIGN(after, tool.run(tool.opener.open_backing(file, base, format, reading, 0)));
       if (format.empty()) format = after->driver();
     }
+    // What is written lies on the new backing file: zeros must hide it, the rest of a cluster is filled from
+    // it.
+    if (after) {
+      auto attached = image.node()->set_backing(after);
+      if (!attached) {
+        for (block::NodePtr* node : {&before, &after})
+          if (*node) TRY(tool.run(block::close_chain(std::move(*node))));
+        return std::move(attached).error().with_context(name);
+      }
+    }
     Progress progress(tool.progress_form(), "rebase", image.size());
-    Rebase work(image.client(), before, after, progress);
-    const int error = tool.run(work.run());
+    int error = 0;
+    uint64_t offset = 0;
+    {
+      Rebase work(image.client(), before, after, progress);
+      error = tool.run(work.run());
+      offset = work.offset();
+    }
     if (error == 0) progress.finish();
-    for (block::NodePtr* node : {&before, &after})
-      if (*node) TRY(tool.run(block::close_chain(std::move(*node))));
-    if (error != 0) return errno_error(fmt::format("{}: at offset {}", name, work.offset()), -error);
+    // The new one belongs to the image now and is closed with it.
+    after = nullptr;
+    if (before) TRY(tool.run(block::close_chain(std::move(before))));
+    if (error != 0) return errno_error(fmt::format("{}: at offset {}", name, offset), -error);
     // The content must be there before it stops being read from the old backing file.
     const int flushed = tool.run(image.client().flush());
     if (flushed != 0) return errno_error(name + ": its content cannot be made durable", -flushed);

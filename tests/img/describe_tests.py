@@ -1,6 +1,6 @@
 """Commands that read: info, map, check, measure, snapshot -l, compare."""
 
-from judge import Judged, pattern_file
+from judge import Judged, pattern_file, qemu_io
 
 MIB = 1 << 20
 
@@ -14,6 +14,14 @@ class Describe(Judged):
         with open(folder / "longer.raw", "wb") as file:
             file.write((folder / "a.raw").read_bytes() + bytes(MIB) + b"x" * 512)
         self.make(folder, "convert", "-O", "vdi", "a.raw", "a.vdi")
+        self.make(folder, "create", "-q", "-f", "qcow2", "base.qcow2", "8M")
+        qemu_io(folder / "base.qcow2", "write -P 1 0 1M", "write -P 1 6M 64k")
+        self.make(folder, "create", "-q", "-f", "qcow2", "-b", "base.qcow2", "-F", "qcow2", "top.qcow2", "10M")
+        qemu_io(folder / "top.qcow2", "write -P 2 512k 1M", "write -z 100k 200k")
+        (folder / "below").mkdir()
+        self.make(folder, "create", "-q", "-f", "qcow2", "-b", "../top.qcow2", "-F", "qcow2", "below/leaf.qcow2")
+        self.make(folder, "convert", "-c", "-O", "qcow2", "a.raw", "packed.qcow2")
+        self.make(folder, "create", "-q", "-f", "qcow2", "-o", "preallocation=metadata", "reserved.qcow2", "4M")
 
     # --- info ---
 
@@ -25,6 +33,27 @@ class Describe(Judged):
     def test_info_of_vdi(self):
         self.both("info", "a.vdi", status=0, ignore=["disk size"])
         self.both("info", "--output=json", "a.vdi", status=0, ignore=["actual-size"])
+
+    def test_info_of_qcow2(self):
+        for image in ("base.qcow2", "top.qcow2", "below/leaf.qcow2", "packed.qcow2"):
+            self.both("info", image, status=0, ignore=["disk size"])
+            self.both("info", "--output=json", image, status=0, ignore=["actual-size"])
+
+    def test_info_of_a_chain(self):
+        self.both("info", "--backing-chain", "below/leaf.qcow2", status=0, ignore=["disk size"])
+        self.both("info", "--backing-chain", "--output=json", "below/leaf.qcow2", status=0, ignore=["actual-size"])
+        for folder in (self.theirs, self.ours):
+            (folder / "base.qcow2").unlink()
+        self.both("info", "top.qcow2", status=0, ignore=["disk size"])
+        self.both("info", "--backing-chain", "top.qcow2", status=1)
+
+    def test_info_with_snapshots(self):
+        self.make(self.theirs, "snapshot", "-c", "first", "top.qcow2")
+        self.make(self.theirs, "snapshot", "-c", "a name with spaces", "top.qcow2")
+        (self.ours / "top.qcow2").write_bytes((self.theirs / "top.qcow2").read_bytes())
+        self.both("info", "top.qcow2", status=0, ignore=["disk size"])
+        self.both("info", "--output=json", "top.qcow2", status=0, ignore=["actual-size"])
+        self.both("snapshot", "-l", "top.qcow2", status=0)
 
     def test_info_of_a_chain_of_one(self):
         self.both("info", "--backing-chain", "--output=json", "a.raw", status=0)
@@ -54,6 +83,13 @@ class Describe(Judged):
         self.both("map", "a.vdi", status=0)
         self.both("map", "--output=json", "a.vdi", status=0)
 
+    def test_map_of_qcow2(self):
+        for image in ("base.qcow2", "top.qcow2", "below/leaf.qcow2"):
+            self.both("map", image, status=0)
+            self.both("map", "--output=json", image, status=0)
+        self.both("map", "--output=json", "packed.qcow2", status=0)
+        self.both("map", "packed.qcow2", status=1, output=False)
+
     def test_map_of_a_part(self):
         for start in ("0", "1k", "64k", "100000", "3M", "4M", "20M"):
             self.both("map", "--output=json", "--start-offset", start, "--max-length=1M", "a.raw", status=0)
@@ -69,6 +105,10 @@ class Describe(Judged):
         self.both("compare", "a.raw", "a.vdi", status=0)
         self.both("compare", "-f", "raw", "-F", "vdi", "a.raw", "a.vdi", status=0)
         self.both("compare", "-q", "a.raw", "a.vdi", status=0)
+        self.both("compare", "a.raw", "packed.qcow2", status=0)
+        self.both("compare", "-s", "top.qcow2", "top.qcow2", status=0)
+        self.both("compare", "-s", "-U", "a.raw", "packed.qcow2")
+        self.both("compare", "base.qcow2", "top.qcow2", status=1)
 
     def test_compare_different(self):
         self.both("compare", "a.raw", "b.raw", status=1)
@@ -98,6 +138,39 @@ class Describe(Judged):
         self.both("check", "a.raw", status=63)
         self.both("check", "--output=json", "a.raw", status=63)
 
+    def test_check_of_qcow2(self):
+        for image in ("base.qcow2", "top.qcow2", "packed.qcow2", "reserved.qcow2"):
+            self.both("check", image, status=0)
+            self.both("check", "--output=json", image, status=0)
+            self.both("check", "-q", image, status=0)
+
+    def test_check_finds_and_repairs_leaks(self):
+        for folder in (self.theirs, self.ours):
+            # The L1 entry of the only L2 table is emptied: its cluster and all data leak.
+            with open(folder / "base.qcow2", "r+b") as file:
+                file.seek(40)
+                table = int.from_bytes(file.read(8), "big")
+                file.seek(table)
+                file.write(bytes(8))
+        self.both("check", "base.qcow2", status=3, ignore=["Image end"])
+        self.both("check", "--output=json", "base.qcow2", status=3, ignore=["image-end-offset"])
+        self.both("check", "-r", "leaks", "base.qcow2", status=0, ignore=["Image end"])
+        self.both("check", "base.qcow2", status=0, ignore=["Image end"])
+
+    def test_check_finds_and_repairs_corruption(self):
+        for folder in (self.theirs, self.ours):
+            # The first refcount block says that nothing is used.
+            with open(folder / "base.qcow2", "r+b") as file:
+                file.seek(48)
+                file.seek(int.from_bytes(file.read(8), "big"))
+                block = int.from_bytes(file.read(8), "big")
+                file.seek(block + 8)
+                file.write(bytes(8))
+        self.both("check", "base.qcow2", status=2, ignore=["Image end"])
+        self.both("check", "--output=json", "base.qcow2", status=2, ignore=["image-end-offset"])
+        self.both("check", "-r", "all", "base.qcow2", status=0, ignore=["Image end"])
+        self.both("check", "base.qcow2", status=0, ignore=["Image end"])
+
     def test_check_mistakes(self):
         self.both("check", status=1)
         self.both("check", "missing", status=1)
@@ -107,6 +180,12 @@ class Describe(Judged):
         self.both("measure", "--size", "1G", status=0)
         self.both("measure", "--size", "1G", "-O", "raw", "--output=json", status=0)
         self.both("measure", "-O", "raw", "a.vdi", status=0)
+
+    def test_measure_qcow2(self):
+        for words in (["--size", "1G"], ["a.raw"], ["top.qcow2"], ["-o", "cluster_size=4k", "top.qcow2"],
+                      ["-o", "preallocation=full", "--size", "10M"], ["--size", "2T"]):
+            self.both("measure", "-O", "qcow2", *words, status=0, ignore=["bitmaps size: 0"])
+            self.both("measure", "-O", "qcow2", "--output=json", *words, status=0, ignore=["bitmaps"])
 
     def test_measure_mistakes(self):
         self.both("measure", status=1)

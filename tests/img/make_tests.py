@@ -1,6 +1,6 @@
 """Commands that make or change images without copying content: create, resize, amend, bitmap, snapshot."""
 
-from judge import Judged, pattern_file
+from judge import Judged, pattern_file, qemu_io
 
 MIB = 1 << 20
 
@@ -8,6 +8,8 @@ MIB = 1 << 20
 class Make(Judged):
     def prepare(self, folder):
         pattern_file(folder / "a.raw", 4 * MIB)
+        self.make(folder, "create", "-q", "-f", "qcow2", "a.qcow2", "8M")
+        qemu_io(folder / "a.qcow2", "write -P 1 0 1M", "write -P 1 6M 64k")
 
     # --- create ---
 
@@ -26,6 +28,25 @@ class Make(Judged):
         self.both("create", "-f", "raw", "-o", "size=5M", "new.raw", status=0)
         self.both("create", "-f", "raw", "-o", "preallocation=full", "new.raw", "1M", status=0)
         self.assertEqual((self.ours / "new.raw").stat().st_blocks * 512, MIB)
+
+    def test_create_qcow2(self):
+        for words in ([], ["-o", "cluster_size=4k,lazy_refcounts=on"], ["-o", "compat=0.10"], ["-o", "refcount_bits=1"],
+                      ["-o", "preallocation=metadata"], ["-o", "extended_l2=on"], ["-o", "compression_type=zstd"],
+                      ["-o", "preallocation=falloc", "-o", "cluster_size=128k"]):
+            self.both("create", "-f", "qcow2", *words, "new.qcow2", "10M", status=0)
+            self.both("info", "new.qcow2", status=0, ignore=["disk size"])
+            self.sound("new.qcow2")
+        self.both("create", "-f", "qcow2", "-o", "cluster_size=3k", "new.qcow2", "1M", status=1, output=False)
+
+    def test_create_on_a_backing_file(self):
+        self.both("create", "-f", "qcow2", "-b", "a.qcow2", "-F", "qcow2", "new.qcow2", status=0)
+        self.same_content("new.qcow2")
+        self.both("create", "-f", "qcow2", "-o", "backing_file=a.raw,backing_fmt=raw", "new.qcow2", "9M", status=0)
+        self.both("create", "-f", "qcow2", "-u", "-b", "missing", "-F", "qcow2", "other.qcow2", "5M", status=0)
+        self.both("info", "other.qcow2", status=0, ignore=["disk size"])
+        for words in (["-b", "a.qcow2"], ["-b", "missing", "-F", "qcow2"], ["-u", "-b", "a.qcow2", "-F", "qcow2"],
+                      ["-b", "a.qcow2", "-F", "nonsense"]):
+            self.both("create", "-f", "qcow2", *words, "third.qcow2", status=1)
 
     def test_create_mistakes(self):
         for words in ([], ["new.raw"], ["new.raw", "much"], ["new.raw", "--", "-1"], ["-f", "nonsense", "new.raw", "1M"],
@@ -51,6 +72,12 @@ class Make(Judged):
         self.both("resize", "-q", "-f", "raw", "a.raw", "4M", status=0)
         self.same_content("a.raw", fmt="raw")
 
+    def test_resize_qcow2(self):
+        for words in (["9M"], ["+1G"], ["--shrink", "-1G"], ["--shrink", "1M"], ["--preallocation=metadata", "4M"]):
+            self.both("resize", "a.qcow2", *words, status=0)
+            self.same_content("a.qcow2")
+            self.sound("a.qcow2")
+
     def test_resize_preallocates(self):
         self.both("resize", "-f", "raw", "--preallocation=full", "a.raw", "5M", status=0)
         self.both("resize", "-f", "raw", "--preallocation=metadata", "a.raw", "6M", status=1)
@@ -62,6 +89,53 @@ class Make(Judged):
                       ["--preallocation=full", "--shrink", "a.raw", "1M"]):
             self.both("resize", *words, status=1, output=False)
         self.same_content("a.raw", fmt="raw")
+
+    # --- snapshot, amend ---
+
+    def test_snapshots(self):
+        self.both("snapshot", "-c", "first", "a.qcow2", status=0)
+        for folder in (self.theirs, self.ours):
+            qemu_io(folder / "a.qcow2", "write -P 9 512k 2M")
+        self.both("snapshot", "-c", "second", "a.qcow2", status=0)
+        self.both("snapshot", "-l", "a.qcow2", status=0)
+        self.both("snapshot", "-a", "first", "a.qcow2", status=0)
+        self.same_content("a.qcow2")
+        self.both("snapshot", "-d", "first", "a.qcow2", status=0)
+        self.both("snapshot", "-l", "a.qcow2", status=0)
+        self.both("snapshot", "-a", "second", "a.qcow2", status=0)
+        self.same_content("a.qcow2")
+        self.sound("a.qcow2")
+        self.both("snapshot", "-d", "nothing", "a.qcow2", status=1)
+        self.both("snapshot", "-a", "nothing", "a.qcow2", status=1)
+
+    def test_amend(self):
+        self.both("amend", "-f", "qcow2", "-o", "lazy_refcounts=on", "a.qcow2", status=0)
+        self.both("info", "a.qcow2", status=0, ignore=["disk size"])
+        self.both("amend", "-f", "qcow2", "-o", "compat=0.10", "a.qcow2", status=0)
+        self.both("info", "a.qcow2", status=0, ignore=["disk size"])
+        self.both("amend", "-f", "qcow2", "-o", "compat=1.1", "a.qcow2", status=0)
+        self.same_content("a.qcow2")
+        self.sound("a.qcow2")
+        self.both("amend", "-o", "nonsense=1", "a.qcow2", status=1)
+        self.both("amend", "-f", "qcow2", "-o", "help", status=0, output=False)
+
+    # --- bitmap ---
+
+    def test_bitmaps(self):
+        for words in (["--add", "a.qcow2", "one"], ["--add", "-g", "32k", "--disable", "a.qcow2", "two"]):
+            self.both("bitmap", "-f", "qcow2", *words, status=0)
+        for folder in (self.theirs, self.ours):
+            qemu_io(folder / "a.qcow2", "write -P 9 512k 200k")
+        for words in (["--merge", "one", "a.qcow2", "two"], ["--enable", "a.qcow2", "two"],
+                      ["--remove", "--add", "a.qcow2", "one"]):
+            self.both("bitmap", *words, status=0)
+            self.both("info", "--output=json", "a.qcow2", status=0, ignore=["actual-size"])
+            self.sound("a.qcow2")
+        self.both("bitmap", "--clear", "a.qcow2", "two", status=0)
+        for words in (["--add", "a.qcow2", "one"], ["--remove", "a.qcow2", "none"], ["--add", "-g", "3", "a.qcow2", "x"],
+                      ["--merge", "none", "a.qcow2", "one"]):
+            self.both("bitmap", *words, status=1)
+        self.sound("a.qcow2")
 
     # --- amend, bitmap: what raw images lack ---
 

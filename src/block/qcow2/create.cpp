@@ -238,6 +238,7 @@ const Driver kQcow2Driver = {.name = "qcow2",
                              .create = qcow2::create_qcow2,
                              .create_options = qcow2::kCreateOptions,
                              .amend_options = qcow2::kAmendOptions,
-                             .measure = qcow2::measure_qcow2};
+                             .measure = qcow2::measure_qcow2,
+                             .compression = true};
 
 }  // namespace ostler::block

@@ -74,6 +74,7 @@ class Qcow2Node final : public Node, public Snapshots, public Checker {
   Task<int> write_compressed(uint64_t offset, Buffers from) override;
   Task<int> block_status(uint64_t offset, uint64_t bytes, StatusDetail detail, BlockStatus& status) override;
   Task<Result<void>> truncate(uint64_t size, Preallocation preallocation) override;
+  Task<Result<void>> make_empty() override;
   Task<Result<void>> close() override;
   int try_read(uint64_t offset, Buffers to) override;
   int try_write(uint64_t offset, Buffers from) override;

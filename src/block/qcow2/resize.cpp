@@ -151,6 +151,16 @@ Task<Result<void>> Qcow2Node::drop_above(uint64_t size) {
   co_return Result<void>();
 }
 
+Task<Result<void>> Qcow2Node::make_empty() {
+  if (read_only_) co_return failed("it is open for reading only", -EROFS);
+  if (const int error = co_await prepare_first_write(); error != 0)
+    co_return failed("it cannot be written", error);
+  CO_TRY(co_await drop_above(0));
+  if (const int error = co_await commit(); error != 0)
+    co_return failed("its metadata cannot be written", error);
+  co_return Result<void>();
+}
+
 Task<Result<void>> Qcow2Node::truncate(uint64_t size, Preallocation preallocation) {
   if (read_only_) co_return failed("it is open for reading only", -EROFS);
   if (size % 512 != 0)

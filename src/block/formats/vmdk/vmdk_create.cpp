@@ -211,6 +211,7 @@ const Driver kVmdkDriver = {.name = "vmdk",
                             .probe = probe_vmdk,
                             .open = VmdkNode::open,
                             .create = create_vmdk,
-                            .create_options = kCreateOptions};
+                            .create_options = kCreateOptions,
+                            .compression = true};
 
 }  // namespace ostler::block

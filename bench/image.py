@@ -1,0 +1,137 @@
+#!/usr/bin/env python3
+"""ostler-img beside qemu-img: `./dev bench image [--quick] [--runs N] [--record]`.
+
+Converts a half-full image (4 GiB, with --quick 256 MiB) in four ways and times reads all over it. The two
+programs run alternately, in the page cache; the figures are medians. --record appends to bench/RESULTS.md.
+"""
+
+import argparse
+import datetime
+import os
+import random
+import re
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+MIB = 1 << 20
+THEIRS = "qemu-img"
+
+
+def make_image(path, size):
+    """Half data, half holes, in runs of 1 to 32 MiB; half of the data compresses well."""
+    random.seed(7)
+    noise, text = random.randbytes(MIB), (b"all work and no play " * 60000)[:MIB]
+    with open(path, "wb") as file:
+        file.truncate(size)
+        at = 0
+        while at < size:
+            run = min(random.randint(1, 32) * MIB, size - at)
+            file.seek(at)
+            for i in range(run // MIB):
+                file.write(noise if i % 2 else text)
+            at += 2 * run
+
+
+def run(arguments):
+    """(seconds, processor seconds, peak MiB, output)"""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    begin = time.monotonic()
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    output, errors = process.communicate()
+    seconds = time.monotonic() - begin
+    if process.returncode:
+        sys.exit(f"{' '.join(map(str, arguments))}: {errors}")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, output
+
+
+def peak_mib(arguments):
+    """Resident memory of one run: VmHWM of a process of its own, so that no larger one before it counts."""
+    code = ("import resource,subprocess,sys;subprocess.run(sys.argv[1:],check=True,stdout=subprocess.DEVNULL);"
+            "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss//1024)")
+    return int(subprocess.run([sys.executable, "-c", code, *map(str, arguments)], check=True, capture_output=True,
+                              text=True).stdout)
+
+
+def conversions(folder):
+    raw, qcow2, out = folder / "source.raw", folder / "source.qcow2", folder / "out"
+    yield "raw → qcow2", 1.5, ["convert", "-f", "raw", "-O", "qcow2", raw, out]
+    yield "qcow2 → raw", 1.5, ["convert", "-f", "qcow2", "-O", "raw", qcow2, out]
+    yield "qcow2 → qcow2, zstd, -m 8 -W", 1.8, ["convert", "-c", "-m", "8", "-W", "-f", "qcow2", "-O", "qcow2", "-o",
+                                                "compression_type=zstd", qcow2, out]
+
+
+def measure(program, words, out):
+    Path(out).unlink(missing_ok=True)
+    return run([program, *words])
+
+
+def compare(ours, folder, runs):
+    rows = []
+    for name, goal, words in conversions(folder):
+        times = {ours: [], THEIRS: []}
+        for _ in range(runs):
+            for program in times:
+                times[program].append(measure(program, words, words[-1])[0])
+        check = subprocess.run([THEIRS, "compare", "-f", "raw", "-F", words[words.index("-O") + 1], folder / "source.raw",
+                                folder / "out"], capture_output=True, text=True, check=False)
+        if check.returncode:
+            sys.exit(f"{name}: {check.stdout}{check.stderr}")
+        Path(words[-1]).unlink()
+        mine, other = (statistics.median(times[each]) for each in (ours, THEIRS))
+        rows.append((f"convert {name}", f"{mine:.2f} s", f"{other:.2f} s", other / mine, f"≥ {goal}", peak_mib([ours, *words])))
+    words = ["bench", "-f", "qcow2", "-t", "none", "-c", "100000", "-d", "32", "-s", "4096", "-S", str(7919 * 4096),
+             folder / "source.qcow2"]
+    cost = {ours: [], THEIRS: []}
+    for _ in range(runs):
+        for program in cost:
+            _, processor, output = run([program, *words])
+            seconds = float(re.search(r"in ([\d.]+) seconds", output).group(1))
+            cost[program].append((processor, seconds))
+    mine, other = (statistics.median(each[0] for each in cost[program]) for program in (ours, THEIRS))
+    rows.append(("bench: 100000 scattered 4 KiB reads of qcow2, depth 32, cache=none, processor time", f"{mine:.2f} s",
+                 f"{other:.2f} s", other / mine, "≥ 1.5", peak_mib([ours, *words])))
+    return rows
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="256 MiB instead of 4 GiB")
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--record", action="store_true")
+    parser.add_argument("--folder", type=Path, help="where the images lie (default: a temporary folder)")
+    options = parser.parse_args()
+    program = Path(os.environ.get("OSTLER_PROGRAM", ROOT / "build/bin/ostler")).resolve().parent / "ostler-img"
+    if not shutil.which(THEIRS):
+        sys.exit("qemu-img is not installed; ./dev setup installs it")
+    with tempfile.TemporaryDirectory(prefix="ostler-bench-", dir=options.folder) as name:
+        folder = Path(name)
+        make_image(folder / "source.raw", (256 if options.quick else 4096) * MIB)
+        subprocess.run([THEIRS, "convert", "-O", "qcow2", folder / "source.raw", folder / "source.qcow2"], check=True)
+        rows = compare(program, folder, options.runs)
+    size = "256 MiB" if options.quick else "4 GiB"
+    text = (f"`./dev bench image`, {size} half full, medians of {options.runs}, "
+            f"load {os.getloadavg()[0]:.1f} at the end\n\n"
+            "| figure | ostler-img | qemu-img | qemu-img / ostler-img | goal | resident MiB |\n"
+            "| --- | ---: | ---: | ---: | --- | ---: |\n")
+    for figure, mine, other, ratio, goal, peak in rows:
+        missed = "" if ratio >= float(goal[2:]) else " **missed**"
+        text += f"| {figure} | {mine} | {other} | {ratio:.2f} | {goal}{missed} | {peak} |\n"
+    print(text)
+    if options.record:
+        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True,
+                                check=True).stdout.strip()
+        now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M")
+        with open(ROOT / "bench/RESULTS.md", "a", encoding="utf-8") as file:
+            file.write(f"\n## {now} UTC, commit {commit}\n\n{text}")
+
+
+if __name__ == "__main__":
+    main()

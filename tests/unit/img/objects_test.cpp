@@ -1,0 +1,43 @@
+#include "img/objects.h"
+
+#include <gtest/gtest.h>
+
+namespace ostler::img {
+namespace {
+
+std::string error_of(const std::string& description) {
+  block::Opener opener;
+  auto added = add_object(opener, description);
+  return added ? "" : added.error().message();
+}
+
+TEST(Objects, ASecretIsFoundByItsId) {
+  block::Opener opener;
+  ASSERT_TRUE(add_object(opener, "secret,id=key,data=open sesame"));
+  EXPECT_EQ(*opener.secret("key"), "open sesame");
+  EXPECT_NE(opener.secret("other").error().message().find("--object secret,id=other"), std::string::npos);
+}
+
+TEST(Objects, Base64IsDecoded) {
+  block::Opener opener;
+  ASSERT_TRUE(add_object(opener, "secret,id=key,data=b3BlbiBzZXNhbWU=,format=base64"));
+  EXPECT_EQ(*opener.secret("key"), "open sesame");
+}
+
+TEST(Objects, MistakesAreNamed) {
+  EXPECT_NE(error_of("secret,id=key").find("file=PATH"), std::string::npos);
+  EXPECT_NE(error_of("secret,data=x").find("'id'"), std::string::npos);
+  EXPECT_NE(error_of("secret,id=key,data=x,file=y").find("one of"), std::string::npos);
+  EXPECT_NE(error_of("secret,id=key,file=/nonexistent/key").find("/nonexistent/key"), std::string::npos);
+  EXPECT_NE(error_of("secret,id=key,data=*,format=base64").find("base64"), std::string::npos);
+  EXPECT_NE(error_of("tls-creds-x509,id=tls").find("tls-creds-x509"), std::string::npos);
+}
+
+TEST(Objects, AnIdIsGivenOnce) {
+  block::Opener opener;
+  ASSERT_TRUE(add_object(opener, "secret,id=key,data=x"));
+  EXPECT_FALSE(add_object(opener, "secret,id=key,data=y"));
+}
+
+}  // namespace
+}  // namespace ostler::img
