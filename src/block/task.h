@@ -111,7 +111,7 @@ inline Task<void> Promise<void>::get_return_object() noexcept {
 
 // A coroutine nobody awaits; its frame goes when it ends.
 struct Detached {
-  struct promise_type {
+  struct promise_type {  // NOLINT(readability-identifier-naming): the language's name
     static void* operator new(size_t bytes) { return allocate_frame(bytes); }
     static void operator delete(void* frame, size_t bytes) noexcept { free_frame(frame, bytes); }
     Detached get_return_object() noexcept {

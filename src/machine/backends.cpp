@@ -112,7 +112,7 @@ block::Task<Result<std::shared_ptr<block::Client>>> open_disk(block::Opener& ope
   if (node->size() == 0)
     co_return Error(ErrorKind::kInvalidArgument, disk.file + " is empty; a disk needs at least one sector");
   if (disk.snapshot) {
-    CO_TRY_ASSIGN(std::shared_ptr<block::OverlayNode> overlay, block::OverlayNode::create(std::move(node)));
+    CO_TRY_ASSIGN(std::shared_ptr<block::OverlayNode> overlay, block::OverlayNode::create(node));
     CO_TRY(opener.add(overlay, disk.name));
     node = std::move(overlay);
   }

@@ -11,7 +11,7 @@ namespace ostler::block {
 
 void FaultNode::add(FaultRule rule) {
   const std::lock_guard lock(mutex_);
-  rules_.push_back(std::move(rule));
+  rules_.push_back(rule);
 }
 
 void FaultNode::clear() {
@@ -134,8 +134,8 @@ Task<Result<NodePtr>> open_fault(OpenRequest request) {
   if (const auto rules = request.options.take("inject-error")) {
     if (!rules->is_array()) co_return request.options.error("inject-error", "must be a list");
     for (const nlohmann::json& each : *rules) {
-      CO_TRY_ASSIGN(FaultRule rule, parse_rule(each));
-      node->add(std::move(rule));
+      CO_TRY_ASSIGN(const FaultRule rule, parse_rule(each));
+      node->add(rule);
     }
   }
   auto child = co_await request.open_child("image");

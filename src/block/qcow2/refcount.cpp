@@ -223,7 +223,9 @@ Task<int> Qcow2Node::grow_refcounts(uint64_t table_index) {
   const Mutex::Guard alone = co_await growing_.lock();
   {
     const std::lock_guard lock(mutex_);
-    if (table_index < refcount_table_.words.size() && refcount_table_.get(table_index) != 0) co_return 0;
+    if (table_index < refcount_table_.words.size() &&
+        (refcount_table_.get(table_index) & kRefcountOffsetMask) != 0)
+      co_return 0;
   }
   if (table_index >= refcount_table_.words.size()) co_return co_await grow_refcount_table(table_index);
   const uint64_t cluster = table_index << refcount_block_bits_;
