@@ -7,7 +7,7 @@ namespace ostler::block {
 
 extern const Driver kFileDriver, kHostDeviceDriver, kNullCoDriver, kNullAioDriver;
 extern const Driver kRawDriver, kQcow2Driver;
-extern const Driver kVdiDriver, kVmdkDriver;
+extern const Driver kVdiDriver, kVmdkDriver, kVpcDriver, kVhdxDriver;
 extern const Driver kCopyOnReadDriver, kThrottleDriver, kBlkdebugDriver, kLogWritesDriver;
 
 std::span<const Driver* const> drivers() {
@@ -22,6 +22,8 @@ std::span<const Driver* const> drivers() {
       &kQcow2Driver,
       &kVdiDriver,
       &kVmdkDriver,
+      &kVpcDriver,
+      &kVhdxDriver,
       // filters
       &kCopyOnReadDriver,
       &kThrottleDriver,

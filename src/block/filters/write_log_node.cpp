@@ -52,7 +52,9 @@ Task<int> WriteLogNode::write_zeroes(uint64_t offset, uint64_t bytes, ZeroFlags 
 
 Task<int> WriteLogNode::discard(uint64_t offset, uint64_t bytes) {
   const int error = co_await child_->discard(offset, bytes);
-  if (error == 0) keep({WriteRecord::Kind::kZero, offset, bytes, {}});
+  // Zeros beyond the end make a file grow, discards do not.
+  const uint64_t end = child_->size();
+  if (error == 0 && offset < end) keep({WriteRecord::Kind::kZero, offset, std::min(bytes, end - offset), {}});
   co_return error;
 }
 
@@ -86,11 +88,9 @@ std::vector<std::byte> image_after_power_cut(std::vector<std::byte> image,
         image.resize(record.offset);
         break;
       case WriteRecord::Kind::kZero:
-        // Beyond the end only write_zeroes grows a file; that reads the same either way.
-        if (record.offset < image.size())
-          std::fill(image.begin() + static_cast<ptrdiff_t>(record.offset),
-                    image.begin() + static_cast<ptrdiff_t>(std::min<uint64_t>(end, image.size())),
-                    std::byte{0});
+        if (image.size() < end) image.resize(end);
+        std::fill(image.begin() + static_cast<ptrdiff_t>(record.offset),
+                  image.begin() + static_cast<ptrdiff_t>(end), std::byte{0});
         break;
       case WriteRecord::Kind::kWrite:
         if (image.size() < end) image.resize(end);

@@ -91,6 +91,16 @@ TEST(TokenBucketTest, bursts_pass_and_the_average_holds) {
   EXPECT_GT(after_three_seconds, 1500);
 }
 
+TEST_F(BlockTest, power_cut_image_grows_by_zeros_but_not_by_discards) {
+  auto node = std::make_shared<WriteLogNode>();
+  ASSERT_TRUE(node->connect(open_file(make_file("disk", std::string(1024, '.'))),
+                            {.used = kPermissionRead | kPermissionWrite, .shared = kPermissionsAll}));
+  EXPECT_EQ(discard(*node, 512, 4096), 0);
+  EXPECT_EQ(image_after_power_cut(std::vector<std::byte>(1024), node->records(), 1, nullptr).size(), 1024u);
+  EXPECT_EQ(zero(*node, 1024, 512, true), 0);
+  EXPECT_EQ(image_after_power_cut(std::vector<std::byte>(1024), node->records(), 2, nullptr).size(), 1536u);
+}
+
 TEST_F(BlockTest, throttle_limits_are_checked) {
   EXPECT_TRUE(throttle_limits({{"iops-total", 10}, {"iops-total-max", 20}}, "x"));
   EXPECT_FALSE(throttle_limits({{"iops-total", 10}, {"iops-read", 20}}, "x"));

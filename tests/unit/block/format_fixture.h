@@ -106,6 +106,13 @@ class FormatTest : public BlockTest {
     EXPECT_EQ(read(*node, 0, content.size()) == content, true) << file;
     close(node);
   }
+  static std::string part_of(const std::string& file, uint64_t offset, size_t bytes) {
+    std::string part(bytes, '\0');
+    std::ifstream stream(file, std::ios::binary);
+    stream.seekg(static_cast<std::streamoff>(offset));
+    stream.read(part.data(), static_cast<std::streamsize>(bytes));
+    return part;
+  }
   void patch(const std::string& file, uint64_t offset, const std::string& bytes) {
     std::fstream stream(file, std::ios::binary | std::ios::in | std::ios::out);
     stream.seekp(static_cast<std::streamoff>(offset));

@@ -1,12 +1,12 @@
 // VirtualBox images.
 #include <nlohmann/json.hpp>
 
-#include "format_fixture.h"
+#include "power_cut.h"
 
 namespace ostler::block {
 namespace {
 
-using VdiTest = test::FormatTest;
+using VdiTest = test::PowerCutTest;
 
 constexpr uint64_t kSize = (5 << 20) + 512;
 
@@ -135,6 +135,12 @@ TEST_F(VdiTest, vdi_damaged_headers_are_refused) {
   create(file, "vdi", {{"size", 4 << 20}});
   std::filesystem::resize_file(file, 513);
   expect_refused(file, "vdi", {"ends within"});
+}
+
+TEST_F(VdiTest, vdi_power_cuts_lose_nothing) {
+  const std::string file = path("disk");
+  create(file, "vdi", {{"size", 4 << 20}});
+  expect_power_cuts_lose_nothing(file, "vdi", 1, "qemu-img info -f vdi");
 }
 
 TEST_F(VdiTest, vdi_creation_refuses_what_cannot_be) {

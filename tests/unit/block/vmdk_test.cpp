@@ -1,14 +1,14 @@
 // VMware images: every kind of extent, parents, stream-optimized ones.
 #include <nlohmann/json.hpp>
 
-#include "format_fixture.h"
+#include "power_cut.h"
 
 namespace ostler::block {
 namespace {
 
 using nlohmann::json;
 
-class VmdkTest : public test::FormatTest {
+class VmdkTest : public test::PowerCutTest {
  protected:
   // The sparse image's directory and its first table.
   uint64_t table_offset(const std::string& file) {
@@ -293,6 +293,18 @@ TEST_F(VmdkTest, vmdk_damaged_descriptors_are_refused) {
   std::string many = head + type;
   for (int i = 0; i < 1025; ++i) many += "RW 8 FLAT \"data\" 0\n";
   expect_refused(make_file("disk.vmdk", many), "vmdk", {"1024 extents"});
+}
+
+TEST_F(VmdkTest, vmdk_power_cuts_lose_nothing) {
+  for (const char* subformat : {"monolithicSparse", "streamOptimized"}) {
+    const std::string base = path("base.vmdk"), file = path(std::string(subformat) + ".vmdk");
+    create(base, "vmdk", {{"size", 4 << 20}});
+    NodePtr node = open(base, "vmdk", fast());
+    EXPECT_EQ(write(*node, 0, std::string(2 << 20, 'x')), 0);
+    close(node);
+    create(file, "vmdk", {{"backing_file", "base.vmdk"}, {"subformat", subformat}});
+    expect_power_cuts_lose_nothing(file, "vmdk", 1, "qemu-img check -f vmdk");
+  }
 }
 
 TEST_F(VmdkTest, vmdk_creation_refuses_what_cannot_be) {
