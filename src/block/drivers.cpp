@@ -7,7 +7,8 @@ namespace ostler::block {
 
 extern const Driver kFileDriver, kHostDeviceDriver, kNullCoDriver, kNullAioDriver;
 extern const Driver kRawDriver, kQcow2Driver;
-extern const Driver kVdiDriver, kVmdkDriver, kVpcDriver, kVhdxDriver;
+extern const Driver kVdiDriver, kVmdkDriver, kVpcDriver, kVhdxDriver, kParallelsDriver, kQedDriver,
+    kDmgDriver, kLuksDriver;
 extern const Driver kCopyOnReadDriver, kThrottleDriver, kBlkdebugDriver, kLogWritesDriver;
 
 std::span<const Driver* const> drivers() {
@@ -24,6 +25,10 @@ std::span<const Driver* const> drivers() {
       &kVmdkDriver,
       &kVpcDriver,
       &kVhdxDriver,
+      &kParallelsDriver,
+      &kQedDriver,
+      &kDmgDriver,
+      &kLuksDriver,
       // filters
       &kCopyOnReadDriver,
       &kThrottleDriver,

@@ -46,6 +46,12 @@ void correct_checksums(std::string_view format, File& file) {
     detail::correct_sum(file, size - 512, 512, 64);
     detail::correct_sum(file, 512, 1024, 36);
   }
+  // Not a checksum: numbers of iterations, so that an input takes no seconds.
+  if (format == "luks" && size >= 592) {
+    uint8_t few[4] = {0, 0, 0, 10};
+    file.put(164, few, sizeof few);
+    for (int slot = 0; slot < 8; ++slot) file.put(212 + slot * 48, few, sizeof few);
+  }
   if (format == "vhdx" && size >= (1 << 20)) {
     detail::correct_crc(file, 64 << 10, 4096);
     detail::correct_crc(file, 128 << 10, 4096);

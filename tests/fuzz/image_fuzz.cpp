@@ -110,7 +110,7 @@ Task<int> use(Opener& opener, NodePtr file, bool writable) {
   options["driver"] = OSTLER_FORMAT;
   options["file"] = file->name();
   options["key-secret"] = "secret";
-  if (std::string_view(OSTLER_FORMAT) != "luks") options.erase("key-secret");
+  if (std::string_view(OSTLER_FORMAT) != "luks" || !writable) options.erase("key-secret");
   OpenFlags flags;
   flags.writable = writable;
   flags.no_backing = true;
@@ -148,7 +148,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   Opener opener;
   auto file = std::make_shared<MemoryNode>(data + (size != 0), size - (size != 0));
   correct_checksums(OSTLER_FORMAT, *file);
-  if (!opener.add(file, "file")) return 0;
+  if (!opener.add(file, "file") || !opener.add_secret("secret", "passphrase")) return 0;
   std::array<std::byte, 512> head{}, tail{};
   file->get(0, head.data(), head.size());
   file->get(file->size() - std::min<uint64_t>(file->size(), 512), tail.data(), tail.size());

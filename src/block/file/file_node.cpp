@@ -14,6 +14,7 @@
 
 #include "base/bytes.h"
 #include "block/file/host_file.h"
+#include "block/file/lock.h"
 
 namespace ostler::block {
 namespace {
@@ -62,6 +63,10 @@ FileNode::FileNode(FileOptions options, Fd fd, uint64_t size, bool is_device)
       size_(size),
       is_device_(is_device) {
   if (options_.direct) direct_alignment_ = direct_io_alignment(fd_.get());
+}
+
+FileNode::~FileNode() {
+  if (fd_) unlock_image(fd_.get());
 }
 
 Result<std::shared_ptr<FileNode>> FileNode::open(const FileOptions& options) {

@@ -32,6 +32,7 @@ class FileNode final : public Node {
   static Result<std::shared_ptr<FileNode>> open(const FileOptions& options);
   // For nodes that keep data in a file of their own (temporary overlays).
   FileNode(FileOptions options, Fd fd, uint64_t size, bool is_device);
+  ~FileNode() override;
 
   Task<int> read(uint64_t offset, Buffers to) override;
   Task<int> write(uint64_t offset, Buffers from) override;

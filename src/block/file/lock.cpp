@@ -57,4 +57,11 @@ Result<void> lock_image(int fd, const std::string& path, Permissions permissions
   return {};
 }
 
+void unlock_image(int fd) {
+  struct flock lock = {};
+  lock.l_type = F_UNLCK;
+  lock.l_whence = SEEK_SET;  // all of the file
+  fcntl(fd, F_OFD_SETLK, &lock);
+}
+
 }  // namespace ostler::block

@@ -42,7 +42,7 @@ Task<Result<CheckReport>> MappedNode::check(CheckOptions) {
       ++report.corruptions;
       complain(report, fmt::format("{}: the entry of cluster {} (disk offset {}) points to a wrong place",
                                    filename(), cluster, cluster * cluster_bytes_));
-      ++cluster;
+      cluster += count;
       continue;
     }
     if (place.kind == Place::Kind::kData) {

@@ -46,12 +46,12 @@ class MappedNode : public Node, protected Checker {
   Checker* checker() override { return this; }
 
  protected:
-  // `cluster_bytes`: a power of two.
   MappedNode(std::string driver, bool read_only) : Node(std::move(driver)), read_only_(read_only) {}
   void set_geometry(uint64_t size, uint64_t cluster_bytes);
   Result<void> attach_file(NodePtr file);
 
-  // The place of `cluster`, which lies within the disk; -EIO if the image is wrong there.
+  // The place of `cluster`, which lies within the disk; -EIO if the image is wrong there, for
+  // `place.clusters`.
   virtual Task<int> find(uint64_t cluster, Place& place) = 0;
   // Space for `count` clusters from `cluster` on, at `offset` of the file; fewer are all right: `count`
   // tells. One call at a time, and publish() follows unless writing failed.

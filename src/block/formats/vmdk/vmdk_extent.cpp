@@ -64,12 +64,11 @@ Task<int> VmdkExtent::table_of(uint64_t cluster, uint64_t directory, uint64_t& o
 Task<int> VmdkExtent::find(uint64_t cluster, Place& place) {
   place = {};
   uint64_t table = 0;
-  int error = co_await table_of(cluster, header_.directory, table);
-  if (error != 0) co_return error;
   const uint64_t index = cluster % header_.table_entries;
-  if (table == 0) {
+  int error = co_await table_of(cluster, header_.directory, table);
+  if (error != 0 || table == 0) {
     place.clusters = header_.table_entries - index;
-    co_return 0;
+    co_return error;
   }
   uint32_t sector = 0;
   error = co_await tables_.read(image(), table + index * 4, &sector, sizeof sector);

@@ -1,0 +1,58 @@
+// What LUKS1 computes: keys from passphrases, keys spread over stripes, sectors encrypted by AES-XTS.
+// The algorithms are libgcrypt's. Any thread.
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "block/formats/luks/luks_header.h"
+
+struct gcry_cipher_handle;
+
+namespace ostler::block {
+
+// Key bytes that are wiped when they are no longer needed.
+class SecretBytes {
+ public:
+  explicit SecretBytes(size_t size = 0) : bytes_(size) {}
+  explicit SecretBytes(const std::string& text) : bytes_(text.begin(), text.end()) {}
+  SecretBytes(SecretBytes&&) = default;
+  SecretBytes& operator=(SecretBytes&&) = default;
+  ~SecretBytes();
+  uint8_t* data() { return bytes_.data(); }
+  const uint8_t* data() const { return bytes_.data(); }
+  size_t size() const { return bytes_.size(); }
+
+ private:
+  std::vector<uint8_t> bytes_;
+};
+
+// PBKDF2 (RFC 8018 §5.2) with HMAC of `hash`.
+SecretBytes luks_derive(const SecretBytes& passphrase, std::span<const uint8_t> salt, uint32_t iterations,
+                        const std::string& hash, size_t key_bytes);
+// The anti-forensic splitter (specification §2.4): a key as LuksHeader::kStripes stripes, and back.
+SecretBytes luks_split(const SecretBytes& key, const std::string& hash);
+SecretBytes luks_merge(const SecretBytes& stripes, const std::string& hash, size_t key_bytes);
+// Iterations of luks_derive() that take about `milliseconds` here, 1000 at least.
+uint32_t luks_iterations(const std::string& hash, size_t key_bytes, uint64_t milliseconds);
+void luks_random(void* to, size_t bytes);
+
+// AES-XTS of sectors of 512 bytes; the tweak is the sector's number ("plain64").
+class LuksCipher {
+ public:
+  explicit LuksCipher(SecretBytes key);
+  ~LuksCipher();
+  // In place; `data` is whole sectors. False: the library failed.
+  bool encrypt(uint64_t sector, std::span<std::byte> data) { return run(sector, data, true); }
+  bool decrypt(uint64_t sector, std::span<std::byte> data) { return run(sector, data, false); }
+
+ private:
+  bool run(uint64_t sector, std::span<std::byte> data, bool encrypting);
+  const SecretBytes key_;
+  std::mutex mutex_;
+  std::vector<gcry_cipher_handle*> idle_;  // each is used by one thread at a time
+};
+
+}  // namespace ostler::block

@@ -1,0 +1,93 @@
+// The driver "luks": recognising, creating, measuring.
+#include <fmt/format.h>
+
+#include "block/formats/luks/luks_node.h"
+
+namespace ostler::block {
+namespace {
+
+constexpr OptionSpec kCreateOptions[] = {
+    {"cipher-alg", "str", "Name of encryption cipher algorithm: aes-128 or aes-256 (default)"},
+    {"cipher-mode", "str", "Name of encryption cipher mode: xts"},
+    {"hash-alg", "str", "Name of encryption hash algorithm: sha1, sha256 (default) or sha512"},
+    {"iter-time", "num", "Time to spend in PBKDF in milliseconds"},
+    {"ivgen-alg", "str", "Name of IV generator algorithm: plain64"},
+    {"ivgen-hash-alg", "str", "Name of IV generator hash algorithm; plain64 needs none"},
+    {"key-secret", "str", "ID of the secret that provides the keyslot passphrase"},
+    {"preallocation", "str", "Preallocation mode (allowed values: off, falloc, full)"},
+    {"size", "size", "Virtual disk size"},
+};
+
+struct Plan {
+  LuksHeader header;
+  uint64_t size = 0;
+  uint64_t milliseconds = 2000;
+  Preallocation preallocation = Preallocation::kOff;
+  std::string secret;
+};
+
+Result<Plan> read_plan(OptionReader& options) {
+  Plan plan;
+  TRY_ASSIGN(const auto size, options.size("size"));
+  plan.size = align_up(size.value_or(0), 512);
+  TRY_ASSIGN(const auto cipher, options.choice("cipher-alg", {"aes-128", "aes-256"}));
+  plan.header.key_bytes = cipher == "aes-128" ? 32 : 64;
+  TRY_ASSIGN(const auto mode, options.choice("cipher-mode", {"xts"}));
+  TRY_ASSIGN(const auto ivgen, options.choice("ivgen-alg", {"plain64"}));
+  TRY_ASSIGN(const auto ivgen_hash, options.choice("ivgen-hash-alg", {"sha1", "sha256", "sha512"}));
+  static_cast<void>(mode), static_cast<void>(ivgen), static_cast<void>(ivgen_hash);
+  TRY_ASSIGN(const auto hash, options.choice("hash-alg", {"sha1", "sha256", "sha512"}));
+  plan.header.hash = hash.value_or("sha256");
+  TRY_ASSIGN(const auto milliseconds, options.number("iter-time", 20000));
+  plan.milliseconds = milliseconds.value_or(plan.milliseconds);
+  if (plan.milliseconds == 0) return options.error("iter-time", "must be 1 at least");
+  TRY_ASSIGN(const auto preallocation, options.choice("preallocation", {"off", "falloc", "full"}));
+  if (preallocation == "falloc") plan.preallocation = Preallocation::kFalloc;
+  if (preallocation == "full") plan.preallocation = Preallocation::kFull;
+  TRY_ASSIGN(const auto secret, options.string("key-secret"));
+  plan.secret = secret.value_or("");
+  TRY(options.finish());
+  plan.header.place_slots();
+  if (plan.size > uint64_t{1} << 62)
+    return options.error("size", fmt::format("is {}, which is too large", plan.size));
+  return plan;
+}
+
+int probe_luks(std::span<const std::byte> head, std::span<const std::byte>, uint64_t, std::string_view) {
+  return LuksHeader::recognised(head) && load_be<uint16_t>(head.data() + 6) == 1 ? 100 : 0;
+}
+
+Task<Result<void>> create_luks(CreateRequest request) {
+  CO_TRY_ASSIGN(Plan plan, read_plan(request.options));
+  if (plan.secret.empty())
+    co_return request.options.error("key-secret",
+                                    "is missing: the name of an --object secret with the passphrase");
+  CO_TRY_ASSIGN(const std::string text, request.opener.secret(plan.secret));
+  plan.header.uuid = uuid_text(random_uuid());
+  auto formatted = co_await format_luks(*request.file, plan.header, SecretBytes(text), plan.milliseconds);
+  if (!formatted) co_return formatted;
+  co_return co_await request.file->truncate(plan.header.payload_offset() + plan.size, plan.preallocation);
+}
+
+Task<Result<nlohmann::json>> measure_luks(nlohmann::json options, NodePtr source) {
+  OptionReader reader(std::move(options), "measure");
+  CO_TRY_ASSIGN(const Plan plan, read_plan(reader));
+  const uint64_t size = plan.header.payload_offset() + (source ? align_up(source->size(), 512) : plan.size);
+  nlohmann::json result;
+  result["required"] = size;
+  result["fully-allocated"] = size;
+  co_return result;
+}
+
+}  // namespace
+
+extern const Driver kLuksDriver;
+const Driver kLuksDriver = {.name = "luks",
+                            .kind = DriverKind::kFormat,
+                            .probe = probe_luks,
+                            .open = LuksNode::open,
+                            .create = create_luks,
+                            .create_options = kCreateOptions,
+                            .measure = measure_luks};
+
+}  // namespace ostler::block

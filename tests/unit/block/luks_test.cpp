@@ -1,0 +1,196 @@
+// LUKS1 volumes, with qemu-img and cryptsetup as judges.
+#include <nlohmann/json.hpp>
+
+#include "format_fixture.h"
+
+namespace ostler::block {
+namespace {
+
+using nlohmann::json;
+
+class LuksTest : public test::FormatTest {
+ protected:
+  void SetUp() override {
+    FormatTest::SetUp();
+    ASSERT_TRUE(opener.add_secret("good", "opens it"));
+    ASSERT_TRUE(opener.add_secret("bad", "does not"));
+  }
+  json options_for(const std::string& file, const std::string& secret) {
+    json options = {{"driver", "luks"}, {"file", {{"driver", "file"}, {"filename", file}}}};
+    if (!secret.empty()) options["key-secret"] = secret;
+    return options;
+  }
+  NodePtr open_luks(const std::string& file, bool writable = true) {
+    auto node = context.run_until(opener.open(options_for(file, "good"), fast(writable)));
+    EXPECT_TRUE(node) << (node ? "" : node.error().message());
+    return node ? *node : nullptr;
+  }
+  std::string error_of(const std::string& file, const std::string& secret, bool writable) {
+    auto node = context.run_until(opener.open(options_for(file, secret), fast(writable)));
+    return node ? "" : node.error().message();
+  }
+  void create_luks(const std::string& file, json options) {
+    options["key-secret"] = "good";
+    options["iter-time"] = 1;
+    create(file, "luks", std::move(options));
+  }
+  const std::string secret_ = " --object 'secret,id=s,data=opens it' ";
+  void expect_luks_content(const std::string& file, const std::string& content) {
+    const std::string raw = make_file("expected.raw", content);
+    expect_success("qemu-img compare" + secret_ + "--image-opts driver=raw,file.filename=" + raw +
+                   " driver=luks,key-secret=s,file.filename=" + file);
+  }
+};
+
+constexpr uint64_t kSize = (1 << 20) + 512;
+
+TEST_F(LuksTest, luks_written_at_random_agrees_with_a_model_and_with_qemu_img) {
+  for (const char* cipher : {"aes-256", "aes-128"}) {
+    for (const char* hash : {"sha256", "sha1", "sha512"}) {
+      SCOPED_TRACE(std::string(cipher) + " " + hash);
+      const std::string file = path("disk.luks");
+      create_luks(file, {{"size", kSize}, {"cipher-alg", cipher}, {"hash-alg", hash}});
+      NodePtr node = open_luks(file);
+      ASSERT_NE(node, nullptr);
+      ASSERT_EQ(node->size(), kSize);
+      std::string model = read(*node, 0, kSize);  // what nobody wrote
+      churn(*node, model, 1, 30);
+      close(node);
+      expect_luks_content(file, model);
+    }
+  }
+}
+
+TEST_F(LuksTest, luks_of_qemu_img_reads_and_writes) {
+  std::string model = random_content(1 << 20, 2);
+  const std::string raw = make_file("raw", model), file = path("disk.luks");
+  // One image only: qemu-img takes seconds to find out how many iterations are a millisecond.
+  expect_success("qemu-img convert" + secret_ +
+                 "-f raw -O luks -o key-secret=s,iter-time=1,cipher-alg=aes-128,hash-alg=sha1 " + raw + " " +
+                 file);
+  NodePtr node = open_luks(file);
+  ASSERT_NE(node, nullptr);
+  EXPECT_EQ(read(*node, 0, model.size()) == model, true);
+  churn(*node, model, 3, 30);
+  close(node);
+  expect_luks_content(file, model);
+}
+
+TEST_F(LuksTest, luks_is_understood_by_cryptsetup) {
+  const std::string file = path("disk.luks");
+  create_luks(file, {{"size", kSize}});
+  const test::Ran dump = run("/sbin/cryptsetup luksDump " + file);
+  EXPECT_EQ(dump.status, 0) << dump.output;
+  for (const char* word : {"aes", "xts-plain64", "sha256", "Key Slot 0: ENABLED", "Key Slot 1: DISABLED"})
+    EXPECT_NE(dump.output.find(word), std::string::npos) << dump.output;
+  EXPECT_EQ(run("printf 'opens it' | /sbin/cryptsetup open --test-passphrase --key-file - " + file).status,
+            0);
+  EXPECT_NE(run("printf 'does not' | /sbin/cryptsetup open --test-passphrase --key-file - " + file).status,
+            0);
+}
+
+TEST_F(LuksTest, luks_needs_the_right_passphrase) {
+  const std::string file = path("disk.luks");
+  create_luks(file, {{"size", kSize}});
+  EXPECT_NE(error_of(file, "bad", false).find("none of its key slots"), std::string::npos);
+  EXPECT_NE(error_of(file, "nobody", false).find("--object secret"), std::string::npos);
+  EXPECT_NE(error_of(file, "", true).find("key-secret=NAME"), std::string::npos);
+  // Without one it can be described, not read.
+  NodePtr node = open(file, "", false);
+  ASSERT_NE(node, nullptr);
+  EXPECT_EQ(node->driver(), "luks");
+  EXPECT_TRUE(node->encrypted());
+  char byte;
+  EXPECT_EQ(context.run_until(read_bytes(*node, 0, &byte, 1)), -EACCES);
+  const json ours = node->format_specific_info(),
+             theirs = json::parse(run("qemu-img info --output=json " + file).output)["format-specific"];
+  EXPECT_EQ(ours, theirs);
+  close(node);
+}
+
+TEST_F(LuksTest, luks_requests_need_not_be_whole_sectors) {
+  const std::string file = path("disk.luks");
+  create_luks(file, {{"size", kSize}});
+  NodePtr node = open_luks(file);
+  std::string model = read(*node, 0, kSize);
+  std::mt19937 random(4);
+  for (int i = 0; i < 30; ++i) {
+    const uint64_t offset = random() % (kSize - 3000), bytes = 1 + random() % 3000;
+    const std::string value = noise(random, bytes);
+    ASSERT_EQ(write(*node, offset, value), 0);
+    model.replace(offset, bytes, value);
+    ASSERT_EQ(read(*node, offset / 2, 999) == model.substr(offset / 2, 999), true);
+  }
+  close(node);
+  expect_luks_content(file, model);
+}
+
+TEST_F(LuksTest, luks_changes_its_size) {
+  const std::string file = path("disk.luks");
+  create_luks(file, {{"size", kSize}});
+  NodePtr node = open_luks(file);
+  EXPECT_TRUE(context.run_until(node->truncate(2 << 20, Preallocation::kOff)));
+  EXPECT_EQ(node->size(), 2u << 20);
+  EXPECT_EQ(write(*node, (2 << 20) - 512, std::string(512, 'x')), 0);
+  close(node);
+  const json info = json::parse(run("qemu-img info --output=json " + file).output);
+  EXPECT_EQ(info["virtual-size"], 2 << 20);
+}
+
+TEST_F(LuksTest, luks_measures_header_and_content) {
+  json options = {{"size", "10M"}, {"key-secret", "good"}};
+  const auto ours = context.run_until(find_driver("luks")->measure(options, nullptr));
+  ASSERT_TRUE(ours);
+  // Eight slots of 4000 stripes, as qemu-img has it.
+  EXPECT_EQ((*ours)["required"], 2068480 + (10 << 20));
+  EXPECT_EQ((*ours)["fully-allocated"], 2068480 + (10 << 20));
+}
+
+TEST_F(LuksTest, luks_damaged_headers_are_refused) {
+  struct Case {
+    uint64_t offset;
+    std::string value, word;
+  };
+  using namespace std::string_literals;
+  const Case cases[] = {
+      {0, "XXXX", "signature"},
+      {6, "\0\2"s, "version 2"},
+      {8, "serpent", "serpent"},
+      {8, "\x01"s, "not text"},
+      {40, "cbc-plain64\0"s, "cbc-plain64"},
+      {72, "ripemd160\0"s, "ripemd160"},
+      {104, "\0\0\0\1"s, "data begin"},
+      {104, "\x7f\0\0\0"s, "data begin"},
+      {108, "\0\0\0\x10"s, "keys of 16"},
+      {108, "\x7f\0\0\x10"s, "keys of"},
+      {164, "\0\0\0\0"s, "iterations"},
+      {164, "\xff\xff\xff\xff"s, "iterations"},
+      {208, "\0\0\0\0"s, "key slot 0"},
+      {212, "\xff\xff\xff\xff"s, "iterations"},
+      {212, "\0\0\0\0"s, "iterations"},
+      {248, "\0\0\0\0"s, "key slot 0"},
+      {248, "\x7f\0\0\0"s, "key slot 0"},
+      {252, "\0\0\0\1"s, "key slot 0"},
+  };
+  create_luks(path("good.luks"), {{"size", 512}});
+  for (const Case& each : cases) {
+    const std::string file = path("disk.luks");
+    std::filesystem::copy_file(path("good.luks"), file, std::filesystem::copy_options::overwrite_existing);
+    patch(file, each.offset, each.value);
+    expect_refused(file, "luks", {each.word});
+  }
+}
+
+TEST_F(LuksTest, luks_creation_refuses_what_cannot_be) {
+  EXPECT_NE(create_error(path("x"), "luks", {{"size", "1M"}}).find("key-secret"), std::string::npos);
+  EXPECT_NE(
+      create_error(path("x"), "luks", {{"size", "1M"}, {"key-secret", "good"}, {"cipher-alg", "twofish-256"}})
+          .find("twofish-256"),
+      std::string::npos);
+  EXPECT_NE(create_error(path("x"), "luks", {{"size", "1M"}, {"key-secret", "good"}, {"iter-time", 0}})
+                .find("iter-time"),
+            std::string::npos);
+}
+
+}  // namespace
+}  // namespace ostler::block
