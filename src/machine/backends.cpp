@@ -118,7 +118,8 @@ block::Task<Result<std::shared_ptr<block::Client>>> open_disk(block::Opener& ope
   }
   block::Permissions permissions;
   if (!node->read_only()) permissions.used |= block::kPermissionWrite;
-  co_return block::Client::attach(std::move(node), disk.name, permissions);
+  auto client = block::Client::attach(std::move(node), disk.name, permissions);
+  co_return client;
 }
 
 }  // namespace
