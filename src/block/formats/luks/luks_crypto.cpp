@@ -57,7 +57,7 @@ std::vector<uint8_t> fold(const uint8_t* stripes, size_t key_bytes, int hash) {
 }  // namespace
 
 SecretBytes::~SecretBytes() {
-  explicit_bzero(bytes_.data(), bytes_.size());
+  if (!bytes_.empty()) explicit_bzero(bytes_.data(), bytes_.size());
 }
 
 SecretBytes luks_derive(const SecretBytes& passphrase, std::span<const uint8_t> salt, uint32_t iterations,
