@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "block/io_context.h"
 #include "img/text.h"
@@ -64,10 +65,10 @@ void Progress::show(bool last) {
                   : static_cast<unsigned>(100 * static_cast<double>(done) / static_cast<double>(total_));
   std::string time;
   if (last)
-    time = fmt::format("in {}", duration_text(static_cast<uint64_t>(seconds + 0.5)));
+    time = fmt::format("in {}", duration_text(static_cast<uint64_t>(std::llround(seconds))));
   else if (rate > 0)
-    time =
-        fmt::format("{} left", duration_text(static_cast<uint64_t>(static_cast<double>(left) / rate + 0.5)));
+    time = fmt::format("{} left",
+                       duration_text(static_cast<uint64_t>(std::llround(static_cast<double>(left) / rate))));
   // The rest of a longer line before is erased.
   fmt::print(to_, "\r{}: {} of {} ({}%), {}/s, {}\x1b[K", verb_, size_text(done), size_text(total_), percent,
              size_text(static_cast<uint64_t>(rate)), time);
