@@ -19,6 +19,7 @@
 #define EXPECTED    SHARED + 32
 #define READY       SHARED + 36
 #define STRAY       SHARED + 40
+#define AGAIN       SHARED + 44
 #define ROUNDS      SHARED + 64      // per processor
 #define SHARED_END  SHARED + 1024
 
@@ -260,6 +261,11 @@ arm_hpet:
   movl $0xffffffff, HPET + 0x10c    // not due while it is half written
   movl %eax, HPET + 0x108
   movl %edx, HPET + 0x10c
+  subl HPET + 0xf0, %eax            // passed meanwhile: it may not ring before the counter comes round again
+  jg 1f
+  incl AGAIN                        // or has rung, and will once more
+  jmp arm_hpet
+1:
   ret
 
 on_pit:
@@ -306,7 +312,14 @@ fired:                              // eax: kind. The RTC may ring once more bef
   popa
   iret
 1:
+  cmpl $KIND_HPET, %eax
+  jne 2f
+  decl AGAIN
+  jns 3f
+  incl AGAIN
+2:
   incl STRAY
+3:
   popa
   iret
 
