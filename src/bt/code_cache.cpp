@@ -15,12 +15,14 @@ namespace {
 constexpr uint32_t kNoPage = ~0u;
 constexpr size_t kTrampoline = 64;  // bytes, at most
 
-// Of an arena's host code: a third of it is cold. The least has room for a block of any kind, a vCPU shall
+// Of host code. The least has room for a block of any kind, a vCPU shall
 // have a few before the cache is full.
 constexpr size_t kLeastArena = size_t{192} << 10, kMostArena = size_t{768} << 10;
 constexpr size_t kArenasForEach = 8, kLeastForEach = 2;
-static_assert(kLeastArena / 3 * 2 >= Arena::kHotOfInsn * (GuestCode::kMost + 2) &&
-              kLeastArena / 3 >= Arena::kColdOfInsn * (GuestCode::kMost + 2));
+// Of an arena's eighths: what code needs of the two, as -d stats tells.
+constexpr size_t kHotParts = 5, kColdParts = 3, kParts = kHotParts + kColdParts;
+static_assert(kLeastArena / kParts * kHotParts >= Arena::kHotOfInsn * (GuestCode::kMost + 2) &&
+              kLeastArena / kParts * kColdParts >= Arena::kColdOfInsn * (GuestCode::kMost + 2));
 
 }  // namespace
 
@@ -44,9 +46,9 @@ void CodeCache::reserve(size_t bytes, Offset user_lookup) {
   user_lookup_ = user_lookup;
   const size_t first = first_limit();
   const size_t arena =
-      align_down(std::clamp(first / vcpus_ / kArenasForEach, kLeastArena, kMostArena), 3 * kPageSize);
-  part_.hot = static_cast<uint32_t>(arena / 3 * 2);
-  part_.cold = static_cast<uint32_t>(arena / 3);
+      align_down(std::clamp(first / vcpus_ / kArenasForEach, kLeastArena, kMostArena), kParts * kPageSize);
+  part_.hot = static_cast<uint32_t>(arena / kParts * kHotParts);
+  part_.cold = static_cast<uint32_t>(arena / kParts * kColdParts);
   arenas_ = static_cast<uint32_t>((memory_->size() - hot_start_) / arena);
   cold_start_ = hot_start_ + arenas_ * part_.hot;
   const auto share = [&](size_t all) { return static_cast<uint32_t>((all - 1) / arenas_); };

@@ -128,6 +128,7 @@ class CodeCache final : public mmu::SharedCodeObserver {
   };
   Parts part_;
   uint32_t arenas_ = 0, arenas_limit_ = 0;  // that there is room for, and that may be taken at present
+  size_t limit_ = 0;                        // the same in bytes
   // By arena: what has been entered.
   struct Entered {
     Offset hot = 0;

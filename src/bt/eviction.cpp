@@ -10,8 +10,9 @@ namespace ostler::bt {
 namespace {
 
 // Much of what a boot translates never runs again, and what a large program translates runs all the time. So
-// the cache counts as full when it has this much, and may have all its room when that comes again soon.
-constexpr size_t kFirstLimit = size_t{48} << 20;
+// the cache counts as full when it has this much, then, when that comes again soon, the second, and then all
+// its room.
+constexpr size_t kFirstLimit = size_t{32} << 20, kSecondLimit = size_t{48} << 20;
 constexpr auto kSoon = std::chrono::seconds(10);
 
 // Numbers are below 2^24, see Hot and Tlb::exec_shared: when there are so many, no more arenas are handed
@@ -25,6 +26,7 @@ size_t CodeCache::first_limit() const {
 }
 
 void CodeCache::set_limit(size_t bytes) {
+  limit_ = bytes;
   const size_t fit = bytes / (part_.hot + part_.cold);
   arenas_limit_ = static_cast<uint32_t>(std::clamp<size_t>(fit, 1, arenas_));
 }
@@ -39,8 +41,11 @@ void CodeCache::make_room() {
   last_full_ = now;
   if (next_page_ >= kMostPages) return flush();
   const std::lock_guard lock(mutex_);
-  if (!soon || arenas_limit_ == arenas_) return evict();
-  set_limit(memory_->size());
+  if (soon) {
+    const size_t second = std::min(memory_->size(), kSecondLimit);
+    set_limit(limit_ < second ? second : memory_->size());
+  }
+  evict();
 }
 
 // The older half of the arenas. What remains is entered anew: that takes a few milliseconds, where finding
