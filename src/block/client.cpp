@@ -5,20 +5,45 @@ namespace ostler::block {
 Result<std::shared_ptr<Client>> Client::attach(NodePtr node, std::string name, Permissions permissions) {
   auto client = std::make_shared<Client>(std::move(name));
   TRY_ASSIGN(client->edge_, Edge::attach(*client, std::move(node), "root", Role::kUser, permissions));
+  client->size_before_drain_ = client->size_now();
+  client->read_only_before_drain_ = client->edge_->read_only();
   return client;
 }
 
-bool Client::try_enter() {
+bool Client::try_enter() const {
   in_flight_.fetch_add(1);
   if (drains_.load() == 0) return true;
   leave();
   return false;
 }
 
-void Client::leave() {
-  if (in_flight_.fetch_sub(1) != 1 || drains_.load() == 0) return;
-  const std::lock_guard lock(mutex_);
-  idle_.wake_all();
+void Client::leave() const {
+  if (in_flight_.fetch_sub(1) == 1 && drains_.load() != 0) tell_idle();
+}
+
+uint64_t Client::size_now() const {
+  return (edge_->size() + 511) / 512 * 512;
+}
+
+uint64_t Client::size() const {
+  if (!try_enter()) return size_before_drain_.load();
+  const uint64_t size = size_now();
+  size_before_drain_.store(size, std::memory_order_relaxed);
+  leave();
+  return size;
+}
+
+bool Client::read_only() const {
+  if (!try_enter()) return read_only_before_drain_.load();
+  const bool is = edge_->read_only();
+  read_only_before_drain_.store(is, std::memory_order_relaxed);
+  leave();
+  return is;
+}
+
+Task<Client::Pass> Client::pass() {
+  if (!try_enter()) co_await enter();
+  co_return Pass(this);
 }
 
 Task<void> Client::enter() {
@@ -37,16 +62,11 @@ void Client::drain_end() {
   if (drains_.fetch_sub(1) == 1) held_back_.wake_all();
 }
 
-Task<void> Client::idle() {
-  std::unique_lock lock(mutex_);
-  while (in_flight_.load() != 0) co_await idle_.wait(lock);
-}
-
 int Client::check(uint64_t offset, uint64_t bytes, PermissionMask permission) const {
-  const uint64_t end = size();
+  const uint64_t end = size_now();
   if (offset > end || bytes > end - offset) return -EINVAL;
   if ((edge_.permissions().used & permission) == 0) return -EPERM;
-  return permission == kPermissionWrite && read_only() ? -EROFS : 0;
+  return permission == kPermissionWrite && edge_->read_only() ? -EROFS : 0;
 }
 
 template <class Request>

@@ -30,26 +30,50 @@ class Client final : public Parent {
   int try_read(uint64_t offset, Buffers to);
   int try_write(uint64_t offset, Buffers from);
 
-  // Rounded up to sectors of 512 bytes, as guests see a disk.
-  uint64_t size() const { return (edge_->size() + 511) / 512 * 512; }
-  bool read_only() const { return edge_->read_only(); }
+  // Rounded up to sectors of 512 bytes, as guests see a disk. While the graph is drained: as it was before.
+  uint64_t size() const;
+  bool read_only() const;
+  // Callers see to it that the edge does not change meanwhile: within a request, or with graph_mutex() held.
   const NodePtr& node() const { return edge_.node(); }
   Edge& edge() { return edge_; }
   // Each write is flushed before it is done.
   void set_writethrough(bool on) { writethrough_ = on; }
   void on_resize(std::function<void()> handler) { on_resize_ = std::move(handler); }
 
+  // A request of several steps, made of the node directly by a user that checks for itself: it counts as one
+  // while this lives. A drain waits for its end; holding it while draining is a deadlock.
+  class [[nodiscard]] Pass {
+   public:
+    Pass() = default;
+    explicit Pass(Client* client) : client_(client) {}
+    Pass(Pass&& other) noexcept : client_(std::exchange(other.client_, nullptr)) {}
+    Pass& operator=(Pass&& other) noexcept {
+      end();
+      client_ = std::exchange(other.client_, nullptr);
+      return *this;
+    }
+    ~Pass() { end(); }
+    void end() {
+      if (Client* const client = std::exchange(client_, nullptr)) client->leave();
+    }
+
+   private:
+    Client* client_ = nullptr;
+  };
+  Task<Pass> pass();
+
   const std::string& parent_name() const override { return name_; }
   void drain_begin() override;
   void drain_end() override;
-  Task<void> idle() override;
+  bool busy() const override { return in_flight_.load() != 0; }
   void resized() override {
     if (on_resize_) on_resize_();
   }
 
  private:
-  bool try_enter();
-  void leave();
+  bool try_enter() const;
+  void leave() const;
+  uint64_t size_now() const;
   Task<void> enter();
   int check(uint64_t offset, uint64_t bytes, PermissionMask permission) const;
   template <class Request>
@@ -59,10 +83,12 @@ class Client final : public Parent {
   Edge edge_;
   std::atomic<bool> writethrough_{false};
   std::function<void()> on_resize_;
-  std::atomic<uint64_t> in_flight_{0};
+  mutable std::atomic<uint64_t> in_flight_{0};
   std::atomic<unsigned> drains_{0};
+  mutable std::atomic<uint64_t> size_before_drain_{0};
+  mutable std::atomic<bool> read_only_before_drain_{false};
   std::mutex mutex_;
-  WaitQueue held_back_, idle_;  // of mutex_
+  WaitQueue held_back_;  // of mutex_
 };
 
 }  // namespace ostler::block

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <memory>
+#include <mutex>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -14,16 +16,21 @@ namespace ostler::block {
 class Node;
 using NodePtr = std::shared_ptr<Node>;
 
+// Held while an edge changes, and by those who walk the graph outside of requests. Never over a wait.
+std::recursive_mutex& graph_mutex();
+
 // The upper end of an edge: another node, or a user (block/client.h).
 class Parent {
  public:
   virtual ~Parent() = default;
   virtual const std::string& parent_name() const = 0;
   // Drain: new requests are held back until drain_end(), then those that have begun are waited for. Calls
-  // nest. From any thread; idle() on an I/O context.
+  // nest. From any thread, with graph_mutex() held.
   virtual void drain_begin() = 0;
   virtual void drain_end() = 0;
-  virtual Task<void> idle() = 0;
+  // Requests that it or its own parents made are under way. Whoever ends the last one while it is drained
+  // calls tell_idle().
+  virtual bool busy() const = 0;
   // The node's size has changed.
   virtual void resized() {}
 };
@@ -43,7 +50,7 @@ class Edge {
   // kBusy when another user of `child` excludes what is wanted, or does what is not shared.
   static Result<Edge> attach(Parent& parent, NodePtr child, std::string name, Role role,
                              Permissions permissions);
-  Edge(Edge&& other) noexcept = default;
+  Edge(Edge&& other) noexcept;
   Edge& operator=(Edge&& other) noexcept;
   ~Edge() { detach(); }
 
@@ -59,18 +66,27 @@ class Edge {
   Result<void> replace(NodePtr child);
   void detach();
 
+  // Makes the users of `from` users of `to`, all, or none and kBusy. Parents in `stay` keep `from`; those in
+  // `leaving` use `to` for this moment only, so that what they allow does not count. Both nodes are drained.
+  static Result<void> move_users(const NodePtr& from, const NodePtr& to, std::span<const Parent* const> stay,
+                                 std::span<const Parent* const> leaving = {});
+
   // One user of a node, in the node's list.
   struct Use {
     Parent* parent;
     std::string name;
     Role role;
     Permissions permissions;
+    Edge* edge = nullptr;
   };
 
  private:
   NodePtr node_;
   std::unique_ptr<Use> use_;
 };
+
+// Wakes those who wait in Drained::begin(). Any thread, without locks.
+void tell_idle();
 
 // While it lives, no request that a user makes reaches `node`. Ends by itself or by end().
 class Drained {

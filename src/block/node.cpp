@@ -109,7 +109,7 @@ Task<Result<void>> Node::reopen(bool writable) {
 }
 
 std::vector<Edge::Use> Node::uses() const {
-  const std::lock_guard lock(uses_mutex_);
+  const std::lock_guard lock(graph_mutex());
   std::vector<Edge::Use> copies;
   for (const Edge::Use* use : uses_) copies.push_back(*use);
   return copies;
@@ -127,10 +127,11 @@ Task<Result<void>> Node::change_backing_file(std::string, std::string) {
   co_return unsupported(*this, "have a backing file");
 }
 
-Result<void> Node::admit(const Edge::Use& use, const Edge::Use* instead) {
-  const std::lock_guard lock(uses_mutex_);
+Result<void> Node::admit(const Edge::Use& use, const Edge::Use* instead,
+                         std::span<const Parent* const> leaving) {
+  const std::lock_guard lock(graph_mutex());
   for (const Edge::Use* other : uses_) {
-    if (other == instead) continue;
+    if (other == instead || std::ranges::find(leaving, other->parent) != leaving.end()) continue;
     const PermissionMask refused = use.permissions.used & ~other->permissions.shared;
     const PermissionMask disturbed = other->permissions.used & ~use.permissions.shared;
     if ((refused | disturbed) == 0) continue;
@@ -146,35 +147,27 @@ Result<void> Node::admit(const Edge::Use& use, const Edge::Use* instead) {
 }
 
 std::vector<Parent*> Node::parents() const {
-  const std::lock_guard lock(uses_mutex_);
+  const std::lock_guard lock(graph_mutex());
   std::vector<Parent*> result;
   for (const Edge::Use* use : uses_) result.push_back(use->parent);
   return result;
 }
 
 void Node::drain_begin() {
-  std::vector<Parent*> above;
-  {
-    const std::lock_guard lock(uses_mutex_);
-    ++drains_;
-    for (const Edge::Use* use : uses_) above.push_back(use->parent);
-  }
-  for (Parent* parent : above) parent->drain_begin();
+  const std::lock_guard lock(graph_mutex());
+  ++drains_;
+  for (const Edge::Use* use : uses_) use->parent->drain_begin();
 }
 
 void Node::drain_end() {
-  std::vector<Parent*> above;
-  {
-    const std::lock_guard lock(uses_mutex_);
-    --drains_;
-    for (const Edge::Use* use : uses_) above.push_back(use->parent);
-  }
-  for (Parent* parent : above) parent->drain_end();
+  const std::lock_guard lock(graph_mutex());
+  --drains_;
+  for (const Edge::Use* use : uses_) use->parent->drain_end();
 }
 
-Task<void> Node::idle() {
-  const std::vector<Parent*> above = parents();
-  for (Parent* parent : above) co_await parent->idle();
+bool Node::busy() const {
+  const std::lock_guard lock(graph_mutex());
+  return std::ranges::any_of(uses_, [](const Edge::Use* use) { return use->parent->busy(); });
 }
 
 void Node::resized() {

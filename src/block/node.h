@@ -141,19 +141,20 @@ class Node : public Parent, public std::enable_shared_from_this<Node> {
   const std::string& parent_name() const override { return name_; }
   void drain_begin() override;
   void drain_end() override;
-  Task<void> idle() override;
+  bool busy() const override;
   void resized() override;  // tells the parents
 
  private:
   friend class Edge;
-  Result<void> admit(const Edge::Use& use, const Edge::Use* instead);
+  Result<void> admit(const Edge::Use& use, const Edge::Use* instead,
+                     std::span<const Parent* const> leaving = {});
   std::vector<Parent*> parents() const;
 
   const std::string driver_;
   std::string name_;
-  mutable std::mutex uses_mutex_;
+  // Of graph_mutex():
   std::vector<Edge::Use*> uses_;
-  unsigned drains_ = 0;  // of uses_mutex_: new parents start drained
+  unsigned drains_ = 0;  // new parents start drained
 };
 
 // Whole requests on memory in one piece.
