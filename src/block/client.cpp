@@ -106,6 +106,12 @@ Task<int> Client::write_zeroes(uint64_t offset, uint64_t bytes, ZeroFlags flags)
              [=](Node& node) { return write_zeroes_anyhow(node, offset, bytes, flags); });
 }
 
+Task<int> Client::status(uint64_t offset, uint64_t bytes, StatusDetail detail, ChainStatus& result) {
+  return run(offset, bytes, kPermissionRead, [=, &result](Node& node) {
+    return chain_status(node.shared_from_this(), nullptr, offset, bytes, detail, result);
+  });
+}
+
 int Client::try_read(uint64_t offset, Buffers to) {
   if (!try_enter()) return -EAGAIN;
   int result = check(offset, total_bytes(to), kPermissionRead);

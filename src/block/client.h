@@ -26,6 +26,8 @@ class Client final : public Parent {
   Task<int> flush();
   Task<int> discard(uint64_t offset, uint64_t bytes);
   Task<int> write_zeroes(uint64_t offset, uint64_t bytes, ZeroFlags flags);  // writes zeros if it must
+  // Where in the chain below the content comes from (chain_status()).
+  Task<int> status(uint64_t offset, uint64_t bytes, StatusDetail detail, ChainStatus& result);
   // The same as the requests, at once or -EAGAIN, without a context.
   int try_read(uint64_t offset, Buffers to);
   int try_write(uint64_t offset, Buffers from);

@@ -6,6 +6,7 @@
 namespace ostler::block {
 
 extern const Driver kFileDriver, kHostDeviceDriver, kNullCoDriver, kNullAioDriver;
+extern const Driver kHttpDriver, kHttpsDriver, kNbdDriver;
 extern const Driver kRawDriver, kQcow2Driver;
 extern const Driver kVdiDriver, kVmdkDriver, kVpcDriver, kVhdxDriver, kParallelsDriver, kQedDriver,
     kDmgDriver, kLuksDriver;
@@ -18,6 +19,9 @@ std::span<const Driver* const> drivers() {
       &kHostDeviceDriver,
       &kNullCoDriver,
       &kNullAioDriver,
+      &kNbdDriver,
+      &kHttpDriver,
+      &kHttpsDriver,
       // formats
       &kRawDriver,
       &kQcow2Driver,

@@ -73,6 +73,10 @@ IoRequest allocate(int fd, int mode, uint64_t offset, uint64_t length) {
   return {.kind = IoRequest::Kind::kAllocate, .fd = fd, .mode = mode, .offset = offset, .length = length};
 }
 
+IoRequest poll_for(int fd, short events) {
+  return {.kind = IoRequest::Kind::kPoll, .fd = fd, .mode = events};
+}
+
 void IoRequest::await_suspend(std::coroutine_handle<> handle) {
   waiter = handle;
   IoContext* const context = IoContext::current();
@@ -97,6 +101,12 @@ int IoRequest::perform() const {
       case Kind::kAllocate:
         done = fallocate(fd, mode, at, static_cast<off_t>(length));
         break;
+      case Kind::kPoll: {
+        pollfd entry = {fd, static_cast<short>(mode), 0};
+        done = poll(&entry, 1, -1);
+        if (done > 0) done = entry.revents;
+        break;
+      }
     }
     if (done >= 0) return static_cast<int>(done);
     if (errno != EINTR) return -errno;
@@ -195,6 +205,10 @@ void IoContext::work(std::function<void()> job, std::coroutine_handle<> then) {
 
 void IoContext::submit(IoRequest& request) {
   if (!ring_) {
+    if (request.kind == IoRequest::Kind::kPoll) {
+      polls_.push_back(&request);
+      return;
+    }
     work([&request] { request.result = request.perform(); }, request.waiter);
     return;
   }
@@ -230,6 +244,9 @@ bool IoContext::fill(IoRequest& request) {
     case IoRequest::Kind::kAllocate:
       io_uring_prep_fallocate(sqe, request.fd, request.mode, static_cast<off_t>(request.offset),
                               static_cast<off_t>(request.length));
+      break;
+    case IoRequest::Kind::kPoll:
+      io_uring_prep_poll_add(sqe, request.fd, static_cast<unsigned>(request.mode));
       break;
   }
   io_uring_sqe_set_data(sqe, &request);
@@ -289,7 +306,9 @@ void IoContext::wait_on_ring(bool block) {
 }
 
 void IoContext::wait_on_event(bool block) {
-  pollfd poll_event = {event_.get(), POLLIN, 0};
+  std::vector<pollfd> entries = {{event_.get(), POLLIN, 0}};
+  for (const IoRequest* request : polls_)
+    entries.push_back({request->fd, static_cast<short>(request->mode), 0});
   timespec timeout = {}, *limit = block ? nullptr : &timeout;
   if (block && !timers_.empty()) {
     const uint64_t time = timers_.top().time, current = now();
@@ -297,17 +316,28 @@ void IoContext::wait_on_event(bool block) {
     timeout = {static_cast<time_t>(left / kSecond), static_cast<long>(left % kSecond)};
     limit = &timeout;
   }
-  if (ppoll(&poll_event, 1, limit, nullptr) > 0) {
+  if (ppoll(entries.data(), entries.size(), limit, nullptr) <= 0) return;
+  if (entries[0].revents != 0) {
     uint64_t count;
     static_cast<void>(read(event_.get(), &count, sizeof count) < 0);
   }
+  size_t left = 0;
+  for (size_t i = 0; i < polls_.size(); ++i) {
+    if (entries[i + 1].revents == 0) {
+      polls_[left++] = polls_[i];
+      continue;
+    }
+    polls_[i]->result = entries[i + 1].revents;
+    ready_.push_back(polls_[i]->waiter);
+  }
+  polls_.resize(left);
 }
 
 void IoContext::wait(bool block) {
   if (block && take_posted(true)) block = false;
   if (ring_)
     wait_on_ring(block);
-  else if (block)
+  else if (block || !polls_.empty())
     wait_on_event(block);
   if (block) {
     const std::lock_guard lock(mutex_);
@@ -344,7 +374,7 @@ void IoContext::run() {
   bool end = false;
   while (!end) {
     turn([&] {
-      if (!ready_.empty() || in_ring_ != 0 || backlog_first_ != nullptr) return false;
+      if (!ready_.empty() || in_ring_ != 0 || backlog_first_ != nullptr || !polls_.empty()) return false;
       const std::lock_guard lock(mutex_);
       end = stop_ && posted_.empty() && working_ == 0;
       return end;

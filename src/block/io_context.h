@@ -34,12 +34,12 @@ enum class Aio { kIoUring, kThreads };
 // The result is what the system call returns, or a negative errno; short transfers are the caller's to
 // continue.
 struct IoRequest {
-  enum class Kind : uint8_t { kRead, kWrite, kSync, kAllocate };
+  enum class Kind : uint8_t { kRead, kWrite, kSync, kAllocate, kPoll };
   Kind kind;
   int fd;
   const iovec* iov = nullptr;
   unsigned iov_count = 0;
-  int mode = 0;  // of fallocate
+  int mode = 0;  // of fallocate; events of poll
   uint64_t offset = 0;
   uint64_t length = 0;
   int result = 0;
@@ -59,6 +59,9 @@ IoRequest writev(int fd, std::span<const iovec> iov, uint64_t offset);
 IoRequest datasync(int fd);
 // fallocate(2); `mode` as there.
 IoRequest allocate(int fd, int mode, uint64_t offset, uint64_t length);
+// Waits until poll(2) would give one of `events` or an error for `fd`; the result is what it would give. It
+// takes no worker thread. To end it early, make the descriptor ready: shut the socket down.
+IoRequest poll_for(int fd, short events);
 
 class IoContext {
  public:
@@ -152,6 +155,7 @@ class IoContext {
   IoRequest* backlog_first_ = nullptr;  // waiting for a place in the submission queue
   IoRequest** backlog_end_ = &backlog_first_;
   unsigned in_ring_ = 0;
+  std::vector<IoRequest*> polls_;  // without a ring: what the loop itself polls
 
   std::mutex mutex_;  // of what follows
   std::vector<std::coroutine_handle<>> posted_;

@@ -26,6 +26,8 @@ Result<int> amend(Tool& tool, Words words);
 Result<int> bench(Tool& tool, Words words);
 Result<int> dd(Tool& tool, Words words);
 Result<int> bitmap(Tool& tool, Words words);
+// Besides qemu-img's: what qemu-nbd does.
+Result<int> serve(Tool& tool, Words words);
 // Of `ostler image` only.
 Result<int> shrink(Tool& tool, Words words);
 Result<int> import(Tool& tool, Words words);

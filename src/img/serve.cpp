@@ -1,0 +1,135 @@
+// serve: gives an image to NBD clients until it is interrupted, or until its last client has left.
+#include <signal.h>
+
+#include <algorithm>
+
+#include "block/nbd/protocol.h"
+#include "block/nbd/remote.h"
+#include "block/nbd/server.h"
+#include "img/commands.h"
+#include "img/text.h"
+
+namespace ostler::img {
+namespace {
+
+namespace nbd = block::nbd;
+
+constexpr OptionName kOptions[] = {
+    kObject,
+    kImageOptions,
+    kFormat,
+    kQuiet,
+    kForceShare,
+    {"socket", 'k', "socket", true},
+    {"port", 'p', "port", true},
+    {"address", 'b', "address", true},
+    {"read-only", 'r', "read-only"},
+    {"export-name", 'x', "export-name", true},
+    {"description", 'D', "description", true},
+    {"persistent", 't', "persistent"},
+    {"shared", 'e', "shared", true},
+    {"tls-creds", 0, "tls-creds", true},
+    {"tls-verify-peer", 0, "tls-verify-peer", true},
+    {"bitmap", 'B', "bitmap", true},
+    {"allocation-depth", 'A', "allocation-depth"},
+    {"cache", 0, "cache", true},
+};
+
+// "--shared 0" is everybody, as far as descriptors reach in practice.
+constexpr uint64_t kMostClients = 1024;
+
+nbd::Server* signalled = nullptr;
+
+// Makes SIGINT and SIGTERM stop `server` while it lives.
+class StopOnSignals {
+ public:
+  explicit StopOnSignals(nbd::Server& server) {
+    signalled = &server;
+    struct sigaction action = {};
+    action.sa_handler = [](int) { signalled->stop(); };
+    sigaction(SIGINT, &action, &interrupt_);
+    sigaction(SIGTERM, &action, &terminate_);
+  }
+  StopOnSignals(const StopOnSignals&) = delete;
+  StopOnSignals& operator=(const StopOnSignals&) = delete;
+  ~StopOnSignals() {
+    sigaction(SIGINT, &interrupt_, nullptr);
+    sigaction(SIGTERM, &terminate_, nullptr);
+    signalled = nullptr;
+  }
+
+ private:
+  struct sigaction interrupt_ = {}, terminate_ = {};
+};
+
+Result<uint64_t> number_of(const Arguments& arguments, const char* name, uint64_t otherwise, uint64_t most) {
+  if (!arguments.has(name)) return otherwise;
+  return number_of_option(name, arguments.value(name), 0, most);
+}
+
+Result<nbd::Server::Settings> server_settings(const Arguments& arguments) {
+  nbd::Server::Settings settings;
+  settings.persistent = arguments.has("persistent");
+  TRY_ASSIGN(const uint64_t shared, number_of(arguments, "shared", 1, kMostClients));
+  settings.most_clients = static_cast<unsigned>(shared == 0 ? kMostClients : shared);
+  const std::string verify = arguments.value("tls-verify-peer", "on");
+  if (verify != "on" && verify != "off")
+    return Error(ErrorKind::kInvalidArgument, "--tls-verify-peer must be on or off");
+  if (arguments.has("tls-creds")) {
+    TRY_ASSIGN(settings.tls, nbd::TlsCredentials::load(arguments.value("tls-creds"), verify == "on"));
+  }
+  return settings;
+}
+
+// The address as clients name it.
+Result<std::string> listen(nbd::Server& server, const Arguments& arguments) {
+  nbd::Remote shown;
+  shown.export_name = arguments.value("export-name");
+  shown.tls = arguments.has("tls-creds");
+  if (arguments.has("socket")) {
+    if (arguments.has("port") || arguments.has("address"))
+      return Error(ErrorKind::kInvalidArgument, "--socket excludes --port and --address");
+    shown.path = arguments.value("socket");
+    TRY(server.listen_on_path(shown.path));
+    return shown.uri();
+  }
+  const std::string address = arguments.value("address");
+  TRY_ASSIGN(const uint64_t port, number_of(arguments, "port", nbd::kDefaultPort, 65535));
+  TRY(server.listen_on_address(address, static_cast<uint16_t>(port)));
+  shown.host = address.empty() || address == "*" ? "localhost" : address;
+  shown.port = std::to_string(server.port());
+  return shown.uri();
+}
+
+}  // namespace
+
+Result<int> serve(Tool& tool, Words words) {
+  TRY_ASSIGN(const Arguments arguments, read_arguments(tool, kOptions, words));
+  TRY_ASSIGN(const std::string file, one_operand(arguments, "the name of an image"));
+  const bool read_only = arguments.has("read-only");
+  TRY_ASSIGN(const auto request, image_request(arguments, file, !read_only, "cache"));
+  TRY_ASSIGN(nbd::Server::Settings settings, server_settings(arguments));
+  TRY_ASSIGN(Image image, Image::open(tool, request));
+  const nbd::Export::Settings disk = {.name = arguments.value("export-name"),
+                                      .description = arguments.value("description"),
+                                      .read_only = read_only,
+                                      .multi_conn = settings.most_clients > 1,
+                                      .bitmaps = arguments.values("bitmap"),
+                                      .allocation_depth = arguments.has("allocation-depth")};
+  {
+    // The image owns the client and outlives the server.
+    std::shared_ptr<block::Client> client(std::shared_ptr<void>(), &image.client());
+    TRY_ASSIGN(auto made, nbd::Export::create(std::move(client), disk));
+    settings.exports.push_back(std::move(made));
+    nbd::Server server(std::move(settings));
+    TRY_ASSIGN(const std::string uri, listen(server, arguments));
+    const StopOnSignals signals(server);
+    tool.say(uri + "\n");
+    std::fflush(stdout);
+    tool.run(server.run());
+  }
+  TRY(image.close());
+  return 0;
+}
+
+}  // namespace ostler::img

@@ -1,0 +1,69 @@
+"""Servers and tools that a test starts in a folder of its own."""
+
+import subprocess
+import tempfile
+import time
+import unittest
+from pathlib import Path
+
+BIN = None
+TIMEOUT = 60
+MIB = 1 << 20
+
+
+class Peers(unittest.TestCase):
+    def setUp(self):
+        self.temporary = tempfile.TemporaryDirectory(prefix="ostler-nbd-")
+        self.home = Path(self.temporary.name)
+        self.running = []
+
+    def tearDown(self):
+        for process in self.running:
+            process.terminate()
+        for process in self.running:
+            process.communicate(timeout=TIMEOUT)
+        self.temporary.cleanup()
+
+    def path(self, name):
+        return self.home / name
+
+    def content(self, name, size=4 * MIB):
+        """Runs of 64 KiB: half of them holes."""
+        with open(self.path(name), "wb") as file:
+            file.truncate(size)
+            for at in range(0, size, 128 << 10):
+                file.seek(at)
+                file.write(bytes((at // 4096 + i) & 0xff for i in range(256)) * 256)
+        return self.path(name)
+
+    def start(self, *words, until=None):
+        process = subprocess.Popen([str(each) for each in words], cwd=self.home, stdin=subprocess.DEVNULL,
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.running.append(process)
+        deadline = time.monotonic() + TIMEOUT
+        while until is not None and not until.exists():
+            self.assertIsNone(process.poll(), f"{words} ended")
+            self.assertLess(time.monotonic(), deadline, f"{words} did not begin")
+            time.sleep(0.01)
+        return process
+
+    def serve(self, *words):
+        """ostler-img serve; the address that it tells."""
+        process = self.start(BIN / "ostler-img", "serve", *words)
+        uri = process.stdout.readline().strip()
+        if not uri:
+            self.fail(process.communicate(timeout=TIMEOUT)[1])
+        return process, uri
+
+    def run_tool(self, *words, status=0):
+        done = subprocess.run([str(each) for each in words], cwd=self.home, stdin=subprocess.DEVNULL,
+                              capture_output=True, text=True, timeout=TIMEOUT, check=False)
+        if status is not None:
+            self.assertEqual(done.returncode, status, f"{words}\n{done.stdout}{done.stderr}")
+        return done
+
+    def img(self, *words, status=0):
+        return self.run_tool(BIN / "ostler-img", *words, status=status)
+
+    def same(self, one, other):
+        self.run_tool("qemu-img", "compare", "-f", "raw", "-F", "raw", one, other)

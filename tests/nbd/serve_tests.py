@@ -1,0 +1,139 @@
+"""ostler-img serve, used by qemu-img and libnbd's tools."""
+
+import json
+import signal
+from peers import MIB, TIMEOUT, Peers
+
+
+class Serve(Peers):
+    def test_qemu_img_reads(self):
+        disk = self.content("disk.raw")
+        _, uri = self.serve("-f", "raw", "--socket", self.path("s"), "-t", "-r", disk)
+        self.same(disk, uri)
+        self.run_tool("qemu-img", "convert", "-f", "raw", "-O", "raw", uri, self.path("copy.raw"))
+        self.same(disk, self.path("copy.raw"))
+        ours = json.loads(self.run_tool("qemu-img", "map", "-f", "raw", "--output=json", uri).stdout)
+        theirs = json.loads(self.run_tool("qemu-img", "map", "-f", "raw", "--output=json", disk).stdout)
+        shape = [(each["start"], each["length"], each["zero"]) for each in theirs]
+        self.assertEqual([(each["start"], each["length"], each["zero"]) for each in ours], shape)
+        info = json.loads(self.run_tool("qemu-img", "info", "-f", "raw", "--output=json", uri).stdout)
+        self.assertEqual(info["virtual-size"], 4 * MIB)
+
+    def test_qemu_img_writes(self):
+        disk = self.content("disk.raw")
+        with open(self.path("target.raw"), "wb") as file:
+            file.write(b"\xff" * 4 * MIB)
+        _, uri = self.serve("-f", "raw", "--socket", self.path("s"), "-t", self.path("target.raw"))
+        self.run_tool("qemu-img", "convert", "-n", "-f", "raw", "-O", "raw", disk, uri)
+        self.same(disk, self.path("target.raw"))
+
+    def test_qemu_io_over_tcp(self):
+        disk = self.content("disk.raw")
+        _, uri = self.serve("-f", "raw", "--address", "127.0.0.1", "--port", "0", "-t", disk)
+        self.run_tool("qemu-io", "-f", "raw", "-c", "write -P 7 1M 64k", "-c", "write -z 2M 64k", "-c", "discard 3M 64k",
+                      "-c", "flush", "-c", "read -P 7 1M 64k", "-c", "read -P 0 2M 64k", uri)
+
+    def test_nbdinfo_and_nbdcopy(self):
+        disk = self.content("disk.raw")
+        self.run_tool("truncate", "-s", 4 * MIB, self.path("target.raw"))
+        _, uri = self.serve("-f", "raw", "--socket", self.path("s"), "-t", "-e", "8", "-x", "an export", "-D", "a text", disk)
+        told = json.loads(self.run_tool("nbdinfo", "--json", uri.replace(" ", "%20")).stdout)
+        export = told["exports"][0]
+        self.assertEqual(export["export-size"], 4 * MIB)
+        self.assertEqual(export["description"], "a text")
+        self.assertTrue(export["can_multi_conn"] and export["can_df"] and export["can_fast_zero"])
+        listed = json.loads(self.run_tool("nbdinfo", "--list", "--json", uri.replace(" ", "%20")).stdout)
+        self.assertEqual(listed["exports"][0]["export-name"], "an export")
+        _, target = self.serve("-f", "raw", "--socket", self.path("t"), "-t", "-e", "0", self.path("target.raw"))
+        self.run_tool("nbdcopy", uri.replace(" ", "%20"), target)
+        self.same(disk, self.path("target.raw"))
+
+    def test_qcow2_with_backing_file_and_depth(self):
+        self.content("base.raw")
+        self.run_tool("qemu-img", "create", "-f", "qcow2", "-b", "base.raw", "-F", "raw", "top.qcow2")
+        self.run_tool("qemu-io", "-f", "qcow2", "-c", "write -P 9 1M 64k", "top.qcow2")
+        _, uri = self.serve("-f", "qcow2", "--socket", self.path("s"), "-t", "-A", "top.qcow2")
+        told = json.loads(self.run_tool("nbdinfo", "--map=qemu:allocation-depth", "--json", uri).stdout)
+        self.assertEqual([(each["offset"], each["type"]) for each in told], [(0, 2), (MIB, 1), (MIB + 65536, 2)])
+
+    def test_bitmap(self):
+        self.run_tool("qemu-img", "create", "-f", "qcow2", "disk.qcow2", "4M")
+        self.run_tool("qemu-img", "bitmap", "--add", "disk.qcow2", "b0")
+        self.run_tool("qemu-io", "-f", "qcow2", "-c", "write 1M 64k", "disk.qcow2")
+        _, uri = self.serve("-f", "qcow2", "--socket", self.path("s"), "-t", "-r", "-B", "b0", "disk.qcow2")
+        told = json.loads(self.run_tool("nbdinfo", "--map=qemu:dirty-bitmap:b0", "--json", uri).stdout)
+        self.assertEqual([(each["offset"], each["length"], each["type"]) for each in told],
+                         [(0, MIB, 0), (MIB, 65536, 1), (MIB + 65536, 3 * MIB - 65536, 0)])
+        done = self.img("serve", "-f", "qcow2", "--socket", self.path("t"), "-r", "-B", "none", "disk.qcow2", status=1)
+        self.assertIn("it has no bitmap 'none'", done.stderr)
+
+    def test_ends_with_its_last_client_and_by_signals(self):
+        disk = self.content("disk.raw")
+        process, uri = self.serve("-f", "raw", "--socket", self.path("s"), disk)
+        self.run_tool("nbdinfo", "--size", uri)
+        self.assertEqual(process.wait(timeout=TIMEOUT), 0)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            process, uri = self.serve("-f", "raw", "--socket", self.path("s"), "-t", disk)
+            process.send_signal(number)
+            self.assertEqual(process.wait(timeout=TIMEOUT), 0)
+            self.assertFalse(self.path("s").exists())
+
+    def test_mistakes_are_explained(self):
+        disk = self.content("disk.raw")
+        for words, text in ((["--socket", "x", "--port", "1"], "excludes"), (["--tls-creds", "nowhere"], "neither server-cert.pem"),
+                            (["--shared", "9999"], "1024"), (["--socket", "/nowhere/x"], "No such file")):
+            done = self.img("serve", "-f", "raw", *words, disk, status=1)
+            self.assertIn(text, done.stderr)
+
+
+class ServeTls(Peers):
+    def certificates(self):
+        folder = self.path("pki")
+        folder.mkdir()
+        for who, extra in (("ca", "ca\ncert_signing_key\n"), ("server", "tls_www_server\nsigning_key\n"), ("client", "tls_www_client\nsigning_key\n")):
+            template = self.path(who + ".info")
+            names = "dns_name = localhost\nip_address = 127.0.0.1\n" if who == "server" else ""
+            template.write_text(f"cn = {who}\nexpiration_days = 10\n{extra}{names}")
+            key, certificate = folder / f"{who}-key.pem", folder / f"{who}-cert.pem"
+            self.run_tool("certtool", "--generate-privkey", "--key-type=ecdsa", "--outfile", key)
+            if who == "ca":
+                self.run_tool("certtool", "--generate-self-signed", "--load-privkey", key, "--template", template, "--outfile", certificate)
+            else:
+                self.run_tool("certtool", "--generate-certificate", "--load-privkey", key, "--template", template, "--outfile", certificate,
+                              "--load-ca-certificate", folder / "ca-cert.pem", "--load-ca-privkey", folder / "ca-key.pem")
+        return folder
+
+    def test_certificates(self):
+        folder = self.certificates()
+        disk = self.content("disk.raw")
+        _, uri = self.serve("-f", "raw", "--address", "127.0.0.1", "--port", "0", "-t", "--tls-creds", folder, disk)
+        port = uri.split(":")[2].split("/")[0]
+        secure = f"nbds://localhost:{port}/?tls-certificates={folder}"
+        self.run_tool("nbdcopy", secure, self.path("copy.raw"))
+        self.same(disk, self.path("copy.raw"))
+        self.run_tool("qemu-img", "compare", "--object", f"tls-creds-x509,id=t,dir={folder},endpoint=client", "--image-opts",
+                      f"driver=raw,file.driver=nbd,file.host=127.0.0.1,file.port={port},file.tls-creds=t,file.tls-hostname=localhost",
+                      "driver=raw,file.driver=file,file.filename=disk.raw")
+        # Without TLS, and without a certificate.
+        self.assertNotEqual(self.run_tool("nbdinfo", f"nbd://127.0.0.1:{port}/", status=None).returncode, 0)
+        (folder / "client-cert.pem").unlink()
+        (folder / "client-key.pem").unlink()
+        self.assertNotEqual(self.run_tool("nbdinfo", "--size", secure, status=None).returncode, 0)
+
+    def test_ours_with_ours(self):
+        folder = self.certificates()
+        disk = self.content("disk.raw")
+        _, uri = self.serve("-f", "raw", "--address", "127.0.0.1", "--port", "0", "-t", "-r", "--tls-creds", folder, disk)
+        port = uri.split(":")[2].split("/")[0]
+        self.img("compare", "-f", "raw", "-F", "raw", f"nbds://localhost:{port}/?tls-creds={folder}", disk)
+        self.img("info", "-f", "raw", f"nbd://localhost:{port}/", status=1)
+
+    def test_shared_keys(self):
+        folder = self.path("psk")
+        folder.mkdir()
+        self.run_tool("psktool", "-u", "qemu", "-p", folder / "keys.psk")
+        disk = self.content("disk.raw")
+        _, uri = self.serve("-f", "raw", "--socket", self.path("s"), "-t", "-r", "--tls-creds", folder, disk)
+        self.run_tool("qemu-img", "compare", "--object", f"tls-creds-psk,id=t,dir={folder},endpoint=client", "--image-opts",
+                      f"driver=raw,file.driver=nbd,file.path={self.path('s')},file.tls-creds=t", "driver=raw,file.driver=file,file.filename=disk.raw")
+        self.img("compare", "-f", "raw", "-F", "raw", f"{uri}&tls-creds={folder}", disk)
