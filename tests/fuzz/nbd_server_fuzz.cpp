@@ -29,7 +29,7 @@ class Script final : public nbd::Channel {
   }
   Task<int> send(Buffers from) override {
     for (const iovec& piece : from)  // reads all of it, for the sanitizer
-      if (piece.iov_len != 0 && std::memchr(piece.iov_base, 0x5a, piece.iov_len) != nullptr) ++sum_;
+      if (piece.iov_len != 0 && std::memchr(piece.iov_base, 0x5a, piece.iov_len) != nullptr) sum_ = sum_ + 1;
     co_return 0;
   }
   void shutdown() override { size_ = 0; }
@@ -50,7 +50,7 @@ Task<void> play(std::shared_ptr<const nbd::Export> disk, uint8_t choice, const u
     nbd::Negotiation negotiation(channel, receiver, exports, nullptr);
     const bool agreed = co_await negotiation.run();
     if (!agreed) co_return;
-    session = std::move(negotiation).session();
+    session = negotiation.take_session();
   } else {
     session.disk = disk;
     session.structured = (choice & 2) != 0;

@@ -73,7 +73,8 @@ class Client(Peers):
         first = self.start(*words, "delay-read=60", until=self.path("kit"))
         reader = self.start(peers.BIN / "ostler-img", "compare", "--image-opts", options, "driver=raw,file.driver=file,file.filename=disk.raw")
         deadline = time.monotonic() + TIMEOUT
-        while "Read" not in (self.path("log").read_text() if self.path("log").exists() else ""):
+        # "Read id=…" is a request; "Ready" is the server's.
+        while " Read id=" not in (self.path("log").read_text() if self.path("log").exists() else ""):
             self.assertLess(time.monotonic(), deadline)
             self.assertIsNone(reader.poll())
             time.sleep(0.01)

@@ -11,6 +11,12 @@ TIMEOUT = 60
 MIB = 1 << 20
 
 
+def is_listening(path):
+    """Not just bound: a client in between would be refused. (proc(5): flag 00010000 of /proc/net/unix.)"""
+    lines = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()]
+    return any(line[3] == "00010000" and line[-1] == str(path) for line in lines)
+
+
 class Peers(unittest.TestCase):
     def setUp(self):
         self.temporary = tempfile.TemporaryDirectory(prefix="ostler-nbd-")
@@ -37,11 +43,12 @@ class Peers(unittest.TestCase):
         return self.path(name)
 
     def start(self, *words, until=None):
+        """`until`: the path of a unix socket that the program shall listen on."""
         process = subprocess.Popen([str(each) for each in words], cwd=self.home, stdin=subprocess.DEVNULL,
                                    stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self.running.append(process)
         deadline = time.monotonic() + TIMEOUT
-        while until is not None and not until.exists():
+        while until is not None and not is_listening(until):
             self.assertIsNone(process.poll(), f"{words} ended")
             self.assertLess(time.monotonic(), deadline, f"{words} did not begin")
             time.sleep(0.01)

@@ -25,18 +25,18 @@ struct Session {
 
 class Negotiation {
  public:
-  // The first of `exports` is the one without a name. With `tls` no client gets further without it. `channel`
-  // is what to go on with after run().
-  Negotiation(std::unique_ptr<Channel>& channel, Receiver& receiver, const ExportList& exports,
+  // The first of `exports`, which may be none, is the one without a name. With `tls` no client gets further
+  // without it. `channel` is what to go on with after run().
+  Negotiation(std::unique_ptr<Channel>& channel, Receiver& receiver, ExportList exports,
               const TlsCredentials* tls)
-      : channel_(channel), receiver_(receiver), exports_(exports), tls_(tls) {}
+      : channel_(channel), receiver_(receiver), exports_(std::move(exports)), tls_(tls) {}
 
   // True: transmission begins. False: the client left, broke the protocol, or the connection broke. Limits
   // no time.
   Task<bool> run();
-  Session session() && { return std::move(session_); }
+  Session take_session() { return std::move(session_); }
   // With TLS: what lies below the channel, to be kept as long.
-  std::unique_ptr<Channel> plain() && { return std::move(plain_); }
+  std::unique_ptr<Channel> take_plain() { return std::move(plain_); }
 
  private:
   enum class Next { kGoOn, kTransmission, kEnd };
@@ -53,7 +53,7 @@ class Negotiation {
 
   std::unique_ptr<Channel>& channel_;
   Receiver& receiver_;
-  const ExportList& exports_;
+  const ExportList exports_;
   const TlsCredentials* const tls_;
   std::unique_ptr<Channel> plain_;
   bool secure_ = false;

@@ -1,5 +1,6 @@
 #include "block/nbd/server.h"
 
+#include <fmt/format.h>
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
@@ -26,12 +27,15 @@ struct Server::Client {
   std::unique_ptr<Channel> channel;
   Receiver receiver;
   uint64_t deadline = 0;  // of the negotiation; 0: it is over
+  ExportList offered;     // what it may use, or has chosen
+  bool dropped = false;   // its export has been removed
 };
 
 Server::Server(Settings settings)
     : settings_(std::move(settings)),
       stop_event_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
       timer_(timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK)) {
+  exports_ = settings_.exports;
   ASSERT(stop_event_ && timer_, "a process may have a few more file descriptors");
 }
 
@@ -109,12 +113,14 @@ Task<void> Server::accept_on(int listener) {
 Task<void> Server::serve(Client* client) {
   bool agreed = false;
   {
-    Negotiation negotiation(client->channel, client->receiver, settings_.exports, settings_.tls.get());
+    client->offered = exports_;
+    Negotiation negotiation(client->channel, client->receiver, exports_, settings_.tls.get());
     agreed = co_await negotiation.run();
-    client->below = std::move(negotiation).plain();
+    client->below = negotiation.take_plain();
     client->deadline = 0;
-    const Session session = std::move(negotiation).session();
-    if (agreed && !stopping_) {
+    const Session session = negotiation.take_session();
+    client->offered.assign(agreed ? 1 : 0, session.disk);
+    if (agreed && !stopping_ && !client->dropped) {
       Transmission transmission(*client->channel, client->receiver, session);
       co_await transmission.run();
     }
@@ -124,6 +130,7 @@ Task<void> Server::serve(Client* client) {
   const std::lock_guard lock(mutex_);
   --running_;
   room_.wake_all();
+  left_.wake_all();
   idle_.wake_all();
 }
 
@@ -141,6 +148,35 @@ Task<void> Server::watch() {
   const std::lock_guard lock(mutex_);
   --running_;
   idle_.wake_all();
+}
+
+Result<void> Server::add(std::shared_ptr<const Export> disk) {
+  const std::string& name = disk->settings().name;
+  for (const auto& each : exports_)
+    if (each->settings().name == name)
+      return Error(ErrorKind::kBusy, fmt::format("the NBD server has an export '{}' already", name));
+  exports_.push_back(std::move(disk));
+  return {};
+}
+
+Task<Result<void>> Server::remove(std::string name) {
+  const auto found = std::ranges::find(
+      exports_, name, [](const auto& each) -> const std::string& { return each->settings().name; });
+  if (found == exports_.end())
+    co_return Error(ErrorKind::kNotFound, fmt::format("the NBD server has no export '{}'", name));
+  std::shared_ptr<const Export> disk = *found;
+  exports_.erase(found);
+  const auto uses = [&disk](const auto& client) { return std::ranges::count(client->offered, disk) != 0; };
+  for (const auto& client : clients_) {
+    if (!uses(client)) continue;
+    client->dropped = true;
+    client->channel->shutdown();
+  }
+  std::unique_lock lock(mutex_);
+  while (std::ranges::any_of(clients_, uses)) co_await left_.wait(lock);
+  lock.unlock();
+  disk = nullptr;  // the node is nobody's from here on, before the caller hears of it
+  co_return Result<void>();
 }
 
 void Server::arm_timer() {

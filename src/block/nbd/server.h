@@ -16,7 +16,7 @@ namespace ostler::block::nbd {
 class Server {
  public:
   struct Settings {
-    ExportList exports = {};                         // one or more; the first is also the one without a name
+    ExportList exports = {};                         // the first is also the one without a name
     std::shared_ptr<const TlsCredentials> tls = {};  // null: clients are not encrypted
     unsigned most_clients = 1;                       // at a time; others wait in the sockets' queues
     bool persistent = true;                          // false: it ends when its last client has left
@@ -37,6 +37,11 @@ class Server {
   // Any thread, also a signal handler. Connections end at once.
   void stop();
 
+  // On the context of run(). Clients that connect from now on find the export; kBusy: its name is taken.
+  Result<void> add(std::shared_ptr<const Export> disk);
+  // Its clients are disconnected, and it is not used any more when it is done. kNotFound: no such name.
+  Task<Result<void>> remove(std::string name);
+
  private:
   struct Client;
   Task<void> accept_on(int listener);
@@ -49,11 +54,12 @@ class Server {
   const Fd stop_event_, timer_;
   std::vector<Fd> listeners_;
   std::string path_;
+  ExportList exports_;
   std::list<std::unique_ptr<Client>> clients_;  // of the context's thread, as all below
   unsigned running_ = 0;                        // coroutines besides run()
   bool stopping_ = false;
   std::mutex mutex_;
-  WaitQueue room_, idle_;
+  WaitQueue room_, idle_, left_;
 };
 
 }  // namespace ostler::block::nbd
