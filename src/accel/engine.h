@@ -1,4 +1,4 @@
-// What runs one vCPU's guest code: the interpreter, later the translator and KVM.
+// What runs one vCPU's guest code: the interpreter, with or without the translator, or KVM.
 #pragma once
 
 #include <cstdint>
@@ -39,7 +39,7 @@ class Engine {
   virtual void set_debug(const DebugRequest& request) = 0;  // replaces the last one; kept over resets
   virtual const DebugStop& debug_stop() const = 0;
   // Retired so far; any thread, approximate while running. The translator counts only those that it leaves to
-  // the interpreter.
+  // the interpreter, and KVM none.
   virtual uint64_t instructions() const = 0;
 };
 

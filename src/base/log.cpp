@@ -28,6 +28,7 @@ constexpr std::array kNames = {
     Name{"stats", Subject::kStats, "counters at the end of the run"},
     Name{"devices", Subject::kDevices, "device state changes"},
     Name{"exec", Subject::kExec, "each entry into translated code; linked blocks enter each other unseen"},
+    Name{"kvm", Subject::kKvm, "the calls of the host's KVM, by name"},
     Name{"cpu_reset", Subject::kCpuReset, "vCPU state at reset"},
 };
 

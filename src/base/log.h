@@ -23,6 +23,7 @@ enum class Subject : uint32_t {
   kExec = 1u << 7,
   kCpuReset = 1u << 8,
   kOutAsm = 1u << 9,
+  kKvm = 1u << 10,
 };
 
 inline std::atomic<uint32_t> enabled_subjects{0};

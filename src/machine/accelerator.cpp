@@ -58,11 +58,46 @@ const Table& table() {
 }
 
 bool is_translator(std::string_view name) {
-  return name == "auto" || name == "bt" || name == "tcg";
+  return name == "bt" || name == "tcg";
+}
+
+namespace kvm = accel::kvm;
+
+std::string too_slow(double speed) {
+  return fmt::format("this host's KVM emulates each instruction, {:.1f} million a second", speed);
+}
+
+// For who insists on it.
+Result<Accelerator> by_kvm(const config::Properties& properties, std::vector<std::string>& warnings) {
+  if (!properties.empty())
+    return Error(ErrorKind::kInvalidArgument,
+                 fmt::format("-accel kvm has no property '{}'; leave it out", properties.front().key));
+  auto system = kvm::System::open();
+  if (!system) return std::move(system).error().with_context("-accel kvm");
+  auto speed = kvm::measure_speed(**system);
+  if (!speed) return std::move(speed).error().with_context("-accel kvm");
+  if (*speed < kvm::kLeastSpeed)
+    warnings.push_back(fmt::format("-accel kvm: {}: -accel bt is faster", too_slow(*speed)));
+  return Accelerator{.kvm = *system, .translates = false, .options = {}};
+}
+
+// Null: the translator is the better choice; `warnings` tells why unless there is no KVM at all.
+std::shared_ptr<kvm::System> fast_kvm(std::vector<std::string>& warnings) {
+  const auto system = kvm::System::open();
+  if (!system) {
+    if (system.error().kind() != ErrorKind::kNotFound)
+      warnings.push_back(system.error().message() + "; the binary translator is used instead");
+    return nullptr;
+  }
+  const auto speed = kvm::measure_speed(**system);
+  if (speed && *speed >= kvm::kLeastSpeed) return *system;
+  warnings.push_back(fmt::format("{}: the binary translator is used instead; -accel bt says so at once",
+                                 speed ? too_slow(*speed) : speed.error().message()));
+  return nullptr;
 }
 
 Result<Accelerator> translator(const config::Machine& config, const config::Properties& properties) {
-  Accelerator chosen{.translates = true, .options = {}};
+  Accelerator chosen{.kvm = nullptr, .translates = true, .options = {}};
   TRY_ASSIGN(chosen.options, table().parse(properties));
   if (chosen.options.check != 0 && config.max_cpus > 1)
     return Error(
@@ -72,6 +107,15 @@ Result<Accelerator> translator(const config::Machine& config, const config::Prop
                     config.max_cpus));
   chosen.options.tsc = true;
   return chosen;
+}
+
+// What is said of the translator is meant for it.
+Result<Accelerator> automatic(const config::Machine& config, const config::Properties& properties,
+                              std::vector<std::string>& warnings) {
+  if (properties.empty())
+    if (auto system = fast_kvm(warnings))
+      return Accelerator{.kvm = std::move(system), .translates = false, .options = {}};
+  return translator(config, properties);
 }
 
 Result<Accelerator> interpreter(const config::Properties& properties) {
@@ -85,9 +129,16 @@ Result<Accelerator> interpreter(const config::Properties& properties) {
 }  // namespace
 
 Result<Accelerator> choose_accelerator(const config::Machine& config, std::vector<std::string>& warnings) {
-  if (config.accelerators.empty()) return translator(config, {});
+  if (config.accelerators.empty()) return automatic(config, {}, warnings);
   for (const auto& [name, properties] : config.accelerators) {
     if (name == "interp") return interpreter(properties);
+    if (name == "auto") return automatic(config, properties, warnings);
+    if (name == "kvm") {
+      auto chosen = by_kvm(properties, warnings);
+      if (chosen || &name == &config.accelerators.back().name) return chosen;
+      warnings.push_back(chosen.error().message());
+      continue;
+    }
     if (is_translator(name)) return translator(config, properties);
     warnings.push_back(fmt::format("-accel {}: is not available in this version", name));
   }
@@ -98,7 +149,9 @@ Result<Accelerator> choose_accelerator(const config::Machine& config, std::vecto
 
 std::string accelerator_help() {
   return "Accelerators supported by this program:\n"
-         "bt                   binary translator (default; auto and tcg are other names of it)\n"
+         "auto                 kvm where it runs code at speed, else bt (default)\n"
+         "kvm                  the host's processor, by its kernel's /dev/kvm\n"
+         "bt                   binary translator (tcg is another name of it)\n"
          "interp               interpreter: slow, the reference for the other\n" +
          table().help();
 }

@@ -1,9 +1,11 @@
 // The choice among -accel options, and their properties, declared once as tables.
 #pragma once
 
+#include <memory>
 #include <string>
 #include <vector>
 
+#include "accel/kvm/system.h"
 #include "base/result.h"
 #include "bt/shared.h"
 #include "config/machine.h"
@@ -11,11 +13,13 @@
 namespace ostler::machine {
 
 struct Accelerator {
-  bool translates = false;  // else the interpreter
-  bt::Options options;      // of the translator
+  std::shared_ptr<accel::kvm::System> kvm;  // else
+  bool translates = false;                  // else the interpreter
+  bt::Options options;                      // of the translator
 };
 
 // The first accelerator of the configuration that is available; what was passed over is told in `warnings`.
+// None, and "auto": KVM where it runs code at speed, which a few milliseconds prove, else the translator.
 // Errors: none is available; properties that the chosen one does not have, or not with this value.
 Result<Accelerator> choose_accelerator(const config::Machine& config, std::vector<std::string>& warnings);
 

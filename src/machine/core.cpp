@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <ctime>
 
+#include "accel/kvm/kvm_engine.h"
 #include "accel/soft/soft_engine.h"
 #include "base/log.h"
 #include "machine/accelerator.h"
@@ -68,6 +69,9 @@ Result<std::unique_ptr<Core>> Core::create(const config::Machine& config, chipse
   std::vector<std::string> warnings;
   TRY_ASSIGN(const Accelerator accelerator, choose_accelerator(config, warnings));
   TRY_ASSIGN(auto model, x86::CpuModel::parse(config.cpu_model.empty() ? "max" : config.cpu_model));
+  if (accelerator.kvm != nullptr) {
+    TRY(model.restrict_to(accelerator.kvm->features(), "this host's KVM"));
+  }
   warnings.insert(warnings.end(), model.warnings().begin(), model.warnings().end());
   auto ram = memory::RamBlock::create({.name = "ram", .size = config.memory_bytes});
   if (!ram) return std::move(ram).error().with_context("-m " + size_text(config.memory_bytes));
@@ -75,13 +79,15 @@ Result<std::unique_ptr<Core>> Core::create(const config::Machine& config, chipse
   std::unique_ptr<Core> core(new Core(config, std::move(model), *std::move(ram)));
   core->warnings_ = std::move(warnings);
   const uint64_t tsc_hz = x86::host_tsc_hz();
-  // Together the vCPUs keep a bounded amount of decoded code, however many there are.
-  const size_t cache =
-      std::max(kLeastDecodedCode, std::min(kDecodedCodePerVcpu, kDecodedCodeInAll / config.cpus));
   if (accelerator.translates) {
     auto translator = bt::Shared::create(core->code_, accelerator.options, config.cpus);
     if (!translator) return std::move(translator).error().with_context("-accel bt");
     core->translator_ = *std::move(translator);
+  }
+  if (accelerator.kvm != nullptr) {
+    auto vm = accel::kvm::Vm::create(accelerator.kvm, core->memory_);
+    if (!vm) return std::move(vm).error().with_context("-accel kvm");
+    core->vm_ = *std::move(vm);
   }
   for (unsigned i = 0; i < config.cpus; ++i) {
     x86::VcpuInfo info;
@@ -97,26 +103,47 @@ Result<std::unique_ptr<Core>> Core::create(const config::Machine& config, chipse
     auto processor = std::make_unique<Processor>(i, apic, core->tsc_, tsc_hz, core->apic_bus_, core->loop_,
                                                  core->kvm_clock_, core->memory_,
                                                  [&requests] { requests.request_reset("triple fault"); });
-    accel::SoftContext context{
-        .model = core->model_,
-        .memory = core->memory_,
-        .ports = core->ports_,
-        .code = core->code_,
-        .interrupts = processor->apic(),
-        .paravirt = processor->paravirt(),
-        .bind_thread = [apic = &processor->apic()] { chipset::ApicPage::bind_to_this_thread(apic); },
-        .fpu_error = [line = &core->fpu_error_] { line->pulse(); },
-        .info = info,
-        .cache_bytes = cache,
-        .translator = core->translator_.get(),
-        .window = nullptr};
-    TRY_ASSIGN(auto engine, accel::SoftEngine::create(std::move(context)));
+    TRY_ASSIGN(auto engine, core->make_engine(i, *processor, info));
     processor->vcpu().set_engine(std::move(engine));
     processor->tsc().set_state(processor->vcpu().engine().cpu_state());
     core->processors_.push_back(std::move(processor));
   }
   core->reset();
   return core;
+}
+
+Result<std::unique_ptr<accel::Engine>> Core::make_engine(unsigned index, Processor& processor,
+                                                         const x86::VcpuInfo& info) {
+  const auto bind_thread = [apic = &processor.apic()] { chipset::ApicPage::bind_to_this_thread(apic); };
+  if (vm_ != nullptr) {
+    auto engine = accel::kvm::KvmEngine::create({.vm = *vm_,
+                                                 .index = index,
+                                                 .model = model_,
+                                                 .memory = memory_,
+                                                 .ports = ports_,
+                                                 .interrupts = processor.apic(),
+                                                 .paravirt = processor.paravirt(),
+                                                 .bind_thread = bind_thread,
+                                                 .info = info});
+    if (!engine) return std::move(engine).error().with_context("-accel kvm");
+    return std::unique_ptr<accel::Engine>(*std::move(engine));
+  }
+  // Together the vCPUs keep a bounded amount of decoded code, however many there are.
+  const size_t cache =
+      std::max(kLeastDecodedCode, std::min(kDecodedCodePerVcpu, kDecodedCodeInAll / config_.cpus));
+  TRY_ASSIGN(auto engine, accel::SoftEngine::create({.model = model_,
+                                                     .memory = memory_,
+                                                     .ports = ports_,
+                                                     .code = code_,
+                                                     .interrupts = processor.apic(),
+                                                     .paravirt = processor.paravirt(),
+                                                     .bind_thread = bind_thread,
+                                                     .fpu_error = [line = &fpu_error_] { line->pulse(); },
+                                                     .info = info,
+                                                     .cache_bytes = cache,
+                                                     .translator = translator_.get(),
+                                                     .window = nullptr}));
+  return std::unique_ptr<accel::Engine>(std::move(engine));
 }
 
 Core::~Core() {

@@ -25,6 +25,9 @@
 namespace ostler::bt {
 class Shared;
 }
+namespace ostler::accel::kvm {
+class Vm;
+}
 
 namespace ostler::machine {
 
@@ -63,6 +66,8 @@ class Core {
 
  private:
   Core(const config::Machine& config, x86::CpuModel model, std::shared_ptr<memory::RamBlock> ram);
+  Result<std::unique_ptr<accel::Engine>> make_engine(unsigned index, Processor& processor,
+                                                     const x86::VcpuInfo& info);
 
   const config::Machine config_;
   const MemoryLayout layout_;
@@ -83,6 +88,7 @@ class Core {
   memory::IoRegion apic_region_;
   bus::IrqLine fpu_error_;
   std::unique_ptr<bt::Shared> translator_;
+  std::unique_ptr<accel::kvm::Vm> vm_;
   std::vector<std::unique_ptr<Processor>> processors_;
 };
 

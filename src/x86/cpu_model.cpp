@@ -287,6 +287,13 @@ void CpuModel::settle(const HostCpu& host, const FeatureSet& quiet) {
     else if (!quiet.has(feature))
       missing.push_back(info.spelling);
   }
+  drop_dependent();
+  if (!missing.empty())
+    warnings_.push_back(fmt::format("-cpu {}: this host's processor lacks {}, the guest will not see {}",
+                                    name_, fmt::join(missing, ", "), missing.size() == 1 ? "it" : "them"));
+}
+
+void CpuModel::drop_dependent() {
   for (bool changed = true; changed;) {
     changed = false;
     for (const Dependency& dependency : kDependencies) {
@@ -299,9 +306,22 @@ void CpuModel::settle(const HostCpu& host, const FeatureSet& quiet) {
                                         feature_info(dependency.needs).spelling));
     }
   }
-  if (!missing.empty())
-    warnings_.push_back(fmt::format("-cpu {}: this host's processor lacks {}, the guest will not see {}",
-                                    name_, fmt::join(missing, ", "), missing.size() == 1 ? "it" : "them"));
+}
+
+Result<void> CpuModel::restrict_to(const FeatureSet& available, std::string_view who) {
+  const size_t told = warnings_.size();
+  for (size_t i = 0; i < kFeatureCount; ++i) {
+    const Feature feature = static_cast<F>(i);
+    if (!features_.has(feature) || available.has(feature)) continue;
+    features_.set(feature, false);
+    if (requested_.has(feature))
+      warnings_.push_back(fmt::format("-cpu {}: {} lacks '{}', the guest will not see it", name_, who,
+                                      feature_info(feature).spelling));
+  }
+  drop_dependent();
+  if (enforce_ && warnings_.size() > told)
+    return Error(ErrorKind::kUnsupported, warnings_[told] + " (and -cpu …,enforce asks for all of it)");
+  return {};
 }
 
 Result<CpuModel> CpuModel::parse(std::string_view text, const HostCpu& host) {

@@ -48,6 +48,10 @@ class CpuModel {
   static std::span<const ModelListing> list();  // -cpu help
   static std::string help();                    // the same as text, with every flag's name
 
+  // Drops what an accelerator cannot give the guest, and what depends on it. What the user asked for by name
+  // is told in warnings(); with "enforce" it is an error. `who`: "this host's KVM".
+  Result<void> restrict_to(const FeatureSet& available, std::string_view who);
+
   const std::string& name() const { return name_; }
   Vendor vendor() const { return vendor_; }
   bool amd() const { return vendor_ == Vendor::kAmd; }
@@ -79,6 +83,7 @@ class CpuModel {
   Result<void> apply_option(std::string_view option, const HostCpu& host);
   void request(Feature feature, bool on);
   void settle(const HostCpu& host, const FeatureSet& quiet);
+  void drop_dependent();
 
   std::string name_;
   std::string brand_;

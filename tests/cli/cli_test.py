@@ -259,8 +259,8 @@ class Mistakes(Mistake):
     def test_accelerator_misspelt(self):
         self.qemu("-accel", "intrep", words=["-accel intrep", "'interp'"])
 
-    def test_accelerator_not_there(self):
-        self.qemu("-accel", "kvm", words=["-accel kvm", "-accel bt"])
+    def test_accelerator_without_properties(self):
+        self.qemu("-accel", "kvm,cache=8M", words=["-accel kvm", "'cache'", "leave it out"])
 
     def test_accelerator_property_misspelt(self):
         self.qemu("-accel", "bt,cahce=8M", words=["-accel bt", "cahce", "'cache'"])

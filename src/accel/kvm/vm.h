@@ -1,0 +1,67 @@
+// One virtual machine of KVM: its memory slots follow the flat view of an address space, and its vCPUs are
+// made here. The interrupt controllers are ours, in this process.
+//
+// RAM and ROM become slots, page by page; everything else, and the odd bytes of pages that are only partly
+// RAM, are left without one, so that KVM hands accesses to them back (KVM_EXIT_MMIO).
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "accel/kvm/gate.h"
+#include "accel/kvm/system.h"
+#include "base/fd.h"
+#include "base/result.h"
+#include "memory/address_space.h"
+
+namespace ostler::accel::kvm {
+
+class Vm final : public memory::Listener {
+ public:
+  // Follows `space` from now on. `space` outlives it; engines are destroyed before it.
+  static Result<std::unique_ptr<Vm>> create(std::shared_ptr<System> system, memory::AddressSpace& space);
+  ~Vm() override;
+
+  const System& system() const { return *system_; }
+  int fd() const { return fd_.get(); }
+  Gate& gate() { return gate_; }
+  Result<Fd> create_vcpu(unsigned index);
+
+  // ---- the dirty log, of one control thread: beside RamBlock's own ----
+  // From now on KVM notes which pages the guest writes; or not any more.
+  void set_dirty_log(bool on);
+  // Notes them in their RAM blocks (RamBlock::note_dirty), and begins anew.
+  void collect_dirty();
+
+  void view_changed(const memory::ViewChange& change) override;
+  size_t slot_count() const { return slots_.size(); }
+
+ private:
+  struct Slot {
+    uint32_t id;
+    uint64_t size;  // bytes
+    uint64_t offset;
+    std::shared_ptr<memory::RamBlock> ram;
+    bool read_only;
+  };
+  explicit Vm(std::shared_ptr<System> system, memory::AddressSpace& space);
+  Result<void> set_up();
+  void add_locked(const memory::FlatRange& range);
+  void remove_locked(const memory::FlatRange& range);
+  int set_slot(uint64_t address, const Slot& slot, uint64_t size);
+
+  const std::shared_ptr<System> system_;
+  memory::AddressSpace& space_;
+  Fd fd_;
+  Gate gate_;
+  bool listening_ = false;
+  std::mutex mutex_;                // the following
+  std::map<uint64_t, Slot> slots_;  // by guest-physical address
+  std::vector<uint32_t> free_ids_;
+  uint32_t next_id_ = 0, most_ids_ = 0;
+  bool dirty_log_ = false;
+};
+
+}  // namespace ostler::accel::kvm
