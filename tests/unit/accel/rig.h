@@ -84,7 +84,8 @@ class Rig {
   Rig();
   ~Rig();
 
-  // "interp", "bt" or "kvm"; null where the host has no KVM that is fit for use: why_no_kvm() tells.
+  // "interp", "bt" or "kvm"; null where the host has no KVM that is fit for use; why_no_kvm() tells, else it
+  // is empty.
   std::unique_ptr<Engine> make(const std::string& engine);
   static std::string why_no_kvm();
 
