@@ -40,7 +40,7 @@ class EntryList {
   void* data() { return words_.data(); }
 
  private:
-  static constexpr size_t kHeader = alignof(Entry) > 4 || sizeof(Entry) > 4 ? 8 : 4;
+  static constexpr size_t kHeader = sizeof(Entry) > 4 ? 8 : 4;  // a count, and padding
   std::vector<uint64_t> words_;
 };
 using CpuidList = EntryList<kvm_cpuid_entry2>;
