@@ -44,6 +44,18 @@ Task<void> remove_filter(std::shared_ptr<FilterNode> filter) {
   filter->child_edge().detach();
 }
 
+Result<void> share_writes(const NodePtr& node, bool on) {
+  constexpr PermissionMask kWrites = kPermissionWrite | kPermissionResize;
+  const std::lock_guard lock(graph_mutex());
+  for (const Edge::Use& use : node->uses()) {
+    if (use.role != Role::kBacking) continue;
+    Permissions permissions = use.permissions;
+    permissions.shared = on ? permissions.shared | kWrites : permissions.shared & ~kWrites;
+    TRY(use.edge->set_permissions(permissions));
+  }
+  return {};
+}
+
 Task<void> release_chain(NodePtr node) {
   if (!node || !node->uses().empty() || node.use_count() != 1) co_return;
   const auto closed = co_await close_chain(std::move(node));

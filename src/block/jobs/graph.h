@@ -15,6 +15,9 @@ Task<Result<void>> insert_filter(std::shared_ptr<FilterNode> filter, NodePtr bel
 // The opposite; the filter's users use what it filtered.
 Task<void> remove_filter(std::shared_ptr<FilterNode> filter);
 
+// Whether images that lie on `node` let others write it: what is written there, they hide from their users.
+Result<void> share_writes(const NodePtr& node, bool on);
+
 // Closes `node` and what lies below it if nobody uses it any more and the caller's is the last reference.
 Task<void> release_chain(NodePtr node);
 

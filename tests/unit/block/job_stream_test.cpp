@@ -140,22 +140,23 @@ TEST_F(StreamTest, cancelling_at_any_moment_leaves_the_chain_as_it_was) {
     const std::string content = make_chain("disk", 3, kSize, static_cast<unsigned>(i));
     attach_guest("disk2");
     Guest guest(guest_disk, content, static_cast<unsigned>(i));
-    const auto job = start(guest_disk->node(), nullptr, 4 << 20);
+    const auto job = start(guest_disk->node(), nullptr, i == 0 ? 1 : 4 << 20);
     ASSERT_NE(job, nullptr);
     guest.wait_for(static_cast<unsigned>(random() % 60));
-    EXPECT_TRUE(job->cancel(i % 2 == 0));
-    EXPECT_NE(end_of(job), "");
+    // It may have come to its end before.
+    const bool in_time = job->cancel(i % 2 == 0).has_value();
+    EXPECT_EQ(end_of(job) != "", in_time);
     const std::string wanted = guest.stop();
     EXPECT_TRUE(same(read_guest_disk(), wanted));
     EXPECT_EQ(guest_disk->node()->driver(), "qcow2");
     close_guest_disk();
-    EXPECT_EQ(backing_of("disk2"), path("disk1"));
+    EXPECT_EQ(backing_of("disk2"), in_time ? path("disk1") : "");
     expect_check_clean("disk2");
     expect_content("disk2", wanted);
     EXPECT_FALSE(job->cancel());
     ASSERT_TRUE(job->dismiss());
   }
-  EXPECT_EQ(events_of(JobEvent::Kind::kCancelled), 8u);
+  EXPECT_NE(events_of(JobEvent::Kind::kCancelled), 0u);
 }
 
 TEST_F(StreamTest, a_job_that_waits_to_be_finalized_may_be_cancelled) {
