@@ -17,6 +17,7 @@
 #include "base/log.h"
 #include "config/ostler_command_line.h"
 #include "config/qemu_command_line.h"
+#include "doctor/program.h"
 #include "event/loop.h"
 #include "img/program.h"
 #include "machine/accelerator.h"
@@ -119,6 +120,8 @@ int main(int argc, char** argv) {
   if (program == "ostler" && !arguments.empty() && arguments[0] == "image")
     return ostler::img::run_program({.program = "ostler image", .for_people = true},
                                     std::span(arguments).subspan(1), kVersion);
+  if (program == "ostler" && !arguments.empty() && arguments[0] == "doctor")
+    return ostler::doctor::run_program(std::span(arguments).subspan(1));
   const bool qemu_names = program.starts_with("ostler-system") || program.starts_with("qemu-system");
   const auto command = qemu_names ? ostler::config::parse_qemu_command_line(arguments)
                                   : ostler::config::parse_ostler_command_line(arguments);

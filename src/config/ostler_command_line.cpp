@@ -160,6 +160,7 @@ Result<CommandLine> parse_ostler_command_line(std::span<const std::string> argum
       app.add_subcommand("run", "run a guest on this terminal; Ctrl-A x ends it, Ctrl-A h lists more keys");
   app.add_subcommand("image",
                      "make, copy, check and change disk images; `ostler image --help` tells its commands");
+  app.add_subcommand("doctor", "tell what this host can do for guests; `ostler doctor --json` for programs");
   CLI::App* version = app.add_subcommand("version", "print the version");
   run->add_option("disk", options.disks, "disk image: PATH[,readonly][,snapshot]");
   run->add_option("--kernel", options.kernel, "kernel to boot: bzImage, ELF with a PVH note, or multiboot");
@@ -205,7 +206,7 @@ Result<CommandLine> parse_ostler_command_line(std::span<const std::string> argum
     if (run->parsed()) {
       known = option_names(*run, storage);
     } else {
-      known = {"run", "image", "version", "--help", "--version"};
+      known = {"run", "image", "doctor", "version", "--help", "--version"};
     }
     return Error(ErrorKind::kInvalidArgument,
                  fmt::format("{}: there is no such {}{}; 'ostler {}--help' lists them all", extras.front(),

@@ -259,6 +259,9 @@ class Mistakes(Mistake):
     def test_accelerator_misspelt(self):
         self.qemu("-accel", "intrep", words=["-accel intrep", "'interp'"])
 
+    def test_doctor_option_unknown(self):
+        self.expect("ostler", ["doctor", "--jsn"], words=["doctor", "'--jsn'", "ostler doctor --help"])
+
     def test_accelerator_without_properties(self):
         self.qemu("-accel", "kvm,cache=8M", words=["-accel kvm", "'cache'", "leave it out"])
 
@@ -615,6 +618,10 @@ class Helps(unittest.TestCase):
     def test_version(self):
         for spelling in ("-version", "--version"):
             self.expect(QEMU, spelling, words=["Ostler"])
+
+    def test_doctor(self):
+        self.expect("ostler", "doctor", words=["Engines", "kvm", "io_uring", "max-map-count"])
+        self.expect("ostler", "doctor", "--json", words=['"id":"translator"', '"version":1'])
 
     def test_models(self):
         self.expect(QEMU, "-cpu", "help", words=["qemu64", "Haswell", "EPYC", "max", "host", "avx2"])

@@ -1,0 +1,15 @@
+// The checks behind `ostler doctor`, a section each. They change nothing on the host.
+#pragma once
+
+#include "doctor/finding.h"
+#include "doctor/host.h"
+
+namespace ostler::doctor {
+
+Section check_engines(const Host& host);   // KVM and its speed, what the guest's processor has
+Section check_memory(const Host& host);    // huge pages, KSM, limits
+Section check_storage(const Host& host);   // io_uring
+Section check_networks(const Host& host);  // tap, bridges, vhost
+Section check_sandbox(const Host& host);   // user namespaces
+
+}  // namespace ostler::doctor
