@@ -1,4 +1,4 @@
-// -drive, -blockdev and disk images without an option.
+// -drive and -blockdev.
 
 #include <fmt/format.h>
 
@@ -33,27 +33,36 @@ Result<void> option_drive(QemuBuilder& b, std::string_view value) {
   QemuBuilder::PendingDrive drive;
   drive.node.origin = keys.origin();
   if (auto file = keys.take("file")) drive.node.file = *file;
-  drive.interface = keys.take("if").value_or("ide");
+  drive.interface = keys.take("if").value_or("");
   drive.node.driver = keys.take("format").value_or("");  // none: recognised by the content
   TRY(take_common(keys, drive.node, "readonly"));
   TRY_ASSIGN(const auto snapshot, keys.take_bool("snapshot"));
   drive.node.snapshot = snapshot.value_or(false);
   TRY(take_fixed(keys, "cache", {"writeback"}));
   TRY(take_fixed(keys, "aio", {"threads"}));
-  TRY(take_fixed(keys, "media", {"disk"}));
+  TRY_ASSIGN(const auto media, keys.take_choice("media", {"disk", "cdrom"}));
+  drive.cdrom = media == "cdrom";
+  drive.node.read_only = drive.node.read_only || drive.cdrom;
   TRY(take_fixed(keys, "werror", {"report"}));
   TRY(take_fixed(keys, "rerror", {"report"}));
   TRY_ASSIGN(const auto index, keys.take_number("index"));
   TRY_ASSIGN(const auto unit, keys.take_number("unit"));
   TRY_ASSIGN(const auto bus, keys.take_number("bus"));
-  static_cast<void>(index), static_cast<void>(unit), static_cast<void>(bus);  // places on an IDE or SCSI bus
+  if (index && (unit || bus)) return keys.error("index", "goes without bus and unit, which say the same");
+  for (const auto& [key, place] : {std::pair{"index", index}, std::pair{"bus", bus}, std::pair{"unit", unit}})
+    if (place && *place > 3) return keys.error(key, fmt::format("{} is too large", *place));
+  if (index)
+    drive.index = static_cast<unsigned>(*index);
+  else if (bus || unit)
+    drive.index = static_cast<unsigned>(2 * bus.value_or(0) + unit.value_or(0));
   if (auto serial = keys.take("serial")) drive.device_properties.push_back({"serial", *serial});
   drive.node.name = keys.take("id").value_or("");
   TRY(keys.finish());
-  if (drive.interface != "virtio" && drive.interface != "none")
-    return keys.error("if",
-                      fmt::format("'{}' has no controller in this version; say if=virtio", drive.interface));
-  if (drive.node.file.empty()) return keys.error("file", "is missing: the disk has no image");
+  if (!drive.interface.empty() && drive.interface != "ide" && drive.interface != "virtio" &&
+      drive.interface != "none")
+    return keys.error("if", fmt::format("'{}' has no controller in this version; say if=virtio or if=ide",
+                                        drive.interface));
+  if (drive.node.file.empty() && !drive.cdrom) return keys.error("file", "is missing: the disk has no image");
   if (drive.node.name.empty()) drive.node.name = b.anonymous_id("drive");
   b.drives.push_back(std::move(drive));
   return {};
@@ -113,14 +122,6 @@ Result<void> option_blockdev(QemuBuilder& b, std::string_view value) {
   TRY(keys.finish());
   b.machine().block_nodes.push_back(std::move(node));
   return {};
-}
-
-Result<void> option_disk_image(QemuBuilder&, std::string_view value) {
-  return Error(
-      ErrorKind::kUnsupported,
-      fmt::format("'{}': a disk image without an option means an IDE disk, which this version does not have; "
-                  "write -drive file={},if=virtio",
-                  value, value));
 }
 
 }  // namespace ostler::config

@@ -18,8 +18,10 @@ struct QemuBuilder {
   // Things that need the whole command line before they are decided.
   struct PendingDrive {
     BlockNode node;
-    std::string interface;
-    Properties device_properties;
+    std::string interface;  // empty: the machine's own
+    bool cdrom = false;
+    std::optional<unsigned> index = {};  // of if=ide: two for each bus
+    Properties device_properties = {};
   };
   std::vector<PendingDrive> drives;
   struct PendingNic {
@@ -37,6 +39,9 @@ struct QemuBuilder {
   std::string anonymous_id(std::string_view kind);
 
   Result<void> finish();
+
+ private:
+  Result<void> place_ide_drives();
 };
 
 using QemuHandler = Result<void> (*)(QemuBuilder&, std::string_view value);
@@ -54,6 +59,11 @@ Result<void> option_uuid(QemuBuilder& b, std::string_view value);
 Result<void> option_drive(QemuBuilder& b, std::string_view value);
 Result<void> option_blockdev(QemuBuilder& b, std::string_view value);
 Result<void> option_disk_image(QemuBuilder& b, std::string_view value);
+Result<void> option_hda(QemuBuilder& b, std::string_view value);
+Result<void> option_hdb(QemuBuilder& b, std::string_view value);
+Result<void> option_hdc(QemuBuilder& b, std::string_view value);
+Result<void> option_hdd(QemuBuilder& b, std::string_view value);
+Result<void> option_cdrom(QemuBuilder& b, std::string_view value);
 // devices, network, character devices
 Result<void> option_device(QemuBuilder& b, std::string_view value);
 Result<void> option_netdev(QemuBuilder& b, std::string_view value);

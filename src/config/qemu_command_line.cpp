@@ -69,7 +69,13 @@ constexpr Option kOptions[] = {
        b.machine().append = v;
        return {};
      }},
-    {"drive", "[file=f][,if=virtio|none][,format=raw][,id=name][,snapshot=on][,readonly=on]",
+    {"hda", "file", "the first IDE disk", option_hda},
+    {"hdb", "file", "the second", option_hdb},
+    {"hdc", "file", "the third", option_hdc},
+    {"hdd", "file", "the fourth", option_hdd},
+    {"cdrom", "file", "a CD-ROM drive in the place of -hdc, with its medium", option_cdrom},
+    {"drive",
+     "[file=f][,if=ide|virtio|none][,media=disk|cdrom][,format=raw][,id=name][,snapshot=on][,readonly=on]",
      "a disk with its image", option_drive},
     {"blockdev", "[driver=]raw|qcow2|file|null-co[,node-name=n][,…]",
      "a node of the block graph; JSON is understood too", option_blockdev},

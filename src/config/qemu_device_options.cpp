@@ -164,6 +164,7 @@ Result<void> option_gdb(QemuBuilder& b, std::string_view value) {
 Result<void> QemuBuilder::finish() {
   Machine& m = machine();
   const std::string suffix = m.type == "microvm" ? "-device" : "-pci";
+  TRY(place_ide_drives());
   for (auto& drive : drives) {
     if (drive.interface == "virtio") {
       Device device{.type = "virtio-blk" + suffix,
@@ -173,7 +174,7 @@ Result<void> QemuBuilder::finish() {
       device.properties.push_back({"drive", drive.node.name});
       m.devices.push_back(std::move(device));
     }
-    m.block_nodes.push_back(std::move(drive.node));
+    if (!drive.node.file.empty()) m.block_nodes.push_back(std::move(drive.node));
   }
   for (auto& nic : nics) {
     Device device{.type = nic.model.empty() || nic.model == "virtio" ? "virtio-net" + suffix : nic.model,

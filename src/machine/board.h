@@ -8,6 +8,9 @@
 #include "devices/virtio/device.h"
 #include "state/archive.h"
 
+namespace ostler::ide {
+class PiixIde;
+}
 namespace ostler::pci {
 class Bus;
 }
@@ -19,7 +22,8 @@ class Board {
   virtual ~Board() = default;
 
   // ---- while the machine is built ----
-  virtual pci::Bus* pci() = 0;  // null: the machine has none
+  virtual pci::Bus* pci() = 0;                     // null: the machine has none
+  virtual ide::PiixIde* ide() { return nullptr; }  // null: the machine has none
   // Puts `device` into the next virtio-mmio slot. kUnsupported: no such slots here; kNoResource: all taken.
   virtual Result<void> plug_mmio(std::unique_ptr<virtio::Device> device) = 0;
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "base/suggest.h"
+#include "devices/ide/options.h"
 #include "devices/virtio/device_types.h"
 #include "machine/isa_devices.h"
 
@@ -13,6 +14,7 @@ namespace ostler::machine {
 std::vector<config::DeviceType> device_types() {
   std::vector<config::DeviceType> all;
   for (const auto& type : virtio::device_types()) all.push_back(type);
+  for (const auto& type : ide::device_types()) all.push_back(type);
   for (const auto& type : isa_device_types()) all.push_back(type);
   return all;
 }

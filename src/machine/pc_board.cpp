@@ -13,6 +13,7 @@
 #include "devices/chipset/rtc.h"
 #include "devices/chipset/system_ports.h"
 #include "devices/fw_cfg/fw_cfg.h"
+#include "devices/ide/piix_ide.h"
 #include "devices/pci/bus.h"
 #include "devices/pci/config_access.h"
 #include "devices/pci/piix.h"
@@ -56,6 +57,8 @@ class Pc final : public Board {
         pci_memory_("pci memory", memory::AddressSpace::kMemorySize),
         pci_ports_("pci ports", memory::AddressSpace::kPortSize),
         piix3_(std::make_shared<pci::Piix3>(&pic_inputs_.pci(), &io_apic_, kFirstPciGsi)),
+        ide_(std::make_shared<ide::PiixIde>(core.memory(), router_.line(ide::PiixIde::kPorts[0].irq),
+                                            router_.line(ide::PiixIde::kPorts[1].irq))),
         pci_({core.memory(), pci_memory_, 0}, {core.ports(), pci_ports_, 0}, *piix3_, core.apic_bus()),
         config_ports_(pci_, &reset_control_) {
     core.apic_bus().set_ext_int_source(pic_);
@@ -70,7 +73,9 @@ class Pc final : public Board {
     TRY_ASSIGN(const auto isa, pci_.add(piix3_, pci::Address{1, 0}, true));
     auto pm = std::make_shared<pci::Piix4Pm>(pm_block_);
     TRY_ASSIGN(const auto pm_at, pci_.add(pm, pci::Address{1, 3}));
-    static_cast<void>(host), static_cast<void>(isa), static_cast<void>(pm_at);
+    TRY_ASSIGN(const auto ide_at, pci_.add(ide_, pci::Address{1, 1}));
+    static_cast<void>(host), static_cast<void>(isa), static_cast<void>(pm_at), static_cast<void>(ide_at);
+    ide_->preset();
     pm->preset(kPmBase);
     return {};
   }
@@ -87,6 +92,7 @@ class Pc final : public Board {
   }
 
   pci::Bus* pci() override { return &pci_; }
+  ide::PiixIde* ide() override { return ide_.get(); }
 
   Result<void> plug_mmio(std::unique_ptr<virtio::Device> device) override {
     return Error(ErrorKind::kUnsupported,
@@ -111,6 +117,7 @@ class Pc final : public Board {
   }
 
   void quiesce() override {
+    ide_->quiesce();
     for (const auto& function : pci_.functions())
       if (auto* device = dynamic_cast<virtio::Pci*>(function.get())) device->device().quiesce();
     pci_.collect();
@@ -182,6 +189,11 @@ class Pc final : public Board {
     ports_.add("port 92", port92_, 0x92, 1);
     ports_.add("acpi gpe", pm_.gpe_ports(), kGpe0, kGpePorts);
     ports_.add("smi", pm_.smi_ports(), 0xb2, 2);
+    for (unsigned i = 0; i < ide::PiixIde::kChannels; ++i) {
+      const ide::PiixIde::Ports& at = ide::PiixIde::kPorts[i];
+      ports_.add(fmt::format("ide {}", i), ide_->channel(i).command_ports(), at.command, 8);
+      ports_.add(fmt::format("ide {} control", i), ide_->channel(i).control_port(), at.control, 1);
+    }
     ports_.add("pvpanic", panic_, 0x505, 1);
     ports_.add("fw_cfg", fw_cfg_, devices::FwCfg::kPort, devices::FwCfg::kPorts);
     ports_.add("pci config", config_ports_, pci::ConfigPorts::kFirstPort, pci::ConfigPorts::kPorts);
@@ -234,6 +246,7 @@ class Pc final : public Board {
   memory::IoRegion pm_region_;
   memory::ContainerRegion pci_memory_, pci_ports_;
   std::shared_ptr<pci::Piix3> piix3_;
+  std::shared_ptr<ide::PiixIde> ide_;
   pci::Bus pci_;
   pci::ConfigPorts config_ports_;
 };

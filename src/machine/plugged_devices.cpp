@@ -3,6 +3,9 @@
 #include <fmt/format.h>
 
 #include "devices/chipset/system_ports.h"
+#include "devices/ide/ata_disk.h"
+#include "devices/ide/cd_drive.h"
+#include "devices/ide/piix_ide.h"
 #include "devices/pci/bus.h"
 #include "devices/virtio/block/device.h"
 #include "devices/virtio/console/device.h"
@@ -59,6 +62,7 @@ Result<void> PluggedDevices::plug(const config::Device& device) {
   auto options = type->properties->parse_any(properties);
   if (!options) return std::move(options).error().with_context(device.origin);
   if (type->bus == "ISA") return plug_isa(*type, *options, device);
+  if (type->bus == "IDE") return plug_ide(*type, *options, device);
   if (type->bus == "virtio-serial-bus") return plug_console_port(*type, *options, device);
 
   if (type->bus == "PCI" && board_.pci() == nullptr)
@@ -93,6 +97,36 @@ Result<void> PluggedDevices::plug_isa(const config::DeviceType& type, const std:
   isa_.push_back(std::make_unique<chipset::DebugPort>(*backend));
   ports_.add(type.name, *isa_.back(), console.iobase, 1, 1);
   return {};
+}
+
+Result<void> PluggedDevices::plug_ide(const config::DeviceType& type, const std::any& options,
+                                      const config::Device& device) {
+  auto own = std::any_cast<const ide::Options&>(options);
+  if (board_.ide() == nullptr)
+    return Error(ErrorKind::kUnsupported,
+                 fmt::format("{}: this machine has no IDE controller; say virtio-blk-device", device.origin));
+  const bool disk = type.name == "ide-hd";
+  if (disk && own.drive.empty()) return missing(device, "drive");
+  std::shared_ptr<block::Backend> node;
+  if (!own.drive.empty()) {
+    TRY_ASSIGN(node, backends_.take_block_node(own.drive, device.origin));
+  }
+  if (disk && node->read_only())
+    return Error(
+        ErrorKind::kInvalidArgument,
+        fmt::format("{}: an IDE disk cannot be read-only; leave readonly=on out, or use a virtio disk",
+                    device.origin));
+  if (own.serial.empty()) own.serial = fmt::format("OS{:05}", ide_drives_ + 1);
+  ++ide_drives_;
+  if (own.model.empty()) own.model = disk ? "OSTLER HARDDISK" : "OSTLER DVD-ROM";
+  if (own.version.empty()) own.version = "1.0";
+  std::unique_ptr<ide::Drive> drive;
+  if (disk)
+    drive = std::make_unique<ide::AtaDisk>(std::move(node), own);
+  else
+    drive = std::make_unique<ide::CdDrive>(std::move(node), own);
+  auto attached = board_.ide()->attach(std::move(drive), own.bus, own.unit);
+  return attached ? std::move(attached) : std::move(attached).error().with_context(device.origin);
 }
 
 Result<void> PluggedDevices::plug_console_port(const config::DeviceType& type, const std::any& options,

@@ -39,6 +39,8 @@ class PluggedDevices {
   Result<void> plug(const config::Device& device);
   Result<void> plug_isa(const config::DeviceType& type, const std::any& options,
                         const config::Device& device);
+  Result<void> plug_ide(const config::DeviceType& type, const std::any& options,
+                        const config::Device& device);
   Result<void> plug_console_port(const config::DeviceType& type, const std::any& options,
                                  const config::Device& device);
   // The device of any other type, without its transport, and the options of its bus.
@@ -55,6 +57,7 @@ class PluggedDevices {
   virtio::console::ConsoleDevice* last_console_ = nullptr;  // ports go to the latest one before them
   std::set<std::string> ids_;
   unsigned nics_ = 0;
+  unsigned ide_drives_ = 0;
 };
 
 }  // namespace ostler::machine

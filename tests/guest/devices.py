@@ -1,4 +1,4 @@
-"""virtio devices as a guest's drivers see them, from the busybox initrd."""
+"""Devices as a guest's drivers see them, from the busybox initrd."""
 
 import hashlib
 import os
@@ -83,6 +83,40 @@ def disk_that_is_read_only_refuses_writes(t):
         console = t.shell(running)
         t.expect(t.run(console, "cat /sys/class/block/vda/ro") == "1", "the guest takes the disk for a writable one")
         t.expect(t.run(console, "sha256sum </dev/vda").startswith(digest), "the guest reads other bytes than the disk has")
+
+
+def ide_disk_and_cd(t):
+    path, digest = _disk(t, 32)
+    folder, iso = t.scratch.path / "cd", t.scratch.path / "cd.iso"
+    folder.mkdir()
+    content = os.urandom(3 * MIB + 17)
+    (folder / "file").write_bytes(content)
+    subprocess.run(["genisoimage", "-quiet", "-R", "-o", iso, folder], check=True)
+    with t.start(t.machine(extra=["-hda", path, "-cdrom", iso])) as running:
+        console = t.shell(running)
+        t.run(console, "modprobe -a ata_piix sd_mod sr_mod isofs; until [ -b /dev/sda ] && [ -b /dev/sr0 ]; do sleep 0.1; done")
+        t.expect(t.run(console, "sha256sum </dev/sda").startswith(digest), "the guest reads other bytes than the disk has")
+        t.run(console, "dd if=/dev/urandom of=/tmp/new bs=1M count=8 2>/dev/null")
+        t.run(console, "dd if=/tmp/new of=/dev/sda bs=1M seek=5 conv=fsync 2>/dev/null")
+        written = t.run(console, "sha256sum </tmp/new").split()[0]
+        t.run(console, "mount -t iso9660 -o ro /dev/sr0 /mnt")
+        t.expect(t.run(console, "sha256sum </mnt/file").startswith(hashlib.sha256(content).hexdigest()),
+                 "the guest reads other bytes than the CD has")
+        # The kernel opens the tray when the CD is unmounted, and closes it when it is opened; a medium that it
+        # finds changed while opening it can be used the next time.
+        t.run(console, "cd /proc/sys/dev/cdrom; echo 1 >autoeject; echo 0 >autoclose; cd /; umount /mnt")
+        t.run(console, "! mount -t iso9660 -o ro /dev/sr0 /mnt 2>/dev/null")
+        t.run(console, "cd /proc/sys/dev/cdrom; echo 0 >autoeject; echo 1 >autoclose; cd /; : </dev/sr0")
+        t.run(console, "mount -t iso9660 -o ro /dev/sr0 /mnt")
+        t.expect(t.run(console, "sha256sum </mnt/file").startswith(hashlib.sha256(content).hexdigest()),
+                 "the guest reads other bytes than the CD that it loaded has")
+        t.expect(t.run(console, "dmesg | grep -E '^.*ata[12].*(exception|failed|error|timeout)' || true") == "",
+                 "the kernel complains about a drive")
+        console.send("poweroff -f\n")
+        t.ends(running)
+    with open(path, "rb") as disk:
+        disk.seek(5 * MIB)
+        t.expect(hashlib.sha256(disk.read(8 * MIB)).hexdigest() == written, "the image has other bytes than the guest wrote")
 
 
 def network_by_dhcp(t):

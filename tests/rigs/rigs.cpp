@@ -4,7 +4,7 @@ namespace ostler::rigs {
 
 std::vector<Kind> all_kinds() {
   std::vector<Kind> kinds;
-  for (const auto& list : {chipset_kinds(), virtio_kinds()})
+  for (const auto& list : {chipset_kinds(), ide_kinds(), virtio_kinds()})
     kinds.insert(kinds.end(), list.begin(), list.end());
   return kinds;
 }

@@ -51,6 +51,7 @@ struct Kind {
 };
 
 std::vector<Kind> chipset_kinds();
+std::vector<Kind> ide_kinds();
 std::vector<Kind> virtio_kinds();
 
 // Every device there is.

@@ -113,9 +113,51 @@ TEST(QemuCommandLine, DriveOnMicrovmIsAnMmioDevice) {
   EXPECT_EQ(machine({"-drive", "file=d,if=virtio", "-M", "microvm"}).devices.at(0).type, "virtio-blk-device");
 }
 
-TEST(QemuCommandLine, IdeDriveIsRefusedWithTheCure) {
-  EXPECT_EQ(error({"-drive", "file=d"}),
-            "-drive file=d: if: 'ide' has no controller in this version; say if=virtio");
+// "type bus unit drive" of a device.
+std::string ide_place(const Machine& m, size_t index) {
+  std::string result = m.devices.at(index).type;
+  for (const auto& [key, value] : m.devices[index].properties)
+    if (key == "bus" || key == "unit") result += " " + value;
+  return result;
+}
+
+TEST(QemuCommandLine, DrivesOfPcAreIde) {
+  const Machine m = machine({"-drive", "file=d", "-drive", "file=e,if=ide,serial=7"});
+  ASSERT_EQ(m.devices.size(), 2u);
+  EXPECT_EQ(ide_place(m, 0), "ide-hd ide.0 0");
+  EXPECT_EQ(ide_place(m, 1), "ide-hd ide.0 1");
+  EXPECT_EQ(m.devices[1].properties.front().value, "7");
+  EXPECT_EQ(m.devices[1].properties.back().value, m.block_nodes.at(1).name);
+}
+
+TEST(QemuCommandLine, OldNamesOfIdeDrives) {
+  const Machine m = machine({"-hda", "a", "-hdb", "b", "-cdrom", "c", "-hdd", "d"});
+  ASSERT_EQ(m.devices.size(), 4u);
+  EXPECT_EQ(ide_place(m, 0), "ide-hd ide.0 0");
+  EXPECT_EQ(ide_place(m, 1), "ide-hd ide.0 1");
+  EXPECT_EQ(ide_place(m, 2), "ide-cd ide.1 0");
+  EXPECT_EQ(ide_place(m, 3), "ide-hd ide.1 1");
+  EXPECT_TRUE(m.block_nodes.at(2).read_only);
+  EXPECT_FALSE(m.block_nodes.at(3).read_only);
+  EXPECT_EQ(ide_place(machine({"disk.img"}), 0), "ide-hd ide.0 0");
+}
+
+TEST(QemuCommandLine, EmptyCdDriveHasNoNode) {
+  const Machine m = machine({"-drive", "if=ide,media=cdrom,bus=1,unit=1"});
+  EXPECT_EQ(ide_place(m, 0), "ide-cd ide.1 1");
+  EXPECT_TRUE(m.block_nodes.empty());
+}
+
+TEST(QemuCommandLine, PlacesOfIdeDrivesAreChecked) {
+  EXPECT_EQ(error({"-hda", "a", "b"}), "'b': the place 0 on the IDE buses is taken by -hda a");
+  EXPECT_EQ(error({"-hda", "a", "-hdb", "b", "-hdc", "c", "-hdd", "d", "-drive", "file=e"}),
+            "-drive file=e: there are 4 places for IDE drives; give this one to if=virtio");
+  EXPECT_EQ(error({"-M", "microvm", "-hda", "a"}),
+            "-hda a: the microvm machine has no IDE controller; write -drive file=a,if=virtio");
+  EXPECT_EQ(error({"-drive", "file=d,if=scsi"}),
+            "-drive file=d,if=scsi: if: 'scsi' has no controller in this version; say if=virtio or if=ide");
+  EXPECT_EQ(error({"-drive", "file=d,index=1,unit=0"}),
+            "-drive file=d,index=1,unit=0: index: goes without bus and unit, which say the same");
 }
 
 TEST(QemuCommandLine, BlockdevInJson) {
