@@ -44,8 +44,11 @@ class Comparison {
       }
       if (!reads_zero(status[0]) || !reads_zero(status[1])) {
         const bool both = !reads_zero(status[0]) && !reads_zero(status[1]);
-        const int result =
-            both ? co_await contents(at, bytes) : co_await zeroes(reads_zero(status[0]), at, bytes);
+        int result = 0;
+        if (both)
+          result = co_await contents(at, bytes);
+        else
+          result = co_await zeroes(reads_zero(status[0]), at, bytes);
         if (result != 0) co_return result;
       }
       at += bytes;

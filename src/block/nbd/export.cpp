@@ -71,9 +71,9 @@ Task<int> Export::extents(const MetaContext& context, uint64_t offset, uint32_t 
       if (error != 0) co_return error;
     } else {
       const bool depth = context.kind == MetaContext::Kind::kAllocationDepth;
+      const StatusDetail detail = depth ? StatusDetail::kQuick : StatusDetail::kPrecise;
       ChainStatus status;
-      const int error = co_await client_->status(
-          offset, bytes, depth ? StatusDetail::kQuick : StatusDetail::kPrecise, status);
+      const int error = co_await client_->status(offset, bytes, detail, status);
       if (error != 0) co_return error;
       if (status.bytes == 0) co_return -EIO;
       extent.bytes = static_cast<uint32_t>(std::min<uint64_t>(status.bytes, bytes));

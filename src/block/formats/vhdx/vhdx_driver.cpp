@@ -98,7 +98,9 @@ Task<Result<void>> create_vhdx(CreateRequest request) {
   std::memcpy(identifier.data(), "vhdxfile", 8);
   const std::string_view creator = "Ostler";
   for (size_t i = 0; i < creator.size(); ++i) identifier[8 + i * 2] = static_cast<std::byte>(creator[i]);
-  CO_TRY(co_await zero_image(file, 0, data_offset + (layout.leave_allocated ? layout.blocks() * block : 0)));
+  uint64_t zeroed = data_offset;
+  if (layout.leave_allocated) zeroed += layout.blocks() * block;
+  CO_TRY(co_await zero_image(file, 0, zeroed));
   CO_TRY(co_await write_image(file, 0, identifier.data(), identifier.size()));
   CO_TRY(co_await header.write(file));
   CO_TRY(co_await header.write(file));
