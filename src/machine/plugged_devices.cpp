@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <bit>
+
 #include "devices/chipset/system_ports.h"
 #include "devices/ide/ata_disk.h"
 #include "devices/ide/cd_drive.h"
@@ -116,6 +118,9 @@ Result<void> PluggedDevices::plug_ide(const config::DeviceType& type, const std:
         ErrorKind::kInvalidArgument,
         fmt::format("{}: an IDE disk cannot be read-only; leave readonly=on out, or use a virtio disk",
                     device.origin));
+  if (!std::has_single_bit(own.physical_block_size))
+    return Error(ErrorKind::kInvalidArgument, fmt::format("{}: physical_block_size: {} is not a power of two",
+                                                          device.origin, own.physical_block_size));
   if (own.serial.empty()) own.serial = fmt::format("OS{:05}", ide_drives_ + 1);
   ++ide_drives_;
   if (own.model.empty()) own.model = disk ? "OSTLER HARDDISK" : "OSTLER DVD-ROM";

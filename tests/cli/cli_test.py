@@ -236,7 +236,7 @@ class Mistakes(Mistake):
         self.qemu("-smp", words=["-smp", "value"])
 
     def test_bare_word(self):
-        self.qemu(F.disk, words=[F.disk, "-drive"])
+        self.qemu(F.missing, words=[F.missing, "check the path"])
 
     def test_machine_misspelt(self):
         self.qemu("-machine", "microvn", words=["-machine microvn", "'microvm'"])
@@ -403,6 +403,31 @@ class Mistakes(Mistake):
 
     def test_block_device_without_drive(self):
         self.qemu("-device", "virtio-blk-pci", words=["-device virtio-blk-pci", "drive"])
+
+    def test_ide_place_twice(self):
+        self.qemu("-hda", F.disk, F.disk, words=[F.disk, "place 0", "-hda"])
+
+    def test_ide_drives_too_many(self):
+        self.qemu(*[word for _ in range(5) for word in ("-drive", f"file={F.disk}")], words=["-drive", "4 places", "if=virtio"])
+
+    def test_ide_disk_read_only(self):
+        self.qemu("-drive", f"file={F.disk},readonly=on", words=["-drive", "read-only", "virtio"])
+
+    def test_ide_disk_without_drive(self):
+        self.qemu("-device", "ide-hd", words=["-device ide-hd", "drive"])
+
+    def test_ide_bus_unknown(self):
+        self.qemu("-device", "ide-cd,bus=ide.7", words=["-device ide-cd", "'ide.7'", "ide.0"])
+
+    def test_ide_unit_taken(self):
+        self.qemu("-device", "ide-cd,bus=ide.1,unit=0", "-device", "ide-cd,bus=ide.1,unit=0", words=["-device ide-cd", "unit 0", "taken"])
+
+    def test_ide_block_size(self):
+        self.qemu("-drive", f"file={F.disk},if=none,id=d", "-device", "ide-hd,drive=d,physical_block_size=1000",
+                  words=["-device ide-hd", "physical_block_size", "1000", "power of two"])
+
+    def test_ide_on_the_other_machine(self):
+        self.qemu("-machine", "microvm", "-cdrom", F.disk, words=["-cdrom", "microvm"])
 
     def test_node_that_is_no_json(self):
         self.qemu("-blockdev", '{"driver":', words=["-blockdev", "JSON"])

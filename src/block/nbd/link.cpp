@@ -51,7 +51,6 @@ struct Link::Sent {
   std::coroutine_handle<> waiter = nullptr;
   IoContext* context = nullptr;
   int error = 0;
-  bool completed = false;
 
   bool await_ready() const noexcept { return false; }
   bool await_suspend(std::coroutine_handle<> self) {
@@ -64,8 +63,6 @@ struct Link::Sent {
     }
     ++link.in_flight_;
     if (link.issue(handle.get(), *this) < 0) {
-      // Breaking off may have completed it already: then it is resumed by that.
-      if (completed) return true;
       --link.in_flight_;
       error = nbd_get_errno() != 0 ? nbd_get_errno() : EIO;
       return false;
@@ -79,7 +76,6 @@ struct Link::Sent {
   static int done(void* user, int* error) {
     auto* const sent = static_cast<Sent*>(user);
     sent->error = *error;
-    sent->completed = true;
     --sent->link.in_flight_;
     sent->context->post(sent->waiter);
     return 1;  // libnbd forgets it

@@ -245,6 +245,7 @@ void AtaDisk::drive_state(state::Archive& archive) {
   archive.field("through", through_);
   archive.field("extended", extended_);
   const bool trims = action_ == Action::kTrim;
+  if (action_ == Action::kNone) return;  // what the last command has left
   archive.check(trims ? left_ * uint64_t{kTrimEntry} <= kBufferBytes && block_ <= left_
                       : lba_ <= sectors() && left_ <= sectors() - lba_ && block_ >= 1 && block_ <= 16,
                 "range");

@@ -212,6 +212,22 @@ TEST_F(AtaDma, TrimDiscardsItsRanges) {
   EXPECT_EQ(disk->sectors(14, 1)[20], 'a' + 14);
 }
 
+TEST_F(AtaDma, StateAfterATrimIsTaken) {
+  put(kMemory, std::string(1024, '\0'));
+  table({{kMemory, 1024}});
+  address48(0, 2);
+  out(Register::kFeatures, 1);
+  command(Command::kDataSetManagement);
+  start(false);
+  EXPECT_EQ(status(), kIdle);
+  state::Saver saver;
+  channel.state(saver);
+  const auto saved = saver.take();
+  state::Loader loader(saved);
+  channel.state(loader);
+  EXPECT_TRUE(loader.finish());
+}
+
 TEST_F(AtaDma, TrimBeyondTheEndDiscardsNothing) {
   std::string ranges(512, '\0');
   const uint64_t first = 10 | uint64_t{4} << 48, second = (kSectors - 1) | uint64_t{2} << 48;
