@@ -8,6 +8,7 @@
 #include "block/capabilities.h"
 #include "block/client.h"
 #include "block/driver.h"
+#include "block/jobs/bitmaps.h"
 #include "block/jobs/copy_job.h"
 #include "block/jobs/graph.h"
 
@@ -125,7 +126,6 @@ class BackupJob final : public CopyJob {
   bool by_bitmap() const {
     return options_.sync == SyncMode::kBitmap || options_.sync == SyncMode::kIncremental;
   }
-  Bitmaps* bitmaps() const { return skip_filters(source_)->bitmaps(); }
 
   Task<Result<void>> connect() {
     auto filter = std::make_shared<BackupFilter>(
@@ -157,7 +157,8 @@ class BackupJob final : public CopyJob {
       CO_TRY(access_->connect(filter_));
     }
     if (by_bitmap() && mode() != BitmapMode::kNever) {
-      CO_TRY(co_await bitmaps()->clear(options_.bitmap));
+      CO_TRY_ASSIGN(Bitmaps* const bitmaps, find_bitmap(source_, options_.bitmap));
+      CO_TRY(co_await bitmaps->clear(options_.bitmap));
       bits_taken_ = true;
     }
     co_return Result<void>();
@@ -181,9 +182,10 @@ class BackupJob final : public CopyJob {
   BitmapMode mode() const { return options_.bitmap_mode.value_or(BitmapMode::kOnSuccess); }
 
   Result<void> read_bitmap() {
+    TRY_ASSIGN(const Bitmaps* const bitmaps, find_bitmap(source_, options_.bitmap));
     taken_ = std::make_unique<DirtyBitmap>(source_->size(), left_->granularity());
     for (uint64_t at = 0, begin = 0, end = 0;; at = end) {
-      TRY_ASSIGN(const bool found, bitmaps()->next_dirty(options_.bitmap, at, begin, end));
+      TRY_ASSIGN(const bool found, bitmaps->next_dirty(options_.bitmap, at, begin, end));
       if (!found) return {};
       left_->set(begin, end - begin);
       taken_->set(begin, end - begin);
@@ -193,11 +195,13 @@ class BackupJob final : public CopyJob {
   // Of a backup that failed, the bitmap gets back what is not in the target.
   void give_bits_back(bool success) {
     if (success || !bits_taken_) return;
+    const auto bitmaps = find_bitmap(source_, options_.bitmap);
+    if (!bitmaps) return;  // somebody has removed it
     const DirtyBitmap& bits = mode() == BitmapMode::kAlways ? *left_ : *taken_;
     uint64_t begin = 0, bytes = 0;
     for (uint64_t at = 0; bits.next(at, bits.disk_bytes(), begin, bytes); at = begin + bytes) {
-      const auto marked = bitmaps()->mark(options_.bitmap, begin, bytes);
-      if (!marked) return;  // somebody has removed it
+      const auto marked = (*bitmaps)->mark(options_.bitmap, begin, bytes);
+      if (!marked) return;
     }
   }
 
@@ -271,14 +275,9 @@ Result<void> check(const BackupOptions& options) {
     return bad("sync=incremental has bitmap-mode=on-success; others go with sync=bitmap");
   if (options.sync == SyncMode::kBitmap && !options.bitmap_mode)
     return bad("sync=bitmap needs 'bitmap-mode'");
-  const NodePtr image = skip_filters(node);
-  const Bitmaps* bitmaps = image->bitmaps();
   uint64_t begin, end;
-  if (bitmaps == nullptr)
-    return Error(ErrorKind::kUnsupported,
-                 fmt::format("{}: the format '{}' has no bitmaps", image->filename(), image->driver()));
-  auto found = bitmaps->next_dirty(options.bitmap, 0, begin, end);
-  if (!found) return std::move(found).error().with_context(image->filename());
+  TRY_ASSIGN(const Bitmaps* const bitmaps, find_bitmap(node, options.bitmap));
+  TRY(bitmaps->next_dirty(options.bitmap, 0, begin, end));
   return {};
 }
 

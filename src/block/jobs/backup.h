@@ -19,7 +19,7 @@ struct BackupOptions {
   // full; top: what the topmost image has; none: only what users overwrite, until it is cancelled; bitmap:
   // what `bitmap` says; incremental: the same with kOnSuccess.
   SyncMode sync = SyncMode::kFull;
-  std::string bitmap;  // of the topmost image
+  std::string bitmap;  // one that find_bitmap() finds
   std::optional<BitmapMode> bitmap_mode;
   bool compress = false;
   OnError on_source_error = OnError::kReport, on_target_error = OnError::kReport;

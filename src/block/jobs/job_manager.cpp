@@ -51,6 +51,7 @@ Result<void> JobManager::check_id(const std::string& id) const {
 
 Result<void> JobManager::start(std::shared_ptr<Job> job) {
   TRY(check_id(job->id()));
+  job->events_ = events_;
   {
     const std::lock_guard lock(mutex_);
     if (ending_) return Error(ErrorKind::kState, "the machine ends; it begins no more jobs");
@@ -58,7 +59,6 @@ Result<void> JobManager::start(std::shared_ptr<Job> job) {
       return Error(ErrorKind::kInvalidArgument, fmt::format("there is a job '{}' already", job->id()));
     ++live_;
   }
-  job->events_ = events_;
   context_.spawn(host(std::move(job)));
   return {};
 }

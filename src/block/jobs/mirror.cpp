@@ -64,6 +64,8 @@ class MirrorJob final : public CopyJob {
 
   Task<Failure> next(Piece& piece) override {
     if (target_error_ != 0) co_return Failure();
+    // What a guest that never rests writes anew is copied when it is held back.
+    if ((asked_to_complete() || soft_cancelled()) && dirty_->dirty_bytes() <= kLittle) co_return Failure();
     if (!dirty_->take(position_, kPiece, piece.offset, piece.bytes)) {
       position_ = 0;
       if (!dirty_->take(0, kPiece, piece.offset, piece.bytes)) co_return Failure();

@@ -1,5 +1,6 @@
 // The job "backup" under a guest that writes: its target holds the disk as it was when the job began.
 #include "block/jobs/backup.h"
+#include "block/jobs/bitmaps.h"
 #include "block/jobs/graph.h"
 #include "job_fixture.h"
 
@@ -255,6 +256,49 @@ TEST_F(BackupTest, cancelling_at_any_moment_keeps_the_disk) {
   }
 }
 
+// Of a disk whose format keeps no bitmaps.
+TEST_F(BackupTest, a_raw_disk_has_bitmaps_in_memory) {
+  std::string content(kSize, 'r');
+  make_file("raw", content);
+  attach_guest(open(path("raw"), "raw"));
+  const NodePtr disk = guest_disk->node();
+  BitmapOptions bitmap;
+  bitmap.node = disk;
+  bitmap.name = "changes";
+  bitmap.persistent = true;
+  EXPECT_FALSE(run(add_bitmap(manager, bitmap)));
+  bitmap.persistent = false;
+  ASSERT_TRUE(run(add_bitmap(manager, bitmap)));
+  bitmap.node = guest_disk->node();
+  EXPECT_FALSE(run(add_bitmap(manager, bitmap)));
+  bitmap.name = "others";
+  ASSERT_TRUE(run(add_bitmap(manager, bitmap)));
+  bitmap.node = nullptr;
+  const std::string before = content;
+  content = scribble(content, 77, 10);
+  const auto infos = list_bitmaps(guest_disk->node());
+  ASSERT_EQ(infos.size(), 2u);
+  EXPECT_FALSE(infos[0].persistent);
+  EXPECT_NE(infos[0].dirty_bytes, 0u);
+  EXPECT_LT(infos[0].dirty_bytes, kSize);
+  make_file("base", before);
+  NodePtr target = make_target("target", {{"backing_file", path("base")}, {"backing_fmt", "raw"}});
+  options.sync = SyncMode::kIncremental;
+  options.bitmap = "changes";
+  const auto job = start();
+  ASSERT_NE(job, nullptr);
+  EXPECT_EQ(end_of(job), "");
+  EXPECT_EQ(list_bitmaps(guest_disk->node())[0].dirty_bytes, 0u);
+  EXPECT_NE(list_bitmaps(guest_disk->node())[1].dirty_bytes, 0u);
+  close(target);
+  expect_content("target", content);
+  EXPECT_TRUE(run(remove_bitmap(manager, guest_disk->node(), "changes")));
+  EXPECT_NE(guest_disk->node(), disk);
+  EXPECT_TRUE(run(remove_bitmap(manager, guest_disk->node(), "others")));
+  EXPECT_EQ(guest_disk->node(), disk);
+  EXPECT_FALSE(run(remove_bitmap(manager, guest_disk->node(), "others")));
+}
+
 class BackupFaultTest : public BackupTest {
  protected:
   std::string begin(unsigned seed) {
@@ -358,7 +402,7 @@ TEST_F(BackupTest, what_cannot_be_backed_up_is_refused) {
   wrong.sync = SyncMode::kIncremental;
   EXPECT_NE(start_error(wrong).find("'bitmap'"), std::string::npos);
   wrong.bitmap = "none";
-  EXPECT_NE(start_error(wrong).find("no bitmap 'none'"), std::string::npos);
+  EXPECT_NE(start_error(wrong).find("has no bitmap 'none'"), std::string::npos);
   wrong.bitmap_mode = BitmapMode::kNever;
   EXPECT_NE(start_error(wrong).find("on-success"), std::string::npos);
   wrong = options;
