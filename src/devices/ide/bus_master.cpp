@@ -76,8 +76,9 @@ BusMaster::Walk BusMaster::copy(std::span<std::byte> bytes, bool to_guest, uint6
         to_guest ? dma_.write(GuestPhys{address_}, part) : dma_.read(GuestPhys{address_}, part);
     if (!moved) return stop(Walk::kFault);
     done += piece;
-    address_ += piece;
-    left_ -= piece;
+    // The cable has words: an odd end takes the other half with it.
+    address_ += piece + (piece & 1);
+    left_ -= piece + (piece & 1);
   }
   return Walk::kOk;
 }

@@ -93,6 +93,19 @@ TEST_F(Cd, RepliesByDma) {
   EXPECT_EQ(guest(kMemory + 8, 6), "OSTLER");
 }
 
+TEST_F(Cd, StateAfterAReplyOfOddLengthByDmaIsTaken) {
+  table({{kMemory, 36}});
+  send_packet({0x12, 0, 0, 0, 5}, true);
+  start(true);
+  EXPECT_EQ(status(), kIdle);
+  state::Saver saver;
+  channel.state(saver);
+  const auto saved = saver.take();
+  state::Loader loader(saved);
+  channel.state(loader);
+  EXPECT_TRUE(loader.finish());
+}
+
 TEST_F(Cd, ReadsBeyondTheEndAreRefused) {
   EXPECT_EQ(packet({0x28, 0, 0, 0, 0x03, 0xe7, 0, 0, 2}), kFailed);
   EXPECT_EQ(in(Register::kFeatures) >> 4, 5);
