@@ -36,8 +36,19 @@ Task<void> call(std::function<void()> task) {
 
 }  // namespace
 
-NodeBackend::NodeBackend(std::shared_ptr<Client> client, IoContext& context)
-    : client_(std::move(client)), context_(context), name_(client_->node()->filename()) {}
+NodeBackend::NodeBackend(std::shared_ptr<Client> client, IoContext& context, ErrorPolicy policy)
+    : client_(std::move(client)),
+      context_(context),
+      name_(client_->node()->filename()),
+      policy_(std::move(policy)) {}
+
+Verdict NodeBackend::judge(bool is_read, int error) {
+  ErrorAction action = is_read ? policy_.read : policy_.write;
+  const bool full = error == ENOSPC || error == EDQUOT;
+  if (action == ErrorAction::kEnospc) action = full ? ErrorAction::kStop : ErrorAction::kReport;
+  if (action == ErrorAction::kIgnore) return Verdict::kIgnore;
+  return action == ErrorAction::kReport || !policy_.stop ? Verdict::kReport : Verdict::kKeep;
+}
 
 void NodeBackend::read(uint64_t offset, std::vector<iovec> iov, Done done) {
   if (const int result = client_->try_read(offset, iov); result != -EAGAIN) return done(-result);

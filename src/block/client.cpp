@@ -84,8 +84,12 @@ Task<int> Client::read(uint64_t offset, Buffers to) {
 }
 
 Task<int> Client::write(uint64_t offset, Buffers from) {
-  return run(offset, total_bytes(from), kPermissionWrite,
-             [=](Node& node) { return node.write(offset, from); });
+  return run(offset, total_bytes(from), kPermissionWrite, [=](Node& node) {
+    const DetectZeroes detect = node.detect_zeroes();
+    if (detect == DetectZeroes::kOff || !all_zeroes(from)) return node.write(offset, from);
+    return write_zeroes_anyhow(node, offset, total_bytes(from),
+                               {.may_unmap = detect == DetectZeroes::kUnmap});
+  });
 }
 
 Task<int> Client::write_compressed(uint64_t offset, Buffers from) {
@@ -122,6 +126,10 @@ int Client::try_read(uint64_t offset, Buffers to) {
 
 int Client::try_write(uint64_t offset, Buffers from) {
   if (writethrough_ || !try_enter()) return -EAGAIN;
+  if (edge_->detect_zeroes() != DetectZeroes::kOff && all_zeroes(from)) {
+    leave();
+    return -EAGAIN;
+  }
   int result = check(offset, total_bytes(from), kPermissionWrite);
   if (result == 0) result = edge_->try_write(offset, from);
   leave();

@@ -40,6 +40,7 @@ class Client final : public Parent {
   Edge& edge() { return edge_; }
   // Each write is flushed before it is done.
   void set_writethrough(bool on) { writethrough_ = on; }
+  bool writethrough() const { return writethrough_; }
   void on_resize(std::function<void()> handler) { on_resize_ = std::move(handler); }
 
   // A request of several steps, made of the node directly by a user that checks for itself: it counts as one

@@ -204,11 +204,11 @@ void IoContext::work(std::function<void()> job, std::coroutine_handle<> then) {
 }
 
 void IoContext::submit(IoRequest& request) {
-  if (!ring_) {
-    if (request.kind == IoRequest::Kind::kPoll) {
-      polls_.push_back(&request);
-      return;
-    }
+  if (!ring_ && request.kind == IoRequest::Kind::kPoll) {
+    polls_.push_back(&request);
+    return;
+  }
+  if (!ring_ || request.on_worker) {
     work([&request] { request.result = request.perform(); }, request.waiter);
     return;
   }
@@ -251,6 +251,7 @@ bool IoContext::fill(IoRequest& request) {
   }
   io_uring_sqe_set_data(sqe, &request);
   ++in_ring_;
+  ++sent_to_ring_;
   return true;
 }
 

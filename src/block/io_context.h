@@ -42,6 +42,7 @@ struct IoRequest {
   int mode = 0;  // of fallocate; events of poll
   uint64_t offset = 0;
   uint64_t length = 0;
+  bool on_worker = false;  // a worker thread makes the system call, though there may be a ring
   int result = 0;
   std::coroutine_handle<> waiter = nullptr;
   IoRequest* next = nullptr;
@@ -92,7 +93,8 @@ class IoContext {
 
   // False: worker threads make the system calls. Known after the loop first ran.
   bool has_ring() const { return ring_ != nullptr; }
-  void submit(IoRequest& request);  // this context's thread
+  uint64_t sent_to_ring() const { return sent_to_ring_; }  // requests so far; this context's thread
+  void submit(IoRequest& request);                         // this context's thread
 
   // co_await context.offload(function): runs it on a worker thread, for calls that block and for computing.
   struct Offload {
@@ -156,6 +158,7 @@ class IoContext {
   IoRequest** backlog_end_ = &backlog_first_;
   unsigned in_ring_ = 0;
   std::vector<IoRequest*> polls_;  // without a ring: what the loop itself polls
+  uint64_t sent_to_ring_ = 0;
 
   std::mutex mutex_;  // of what follows
   std::vector<std::coroutine_handle<>> posted_;
@@ -179,8 +182,11 @@ class IoThread {
     context_.spawn(deliver(std::move(task), result));
     return result.get_future().get();
   }
+  // Returns when what was ready to run there has run: a request that has told its end holds nothing any more.
+  void settle() { wait_for(nothing()); }
 
  private:
+  static Task<bool> nothing() { co_return true; }
   template <class T>
   static Task<void> deliver(Task<T> task, std::promise<T>& result) {
     result.set_value(co_await task);

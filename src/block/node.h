@@ -58,6 +58,9 @@ struct Limits {
   uint64_t discard_alignment = 1;
 };
 
+// What a user's writes of zeros become: as they are, write_zeroes(), or the same giving the space back.
+enum class DetectZeroes { kOff, kOn, kUnmap };
+
 class Node : public Parent, public std::enable_shared_from_this<Node> {
  public:
   explicit Node(std::string driver) : driver_(std::move(driver)) {}
@@ -93,7 +96,9 @@ class Node : public Parent, public std::enable_shared_from_this<Node> {
   const std::string& driver() const { return driver_; }
   const std::string& name() const { return name_; }  // "node-name", unique in the graph
   void set_name(std::string name) { name_ = std::move(name); }
-  virtual uint64_t size() const = 0;  // bytes
+  DetectZeroes detect_zeroes() const { return detect_zeroes_; }         // heeded by clients of this node
+  void set_detect_zeroes(DetectZeroes mode) { detect_zeroes_ = mode; }  // before it has users
+  virtual uint64_t size() const = 0;                                    // bytes
   virtual bool read_only() const = 0;
   virtual Limits limits() const { return {}; }
   // Unallocated space of this node reads as zeros (no backing node), so that zeros need not be written to a
@@ -152,6 +157,7 @@ class Node : public Parent, public std::enable_shared_from_this<Node> {
 
   const std::string driver_;
   std::string name_;
+  DetectZeroes detect_zeroes_ = DetectZeroes::kOff;
   // Of graph_mutex():
   std::vector<Edge::Use*> uses_;
   unsigned drains_ = 0;  // new parents start drained

@@ -52,18 +52,20 @@ json with_file(json file, const std::string& format) {
   return options;
 }
 
-// The options every node has, taken out of `options` and applied to `flags`.
-Result<void> apply_generic(OptionReader& options, OpenFlags& flags) {
+// The options every node has, taken out of `options` and applied to `flags`. What is of the node alone is
+// returned.
+Result<DetectZeroes> apply_generic(OptionReader& options, OpenFlags& flags) {
   TRY_ASSIGN(const auto read_only, options.boolean("read-only"));
   TRY_ASSIGN(const auto automatic, options.boolean("auto-read-only"));
-  static_cast<void>(automatic);  // a file that cannot be opened for writing is an error with its cure instead
+  static_cast<void>(automatic);  // Opener::open_at()
   if (read_only.value_or(false)) flags.writable = false;
   TRY_ASSIGN(const auto force_share, options.boolean("force-share"));
   flags.force_share = force_share.value_or(flags.force_share);
   TRY_ASSIGN(const auto discard, options.choice("discard", {"unmap", "on", "ignore", "off"}));
   if (discard) flags.unmap = *discard == "unmap" || *discard == "on";
-  TRY_ASSIGN(const auto zeroes, options.choice("detect-zeroes", {"off"}));
-  static_cast<void>(zeroes);
+  TRY_ASSIGN(const auto zeroes, options.choice("detect-zeroes", {"off", "on", "unmap"}));
+  if (zeroes == "unmap" && !flags.unmap)
+    return options.error("detect-zeroes", "is unmap, which needs discard=unmap");
   if (auto cache = options.take("cache")) {
     OptionReader reader(*cache, options.where());
     TRY_ASSIGN(const auto direct, reader.boolean("direct"));
@@ -72,7 +74,13 @@ Result<void> apply_generic(OptionReader& options, OpenFlags& flags) {
     flags.direct = direct.value_or(flags.direct);
     flags.no_flush = no_flush.value_or(flags.no_flush);
   }
-  return {};
+  if (zeroes == "unmap") return DetectZeroes::kUnmap;
+  return zeroes == "on" ? DetectZeroes::kOn : DetectZeroes::kOff;
+}
+
+bool wants_auto_read_only(const json& options) {
+  const auto found = options.find("auto-read-only");
+  return found != options.end() && (*found == true || *found == "on" || *found == "yes" || *found == "true");
 }
 
 }  // namespace
@@ -212,19 +220,29 @@ Task<Result<NodePtr>> Opener::open_backing(std::string parent_file, std::string 
 }
 
 Task<Result<NodePtr>> Opener::open_at(json options, OpenFlags flags, unsigned depth) {
+  CO_TRY_ASSIGN(options, nest_options(options));
+  if (!options.is_object())
+    co_return Error(ErrorKind::kInvalidArgument, "a block node's options must be an object");
+  if (flags.writable && wants_auto_read_only(options)) {
+    json copy = options;
+    auto opened = co_await open_once(std::move(copy), flags, depth);
+    if (opened || opened.error().kind() != ErrorKind::kPermission) co_return opened;
+    flags.writable = false;
+  }
+  co_return co_await open_once(std::move(options), flags, depth);
+}
+
+Task<Result<NodePtr>> Opener::open_once(json options, OpenFlags flags, unsigned depth) {
   if (depth > kMostImages)
     co_return Error(
         ErrorKind::kCorrupt,
         fmt::format("the chain of backing files has more than {} images; it may be a circle", kMostImages));
-  CO_TRY_ASSIGN(options, nest_options(options));
-  if (!options.is_object())
-    co_return Error(ErrorKind::kInvalidArgument, "a block node's options must be an object");
   std::string driver_name = string_at(options, "driver");
   std::string where = string_at(options, "filename", "block node");
   OptionReader reader(std::move(options), where);
   reader.take("driver");
   CO_TRY_ASSIGN(const auto node_name, reader.string("node-name"));
-  CO_TRY(apply_generic(reader, flags));
+  CO_TRY_ASSIGN(const DetectZeroes detect_zeroes, apply_generic(reader, flags));
   OpenRequest request{std::move(reader), flags, *this, depth};
 
   NodePtr node;
@@ -251,6 +269,7 @@ Task<Result<NodePtr>> Opener::open_at(json options, OpenFlags flags, unsigned de
     if (!opened) co_return opened;
     node = *std::move(opened);
   }
+  node->set_detect_zeroes(detect_zeroes);
   if (auto added = add(node, node_name.value_or("")); !added) {
     auto closed = co_await node->close();
     static_cast<void>(closed);
@@ -271,6 +290,10 @@ Task<Result<NodePtr>> OpenRequest::open_child(std::string_view name, OpenFlags c
     if (!found)
       co_return Error(ErrorKind::kNotFound, fmt::format("{}: there is no block node '{}'", options.where(),
                                                         value->get_ref<const std::string&>()));
+    if (child_flags.writable && found->read_only())
+      co_return Error(ErrorKind::kPermission,
+                      fmt::format("{}: option '{}': the node '{}' is read-only; say read-only=on here too",
+                                  options.where(), name, found->name()));
     co_return found;
   }
   if (!value->is_object()) co_return options.error(name, "must be an object or the name of a node");

@@ -23,7 +23,7 @@ struct OpenFlags {
   bool no_backing = false;    // only this image
   bool check = false;  // opened to be checked: a dirty image is not repaired, a corrupt one may be opened
   bool locking = true;
-  Aio aio = Aio::kIoUring;
+  Aio aio = Aio::kIoUring;  // threads: also where the context has a ring
 };
 
 // "none", "writeback", "writethrough", "unsafe", "directsync".
@@ -65,7 +65,7 @@ class Opener {
  private:
   Task<Result<NodePtr>> open_filename(std::string filename, std::string format, OpenFlags flags,
                                       unsigned depth);
-  Task<Result<NodePtr>> open_format(nlohmann::json options, NodePtr file, OpenFlags flags, unsigned depth);
+  Task<Result<NodePtr>> open_once(nlohmann::json options, OpenFlags flags, unsigned depth);
 
   mutable std::mutex mutex_;
   mutable std::map<std::string, std::weak_ptr<Node>> names_;

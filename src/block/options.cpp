@@ -128,7 +128,19 @@ Result<void> OptionReader::finish() const {
                fmt::format("{}: there is no option '{}'{}", where_, name, suggestion(name, known)));
 }
 
-Result<json> nest_options(const json& flat) {
+namespace {
+
+// {"0": a, "1": b} as [a, b].
+void make_list(json& object) {
+  size_t count = 0;
+  while (object.contains(std::to_string(count))) ++count;
+  if (count == 0 || count != object.size()) return;
+  json list = json::array();
+  for (size_t i = 0; i < count; ++i) list.push_back(std::move(object[std::to_string(i)]));
+  object = std::move(list);
+}
+
+Result<json> nest(const json& flat) {
   if (!flat.is_object()) return flat;
   json nested = json::object();
   for (const auto& [key, value] : flat.items()) {
@@ -148,7 +160,7 @@ Result<json> nest_options(const json& flat) {
     if (!place.is_null() && !(place.is_object() && value.is_object()))
       return Error(ErrorKind::kInvalidArgument, fmt::format("option '{}' is given twice", key));
     if (value.is_object()) {
-      TRY_ASSIGN(const json inner, nest_options(value));
+      TRY_ASSIGN(const json inner, nest(value));
       if (place.is_null())
         place = inner;
       else
@@ -157,6 +169,23 @@ Result<json> nest_options(const json& flat) {
       place = value;
     }
   }
+  return nested;
+}
+
+// Objects within, not the outermost one.
+void make_lists(json& options) {
+  for (auto& [key, value] : options.items()) {
+    if (!value.is_object() && !value.is_array()) continue;
+    make_lists(value);
+    if (value.is_object()) make_list(value);
+  }
+}
+
+}  // namespace
+
+Result<json> nest_options(const json& flat) {
+  TRY_ASSIGN(json nested, nest(flat));
+  if (nested.is_object()) make_lists(nested);
   return nested;
 }
 

@@ -54,7 +54,7 @@ class OptionReader {
   std::vector<std::string> known_;
 };
 
-// {"file.filename": "x"} as {"file": {"filename": "x"}}.
+// {"file.filename": "x", "rules.0.errno": 5} as {"file": {"filename": "x"}, "rules": [{"errno": 5}]}.
 Result<nlohmann::json> nest_options(const nlohmann::json& flat);
 // "a=b,c.d=e" as an object; ",," is a comma in a value. A part without '=' is `implied`'s value or "on".
 Result<nlohmann::json> parse_option_list(std::string_view text, std::string_view implied = {});

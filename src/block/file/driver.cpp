@@ -26,7 +26,8 @@ Result<NodePtr> open_now(OpenRequest& request) {
   TRY_ASSIGN(const auto filename, options.string("filename"));
   if (!filename || filename->empty()) return options.error("filename", "is missing");
   TRY_ASSIGN(const auto aio, options.choice("aio", {"threads", "native", "io_uring"}));
-  static_cast<void>(aio);  // the context decides
+  if (aio == "native" && !request.flags.direct)
+    return options.error("aio", "is native, which needs cache.direct=on; or say io_uring");
   TRY_ASSIGN(const auto locking, options.choice("locking", {"auto", "on", "off"}));
   TRY_ASSIGN(const auto drop_cache, options.choice("drop-cache", {"on", "off"}));
   static_cast<void>(drop_cache);
@@ -39,6 +40,8 @@ Result<NodePtr> open_now(OpenRequest& request) {
   file.direct = request.flags.direct;
   file.no_flush = request.flags.no_flush;
   file.unmap = request.flags.unmap;
+  file.aio = request.flags.aio;
+  if (aio) file.aio = aio == "threads" ? Aio::kThreads : Aio::kIoUring;
   TRY_ASSIGN(std::shared_ptr<FileNode> node, FileNode::open(file));
   return NodePtr(std::move(node));
 }

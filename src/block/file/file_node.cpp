@@ -99,6 +99,11 @@ bool FileNode::suits_direct(uint64_t offset, Buffers buffers) const {
   });
 }
 
+IoRequest FileNode::by_choice(IoRequest request) const {
+  request.on_worker = options_.aio == Aio::kThreads;
+  return request;
+}
+
 Task<int> FileNode::read(uint64_t offset, Buffers to) {
   return suits_direct(offset, to) ? read_pieces(offset, to) : read_bounced(offset, to);
 }
@@ -113,7 +118,7 @@ Task<int> FileNode::write(uint64_t offset, Buffers from) {
 Task<int> FileNode::read_pieces(uint64_t offset, Buffers to) {
   Progress progress(to);
   while (progress.left() != 0) {
-    const int got = co_await readv(fd_.get(), progress.next(), offset + progress.done());
+    const int got = co_await by_choice(readv(fd_.get(), progress.next(), offset + progress.done()));
     if (got == -EINTR || got == -EAGAIN) continue;
     if (got < 0) co_return got;
     if (got == 0) {  // past the end
@@ -150,7 +155,7 @@ Task<int> FileNode::write_pieces(uint64_t offset, Buffers from) {
   Progress progress(from);
   if (direct_alignment_ == 1 && progress.left() <= kInlineWrite) co_return write_now(offset, from);
   while (progress.left() != 0) {
-    const int put = co_await writev(fd_.get(), progress.next(), offset + progress.done());
+    const int put = co_await by_choice(writev(fd_.get(), progress.next(), offset + progress.done()));
     if (put == -EINTR || put == -EAGAIN) continue;
     if (put < 0) co_return put;
     if (put == 0) co_return -ENOSPC;
@@ -212,7 +217,7 @@ Task<int> FileNode::flush() {
   // promise of this disk stays broken.
   if (const int error = flush_error_.load(); error != 0) co_return error;
   for (;;) {
-    const int error = co_await datasync(fd_.get());
+    const int error = co_await by_choice(datasync(fd_.get()));
     if (error == -EINTR) continue;
     int none = 0;
     if (error != 0) flush_error_.compare_exchange_strong(none, error);
@@ -222,7 +227,8 @@ Task<int> FileNode::flush() {
 
 Task<int> FileNode::discard(uint64_t offset, uint64_t bytes) {
   if (!options_.unmap || no_punch_ || bytes == 0) co_return 0;
-  const int error = co_await allocate(fd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, bytes);
+  const int error =
+      co_await by_choice(allocate(fd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, bytes));
   // A discard is a hint: where the file system cannot, nothing is lost.
   if (error == -EOPNOTSUPP || error == -ENOSYS) no_punch_ = true;
   co_return error == -EOPNOTSUPP || error == -ENOSYS || error == -EINVAL ? 0 : error;
@@ -237,7 +243,7 @@ Task<int> FileNode::write_zeroes(uint64_t offset, uint64_t bytes, ZeroFlags flag
   for (const int mode : modes) {
     std::atomic<bool>& unsupported = mode == FALLOC_FL_PUNCH_HOLE ? no_punch_ : no_zero_range_;
     if (mode == 0 || unsupported) continue;
-    const int error = co_await allocate(fd_.get(), mode | FALLOC_FL_KEEP_SIZE, offset, bytes);
+    const int error = co_await by_choice(allocate(fd_.get(), mode | FALLOC_FL_KEEP_SIZE, offset, bytes));
     if (error == 0) {
       zeroed = true;
       break;
@@ -313,7 +319,7 @@ Task<Result<void>> FileNode::truncate(uint64_t size, Preallocation preallocation
         fmt::format("{} is a device of {} bytes; it cannot be made larger", options_.path, before));
   }
   if (size > before && preallocation == Preallocation::kFalloc) {
-    const int error = co_await allocate(fd_.get(), 0, before, size - before);
+    const int error = co_await by_choice(allocate(fd_.get(), 0, before, size - before));
     if (error != 0 && error != -EOPNOTSUPP)
       co_return errno_error(fmt::format("{}: {} bytes cannot be reserved", options_.path, size - before),
                             -error);

@@ -24,6 +24,7 @@ struct FileOptions {
   bool direct = false;       // O_DIRECT
   bool no_flush = false;     // flushes do nothing
   bool unmap = true;         // discards reach the file
+  Aio aio = Aio::kIoUring;
 };
 
 class FileNode final : public Node {
@@ -57,6 +58,7 @@ class FileNode final : public Node {
 
  private:
   // What O_DIRECT asks of offset, length and memory.
+  IoRequest by_choice(IoRequest request) const;  // through the ring or by a worker
   bool suits_direct(uint64_t offset, Buffers buffers) const;
   Task<int> read_pieces(uint64_t offset, Buffers to);
   Task<int> write_pieces(uint64_t offset, Buffers from);

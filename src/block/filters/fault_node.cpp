@@ -118,10 +118,9 @@ Result<FaultRule> parse_rule(nlohmann::json description) {
   TRY_ASSIGN(const auto skip, reader.number("skip"));
   rule.skip = skip.value_or(0);
   if (const auto sector = reader.take("sector"); sector && *sector != nlohmann::json(-1)) {
-    if (!sector->is_number_integer() || sector->get<int64_t>() < 0 ||
-        sector->get<int64_t>() > INT64_MAX / 512)
-      return reader.error("sector", "must be a number");
-    rule.offset = static_cast<uint64_t>(sector->get<int64_t>()) * 512;
+    reader.left()["sector"] = *sector;
+    TRY_ASSIGN(const auto number, reader.number("sector", INT64_MAX / 512));
+    rule.offset = *number * 512;
   }
   TRY_ASSIGN(const auto immediately, reader.boolean("immediately"));
   static_cast<void>(immediately);
