@@ -19,14 +19,38 @@ struct Device {
   std::string origin;     // the option as written, for messages: "-device virtio-blk-pci,…"
 };
 
-// A node of the block graph with a name that devices refer to.
+// -blockdev: a node of the block graph with a name that devices and other nodes refer to.
 struct BlockNode {
   std::string name;
-  std::string driver = "raw";  // raw, qcow2, another format, file, null-co; "": recognised by the content
-  std::string file;
+  std::string options;  // a JSON object, nested or with dotted keys
+  std::string origin;
+};
+
+// -drive: what a device shows the guest, with the node at its root. Actions on errors are "report", "ignore",
+// "stop", "enospc" (stop when the host's disk is full, else report) or "" for the default.
+struct Drive {
+  std::string id;
+  std::string file;     // as a person names an image; empty: `options` tell it, or there is no medium
+  std::string options;  // of the node: a JSON object without "file" as a whole; no "driver": recognised
   bool read_only = false;
-  bool snapshot = false;  // writes go to a temporary overlay
-  bool unmap = true;      // discard=unmap
+  bool cdrom = false;
+  bool snapshot = false;  // writes go to a temporary file
+  bool copy_on_read = false;
+  bool writethrough = false;
+  std::string aio;  // threads, native, io_uring; "": the default
+  std::string write_error, read_error;
+  std::string limits;          // a JSON object of a throttle group's limits; "": none
+  std::string throttle_group;  // "": its own
+  std::string origin;
+
+  bool empty() const { return file.empty() && options == "{}"; }
+};
+
+// -object
+struct Object {
+  std::string type;  // secret, throttle-group, iothread
+  std::string id;
+  Properties properties;
   std::string origin;
 };
 
@@ -66,7 +90,9 @@ struct Machine {
   uint64_t memory_bytes = 128u << 20;
 
   std::string kernel, initrd, append;
+  std::vector<Object> objects;
   std::vector<BlockNode> block_nodes;
+  std::vector<Drive> drives;
   std::vector<Netdev> netdevs;
   std::vector<Chardev> chardevs;
   std::vector<Device> devices;
@@ -80,8 +106,7 @@ struct Machine {
   bool shutdown = true;            // false: -no-shutdown, the guest stays paused instead
   bool start_paused = false;       // -S
   std::optional<std::string> gdb_chardev;
-  bool defaults = true;       // false: -nodefaults
-  bool snapshot_all = false;  // -snapshot
+  bool defaults = true;  // false: -nodefaults
   std::string log_subjects, log_file;
 };
 

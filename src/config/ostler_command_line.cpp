@@ -26,17 +26,17 @@ struct RunOptions {
 Result<void> add_disk(QemuBuilder& b, const std::string& text, bool snapshot) {
   TRY_ASSIGN(auto keys, KeyValues::parse("--disk", text, "file"));
   QemuBuilder::PendingDrive drive;
-  drive.node.origin = "--disk " + text;
-  drive.node.name = b.anonymous_id("disk");
+  drive.drive.origin = "--disk " + text;
+  drive.drive.id = b.anonymous_id("disk");
+  drive.drive.options = "{}";
   drive.interface = "virtio";
   const auto file = keys.take("file");
   if (!file || file->empty()) return keys.error("file", "is missing");
-  drive.node.file = *file;
-  drive.node.driver.clear();  // recognised by the content
+  drive.drive.file = *file;
   TRY_ASSIGN(const auto read_only, keys.take_bool("readonly"));
   TRY_ASSIGN(const auto temporary, keys.take_bool("snapshot"));
-  drive.node.read_only = read_only.value_or(false);
-  drive.node.snapshot = temporary.value_or(false) || snapshot;
+  drive.drive.read_only = read_only.value_or(false);
+  drive.drive.snapshot = temporary.value_or(false) || snapshot;
   TRY(keys.finish());
   b.drives.push_back(std::move(drive));
   return {};

@@ -1,8 +1,9 @@
-// -drive and -blockdev.
+// -blockdev and -object.
 
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <nlohmann/json.hpp>
 
 #include "config/property.h"
 #include "config/qemu_builder.h"
@@ -10,117 +11,67 @@
 namespace ostler::config {
 namespace {
 
-// Settings whose only value so far is the one that describes what the block layer does.
-Result<void> take_fixed(KeyValues& keys, std::string_view key, std::vector<std::string_view> same) {
-  const auto value = keys.take(key);
-  if (!value || std::find(same.begin(), same.end(), *value) != same.end()) return {};
-  return keys.error(key, fmt::format("'{}' is not available in this version; leave it out", *value));
+using nlohmann::json;
+
+// Names that begin with another character are the program's own.
+bool well_formed(std::string_view name) {
+  const auto letter = [](char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); };
+  return !name.empty() && letter(name[0]) && std::all_of(name.begin(), name.end(), [&](char c) {
+    return letter(c) || (c >= '0' && c <= '9') || c == '-' || c == '.' || c == '_';
+  });
 }
 
-Result<void> take_common(KeyValues& keys, BlockNode& node, std::string_view read_only_key) {
-  TRY_ASSIGN(const auto read_only, keys.take_bool(read_only_key));
-  node.read_only = read_only.value_or(false);
-  TRY_ASSIGN(const auto discard, keys.take_choice("discard", {"unmap", "on", "ignore", "off"}));
-  node.unmap = discard == "unmap" || discard == "on";
-  TRY(take_fixed(keys, "detect-zeroes", {"off"}));
-  return {};
-}
+constexpr std::string_view kNameRule = "is not a name: a letter, then letters, digits, '-', '.' and '_'";
 
 }  // namespace
 
-Result<void> option_drive(QemuBuilder& b, std::string_view value) {
-  TRY_ASSIGN(auto keys, KeyValues::parse("-drive", value, "file"));
-  QemuBuilder::PendingDrive drive;
-  drive.node.origin = keys.origin();
-  if (auto file = keys.take("file")) drive.node.file = *file;
-  drive.interface = keys.take("if").value_or("");
-  drive.node.driver = keys.take("format").value_or("");  // none: recognised by the content
-  TRY(take_common(keys, drive.node, "readonly"));
-  TRY_ASSIGN(const auto snapshot, keys.take_bool("snapshot"));
-  drive.node.snapshot = snapshot.value_or(false);
-  TRY(take_fixed(keys, "cache", {"writeback"}));
-  TRY(take_fixed(keys, "aio", {"threads"}));
-  TRY_ASSIGN(const auto media, keys.take_choice("media", {"disk", "cdrom"}));
-  drive.cdrom = media == "cdrom";
-  drive.node.read_only = drive.node.read_only || drive.cdrom;
-  TRY(take_fixed(keys, "werror", {"report"}));
-  TRY(take_fixed(keys, "rerror", {"report"}));
-  TRY_ASSIGN(const auto index, keys.take_number("index"));
-  TRY_ASSIGN(const auto unit, keys.take_number("unit"));
-  TRY_ASSIGN(const auto bus, keys.take_number("bus"));
-  if (index && (unit || bus)) return keys.error("index", "goes without bus and unit, which say the same");
-  for (const auto& [key, place] : {std::pair{"index", index}, std::pair{"bus", bus}, std::pair{"unit", unit}})
-    if (place && *place > 3) return keys.error(key, fmt::format("{} is too large", *place));
-  if (index)
-    drive.index = static_cast<unsigned>(*index);
-  else if (bus || unit)
-    drive.index = static_cast<unsigned>(2 * bus.value_or(0) + unit.value_or(0));
-  if (auto serial = keys.take("serial")) drive.device_properties.push_back({"serial", *serial});
-  drive.node.name = keys.take("id").value_or("");
-  TRY(keys.finish());
-  if (!drive.interface.empty() && drive.interface != "ide" && drive.interface != "virtio" &&
-      drive.interface != "none")
-    return keys.error("if", fmt::format("'{}' has no controller in this version; say if=virtio or if=ide",
-                                        drive.interface));
-  if (drive.node.file.empty() && !drive.cdrom) return keys.error("file", "is missing: the disk has no image");
-  if (drive.node.name.empty()) drive.node.name = b.anonymous_id("drive");
-  b.drives.push_back(std::move(drive));
+Result<void> option_blockdev(QemuBuilder& b, std::string_view value) {
+  BlockNode node;
+  node.origin = fmt::format("-blockdev {}", value);
+  json options = json::object();
+  if (value.starts_with('{')) {
+    options = json::parse(value, nullptr, false);
+    if (!options.is_object())
+      return Error(ErrorKind::kInvalidArgument, node.origin + ": not a JSON object of settings");
+  } else {
+    TRY_ASSIGN(auto keys, KeyValues::parse("-blockdev", value, "driver"));
+    for (auto& [key, text] : keys.take_rest()) options[key] = std::move(text);
+  }
+  const auto error = [&](std::string_view key, std::string_view text) {
+    return Error(ErrorKind::kInvalidArgument, fmt::format("{}: {}: {}", node.origin, key, text));
+  };
+  if (!options.contains("driver")) return error("driver", "is missing");
+  const auto name = options.find("node-name");
+  if (name == options.end() || !name->is_string())
+    return error("node-name", "is missing: nothing could refer to this node");
+  node.name = name->get<std::string>();
+  if (!well_formed(node.name)) return error("node-name", fmt::format("'{}' {}", node.name, kNameRule));
+  node.options = options.dump(-1, ' ', false, json::error_handler_t::replace);
+  b.machine().block_nodes.push_back(std::move(node));
   return {};
 }
 
-Result<void> option_blockdev(QemuBuilder& b, std::string_view value) {
-  TRY_ASSIGN(auto keys, KeyValues::parse_either("-blockdev", value, "driver"));
-  BlockNode node;
-  node.origin = keys.origin();
-  const auto driver = keys.take("driver");
-  if (!driver) return keys.error("driver", "is missing");
-  const auto name = keys.take("node-name");
-  if (!name) return keys.error("node-name", "is missing: nothing could refer to this node");
-  node.name = *name;
-  TRY(take_common(keys, node, "read-only"));
-  TRY_ASSIGN(const auto automatic, keys.take_bool("auto-read-only"));
-  static_cast<void>(automatic);  // a file that cannot be opened for writing is an error with its cure instead
-  TRY(take_fixed(keys, "cache.direct", {"off"}));
-  TRY(take_fixed(keys, "cache.no-flush", {"off"}));
-  TRY(take_fixed(keys, "aio", {"threads"}));
-  TRY(take_fixed(keys, "locking", {"auto", "on"}));
-  if (*driver == "raw" || *driver == "qcow2") {
-    if (const auto child = keys.take("file")) {
-      node.file.clear();
-      // A reference: this node takes over what the named one describes.
-      const auto& nodes = b.machine().block_nodes;
-      const auto found =
-          std::find_if(nodes.begin(), nodes.end(), [&](const BlockNode& n) { return n.name == *child; });
-      if (found == nodes.end())
-        return keys.error("file", fmt::format("there is no node '{}' before this option", *child));
-      node.driver = found->driver == "null-co" ? found->driver : *driver;
-      node.file = found->file;
-      node.read_only = node.read_only || found->read_only;
-    } else {
-      TRY(take_fixed(keys, "file.driver", {"file"}));
-      const auto file = keys.take("file.filename");
-      if (!file) return keys.error("file.filename", "is missing");
-      node.driver = *driver;
-      node.file = *file;
-      TRY(take_fixed(keys, "file.aio", {"threads"}));
-      TRY(take_fixed(keys, "file.cache.direct", {"off"}));
-    }
-  } else if (*driver == "file") {
-    node.driver = "file";
-    const auto file = keys.take("filename");
-    if (!file) return keys.error("filename", "is missing");
-    node.file = *file;
-  } else if (*driver == "null-co" || *driver == "null-aio") {
-    node.driver = "null-co";
-    TRY_ASSIGN(const auto size, keys.take_size("size", 1));
-    node.file = std::to_string(size.value_or(uint64_t{1} << 30));
-  } else {
-    return keys.error(
-        "driver",
-        fmt::format("'{}' is not available in this version; known are raw, qcow2, file, null-co", *driver));
-  }
-  TRY(keys.finish());
-  b.machine().block_nodes.push_back(std::move(node));
+Result<void> option_object(QemuBuilder& b, std::string_view value) {
+  TRY_ASSIGN(auto keys, KeyValues::parse_either("-object", value, "qom-type"));
+  Object object;
+  object.origin = keys.origin();
+  const auto type = keys.take("qom-type");
+  if (!type) return keys.error("qom-type", "is missing");
+  object.type = *type;
+  static constexpr std::string_view kTypes[] = {"secret", "throttle-group", "iothread"};
+  if (std::find(std::begin(kTypes), std::end(kTypes), object.type) == std::end(kTypes))
+    return keys.error("qom-type",
+                      fmt::format("'{}' is not available in this version; there are {}{}", object.type,
+                                  fmt::join(kTypes, ", "), suggestion(object.type, kTypes)));
+  const auto id = keys.take("id");
+  if (!id) return keys.error("id", "is missing: nothing could refer to this object");
+  object.id = *id;
+  if (!well_formed(object.id)) return keys.error("id", fmt::format("'{}' {}", object.id, kNameRule));
+  for (const Object& other : b.machine().objects)
+    if (other.id == object.id)
+      return keys.error("id", fmt::format("'{}' is taken by another object", object.id));
+  object.properties = keys.take_rest();
+  b.machine().objects.push_back(std::move(object));
   return {};
 }
 

@@ -17,9 +17,8 @@ struct QemuBuilder {
 
   // Things that need the whole command line before they are decided.
   struct PendingDrive {
-    BlockNode node;
-    std::string interface;  // empty: the machine's own
-    bool cdrom = false;
+    Drive drive;
+    std::string interface;               // empty: the machine's own
     std::optional<unsigned> index = {};  // of if=ide: two for each bus
     Properties device_properties = {};
   };
@@ -31,6 +30,7 @@ struct QemuBuilder {
   };
   std::vector<PendingNic> nics;
   std::vector<std::string> serial_options;
+  bool snapshot = false;  // -snapshot
   bool nographic = false;
   bool no_net = false;
   unsigned next_anonymous = 0;
@@ -64,6 +64,7 @@ Result<void> option_hdb(QemuBuilder& b, std::string_view value);
 Result<void> option_hdc(QemuBuilder& b, std::string_view value);
 Result<void> option_hdd(QemuBuilder& b, std::string_view value);
 Result<void> option_cdrom(QemuBuilder& b, std::string_view value);
+Result<void> option_object(QemuBuilder& b, std::string_view value);
 // devices, network, character devices
 Result<void> option_device(QemuBuilder& b, std::string_view value);
 Result<void> option_netdev(QemuBuilder& b, std::string_view value);

@@ -75,13 +75,16 @@ constexpr Option kOptions[] = {
     {"hdd", "file", "the fourth", option_hdd},
     {"cdrom", "file", "a CD-ROM drive in the place of -hdc, with its medium", option_cdrom},
     {"drive",
-     "[file=f][,if=ide|virtio|none][,media=disk|cdrom][,format=raw][,id=name][,snapshot=on][,readonly=on]",
+     "[file=f][,if=ide|virtio|none][,media=disk|cdrom][,format=raw][,id=name][,snapshot=on][,read-only=on]"
+     "[,cache=mode][,…]",
      "a disk with its image", option_drive},
-    {"blockdev", "[driver=]raw|qcow2|file|null-co[,node-name=n][,…]",
+    {"blockdev", "[driver=]raw|qcow2|file|…,node-name=n[,…]",
      "a node of the block graph; JSON is understood too", option_blockdev},
+    {"object", "secret|throttle-group|iothread,id=name[,…]",
+     "a passphrase, limits that disks share, or a thread for disks", option_object},
     {"snapshot", "", "write to temporary files instead of the disk images",
      [](QemuBuilder& b, std::string_view) -> Result<void> {
-       b.machine().snapshot_all = true;
+       b.snapshot = true;
        return {};
      }},
     {"device", "driver[,prop=value…]", "add a device; 'help' lists them, 'driver,help' its properties",

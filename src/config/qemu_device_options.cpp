@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <nlohmann/json.hpp>
+
 #include "config/property.h"
 #include "config/qemu_builder.h"
 
@@ -9,6 +11,7 @@ namespace ostler::config {
 namespace {
 
 constexpr size_t kSerialPorts = 4;
+constexpr auto kReplace = nlohmann::json::error_handler_t::replace;  // bytes that are not UTF-8
 
 // "host:port" or ":port" of "tcp:host:port,server=on".
 Result<void> split_address(std::string_view option, std::string_view address, Properties& out) {
@@ -31,9 +34,20 @@ Result<void> option_device(QemuBuilder& b, std::string_view value) {
     b.out.action = CommandLine::Action::kDeviceHelp;
     return {};
   }
-  TRY_ASSIGN(auto keys, KeyValues::parse_either("-device", value, "driver"));
+  // Lists are properties as they are; their text is JSON.
+  Properties lists;
+  std::string rest(value);
+  if (value.starts_with('{'))
+    if (auto json = nlohmann::json::parse(value, nullptr, false); json.is_object()) {
+      for (auto at = json.begin(); at != json.end();) {
+        if (at->is_array()) lists.push_back({at.key(), at->dump(-1, ' ', false, kReplace)});
+        at = at->is_array() ? json.erase(at) : std::next(at);
+      }
+      if (!lists.empty()) rest = json.dump(-1, ' ', false, kReplace);
+    }
+  TRY_ASSIGN(auto keys, KeyValues::parse_either("-device", rest, "driver"));
   Device device;
-  device.origin = keys.origin();
+  device.origin = fmt::format("-device {}", value);
   const auto driver = keys.take("driver");
   if (!driver) return keys.error("driver", "is missing");
   device.type = *driver;
@@ -44,6 +58,7 @@ Result<void> option_device(QemuBuilder& b, std::string_view value) {
   }
   device.id = keys.take("id").value_or("");
   device.properties = keys.take_rest();
+  for (auto& list : lists) device.properties.push_back(std::move(list));
   b.machine().devices.push_back(std::move(device));
   return {};
 }
@@ -170,11 +185,12 @@ Result<void> QemuBuilder::finish() {
       Device device{.type = "virtio-blk" + suffix,
                     .id = {},
                     .properties = std::move(drive.device_properties),
-                    .origin = drive.node.origin};
-      device.properties.push_back({"drive", drive.node.name});
+                    .origin = drive.drive.origin};
+      device.properties.push_back({"drive", drive.drive.id});
       m.devices.push_back(std::move(device));
     }
-    if (!drive.node.file.empty()) m.block_nodes.push_back(std::move(drive.node));
+    if (snapshot && !drive.drive.cdrom) drive.drive.snapshot = true;
+    m.drives.push_back(std::move(drive.drive));
   }
   for (auto& nic : nics) {
     Device device{.type = nic.model.empty() || nic.model == "virtio" ? "virtio-net" + suffix : nic.model,
@@ -194,8 +210,10 @@ Result<void> QemuBuilder::finish() {
     TRY_ASSIGN(auto id, short_chardev(*this, "-serial", option));
     m.serials.push_back(std::move(id));
   }
-  if (m.snapshot_all)
-    for (BlockNode& node : m.block_nodes) node.snapshot = true;
+  if (snapshot && !m.block_nodes.empty())
+    return Error(
+        ErrorKind::kInvalidArgument,
+        "-snapshot: nodes of -blockdev would be written all the same; say snapshot=on for each -drive");
   for (const auto& [set, needs] : {std::pair{&m.initrd, "-initrd"}, std::pair{&m.append, "-append"}})
     if (!set->empty() && m.kernel.empty())
       return Error(ErrorKind::kInvalidArgument, fmt::format("{}: only goes with -kernel", needs));

@@ -13,13 +13,12 @@ constexpr unsigned kUnitsOfBus = 2, kIdeDrives = 4;
 
 Result<void> add_ide(QemuBuilder& b, std::string origin, std::string_view file, unsigned index, bool cdrom) {
   QemuBuilder::PendingDrive drive;
-  drive.node.origin = std::move(origin);
-  drive.node.name = b.anonymous_id("drive");
-  drive.node.driver.clear();  // recognised by the content
-  drive.node.file = file;
-  drive.node.read_only = cdrom;
+  drive.drive.origin = std::move(origin);
+  drive.drive.id = b.anonymous_id("drive");
+  drive.drive.options = "{}";  // the format is recognised by the content
+  drive.drive.file = file;
+  drive.drive.read_only = drive.drive.cdrom = cdrom;
   drive.interface = "ide";
-  drive.cdrom = cdrom;
   drive.index = index;
   b.drives.push_back(std::move(drive));
   return {};
@@ -50,15 +49,15 @@ Result<void> QemuBuilder::place_ide_drives() {
   std::array<const PendingDrive*, kIdeDrives> places{};
   for (PendingDrive& drive : drives) {
     if (drive.interface.empty()) drive.interface = machine().type == "microvm" ? "virtio" : "ide";
-    if (drive.cdrom && drive.interface == "virtio")
+    if (drive.drive.cdrom && drive.interface == "virtio")
       return Error(ErrorKind::kUnsupported,
-                   fmt::format("{}: media: a CD-ROM drive is an IDE device; say if=ide", drive.node.origin));
+                   fmt::format("{}: media: a CD-ROM drive is an IDE device; say if=ide", drive.drive.origin));
     if (drive.interface != "ide") continue;
     if (machine().type == "microvm")
       return Error(
           ErrorKind::kUnsupported,
           fmt::format("{}: the microvm machine has no IDE controller; write -drive file={},if=virtio",
-                      drive.node.origin, drive.node.file));
+                      drive.drive.origin, drive.drive.file));
     if (!drive.index) {
       unsigned free = 0;
       while (free < kIdeDrives && places[free] != nullptr) ++free;
@@ -67,20 +66,20 @@ Result<void> QemuBuilder::place_ide_drives() {
     if (*drive.index >= kIdeDrives)
       return Error(ErrorKind::kInvalidArgument,
                    fmt::format("{}: there are {} places for IDE drives; give this one to if=virtio",
-                               drive.node.origin, kIdeDrives));
+                               drive.drive.origin, kIdeDrives));
     const PendingDrive*& place = places[*drive.index];
     if (place != nullptr)
       return Error(ErrorKind::kInvalidArgument,
-                   fmt::format("{}: the place {} on the IDE buses is taken by {}", drive.node.origin,
-                               *drive.index, place->node.origin));
+                   fmt::format("{}: the place {} on the IDE buses is taken by {}", drive.drive.origin,
+                               *drive.index, place->drive.origin));
     place = &drive;
-    Device device{.type = drive.cdrom ? "ide-cd" : "ide-hd",
+    Device device{.type = drive.drive.cdrom ? "ide-cd" : "ide-hd",
                   .id = {},
                   .properties = std::move(drive.device_properties),
-                  .origin = drive.node.origin};
+                  .origin = drive.drive.origin};
     device.properties.push_back({"bus", fmt::format("ide.{}", *drive.index / kUnitsOfBus)});
     device.properties.push_back({"unit", std::to_string(*drive.index % kUnitsOfBus)});
-    if (!drive.node.file.empty()) device.properties.push_back({"drive", drive.node.name});
+    if (!drive.drive.empty()) device.properties.push_back({"drive", drive.drive.id});
     machine().devices.push_back(std::move(device));
   }
   return {};

@@ -6,8 +6,6 @@
 
 #include "base/log.h"
 #include "base/suggest.h"
-#include "block/filters/overlay_node.h"
-#include "block/null/null_node.h"
 #include "chardev/open.h"
 #include "config/key_values.h"
 #include "net/user_backend.h"
@@ -62,15 +60,6 @@ Result<chardev::Options> chardev_options(const config::Chardev& chardev) {
 
 }  // namespace
 
-Backends::~Backends() {
-  for (auto& [name, disk] : nodes_) {
-    block::NodePtr node = disk->client().node();
-    disk = nullptr;
-    if (auto closed = block_thread_.wait_for(block::close_chain(std::move(node))); !closed)
-      log::warning(closed.error().message());
-  }
-}
-
 Result<void> Backends::open_chardevs(const config::Machine& config, event::Loop& loop,
                                      const std::function<void()>& quit) {
   for (const config::Chardev& each : config.chardevs) {
@@ -89,50 +78,6 @@ Result<void> Backends::open_chardevs(const config::Machine& config, event::Loop&
     else
       opened.backend = *std::move(backend);
     chardevs_.emplace(each.id, std::move(opened));
-  }
-  return {};
-}
-
-namespace {
-
-block::Task<Result<std::shared_ptr<block::Client>>> open_disk(block::Opener& opener, config::BlockNode disk) {
-  block::OpenFlags flags;
-  flags.writable = !disk.read_only && !disk.snapshot;
-  block::NodePtr node;
-  if (disk.driver == "null-co") {
-    node = std::make_shared<block::NullNode>(std::stoull(disk.file), disk.read_only);
-    CO_TRY(opener.add(node, disk.name));
-  } else {
-    std::string format = disk.driver;
-    if (format == "file") format = "raw";
-    auto opened = co_await opener.open(disk.file, std::move(format), flags);
-    if (!opened) co_return std::move(opened).error();
-    node = *std::move(opened);
-  }
-  if (node->size() == 0)
-    co_return Error(ErrorKind::kInvalidArgument, disk.file + " is empty; a disk needs at least one sector");
-  if (disk.snapshot) {
-    CO_TRY_ASSIGN(std::shared_ptr<block::OverlayNode> overlay, block::OverlayNode::create(node));
-    CO_TRY(opener.add(overlay, disk.name));
-    node = std::move(overlay);
-  }
-  block::Permissions permissions;
-  if (!node->read_only()) permissions.used |= block::kPermissionWrite;
-  auto client = block::Client::attach(std::move(node), disk.name, permissions);
-  co_return client;
-}
-
-}  // namespace
-
-Result<void> Backends::open_block_nodes(const config::Machine& config) {
-  for (const config::BlockNode& each : config.block_nodes) {
-    if (nodes_.contains(each.name))
-      return Error(ErrorKind::kInvalidArgument,
-                   fmt::format("{}: the name '{}' is taken by another block node", each.origin, each.name));
-    auto disk = block_thread_.wait_for(open_disk(block_opener_, each));
-    if (!disk) return std::move(disk).error().with_context(each.origin);
-    nodes_.emplace(each.name,
-                   std::make_shared<block::NodeBackend>(*std::move(disk), block_thread_.context()));
   }
   return {};
 }
@@ -178,14 +123,6 @@ Result<chardev::CharBackend*> Backends::take_chardev(const std::string& id, cons
   return found->second.backend.get();
 }
 
-Result<std::shared_ptr<block::Backend>> Backends::take_block_node(const std::string& name,
-                                                                  const std::string& user) {
-  const auto found = nodes_.find(name);
-  if (found == nodes_.end()) return unknown(nodes_, "block node", name, user);
-  TRY(claim("block node", name, user));
-  return found->second;
-}
-
 Result<net::Backend*> Backends::take_netdev(const std::string& id, const std::string& user) {
   const auto found = netdevs_.find(id);
   if (found == netdevs_.end()) return unknown(netdevs_, "network", id, user);
@@ -194,9 +131,9 @@ Result<net::Backend*> Backends::take_netdev(const std::string& id, const std::st
 }
 
 Result<std::unique_ptr<Backends>> Backends::create(const config::Machine& config, event::Loop& loop,
-                                                   std::function<void()> quit) {
+                                                   std::function<void()> quit, Disks::Stop stop) {
   std::unique_ptr<Backends> backends(new Backends);
-  TRY(backends->open_block_nodes(config));
+  TRY_ASSIGN(backends->disks_, Disks::create(config, std::move(stop)));
   TRY(backends->open_netdevs(config, loop));
   TRY(backends->open_chardevs(config, loop, quit));
   return backends;

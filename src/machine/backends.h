@@ -8,36 +8,31 @@
 #include <string>
 
 #include "base/result.h"
-#include "block/backend.h"
-#include "block/io_context.h"
-#include "block/open.h"
 #include "chardev/char_backend.h"
 #include "chardev/mux.h"
 #include "config/machine.h"
 #include "event/loop.h"
+#include "machine/disks.h"
 #include "net/backend.h"
 
 namespace ostler::machine {
 
 class Backends {
  public:
-  // Opens every file, socket and terminal. `quit` ends the program (Ctrl-A x).
+  // Opens every file, socket and terminal. `quit` ends the program (Ctrl-A x); `stop` as Disks wants it.
   static Result<std::unique_ptr<Backends>> create(const config::Machine& config, event::Loop& loop,
-                                                  std::function<void()> quit);
-  ~Backends();
+                                                  std::function<void()> quit, Disks::Stop stop);
 
   // Each back end serves one device (a multiplexed character back end several). kNotFound names the known
   // ids, kBusy who has it. `user` names the device for that.
   Result<chardev::CharBackend*> take_chardev(const std::string& id, const std::string& user);
-
-  Result<std::shared_ptr<block::Backend>> take_block_node(const std::string& name, const std::string& user);
   Result<net::Backend*> take_netdev(const std::string& id, const std::string& user);
+  Disks& disks() { return *disks_; }
 
  private:
   Backends() = default;
   Result<void> open_chardevs(const config::Machine& config, event::Loop& loop,
                              const std::function<void()>& quit);
-  Result<void> open_block_nodes(const config::Machine& config);
   Result<void> open_netdevs(const config::Machine& config, event::Loop& loop);
   Result<void> claim(const std::string& kind, const std::string& id, const std::string& user);
 
@@ -46,9 +41,7 @@ class Backends {
     std::unique_ptr<chardev::Mux> mux;
   };
   std::map<std::string, Chardev> chardevs_;
-  block::IoThread block_thread_;
-  block::Opener block_opener_;
-  std::map<std::string, std::shared_ptr<block::NodeBackend>> nodes_;
+  std::unique_ptr<Disks> disks_;
   std::map<std::string, std::unique_ptr<net::Backend>> netdevs_;
   std::map<std::string, std::string> users_;  // "kind id" -> device
 };

@@ -11,6 +11,7 @@
 #include "machine/board.h"
 #include "machine/core.h"
 #include "machine/debugger.h"
+#include "machine/disk_errors.h"
 #include "machine/kernel_loader.h"
 #include "machine/microvm_board.h"
 #include "machine/pc_board.h"
@@ -63,7 +64,15 @@ Result<void> Machine::build() {
                  "there is nothing to boot: this version has no firmware; name a kernel with -kernel");
   TRY_ASSIGN(properties_, machine_properties(config_));
   TRY_ASSIGN(core_, Core::create(config_, *this));
-  TRY_ASSIGN(backends_, Backends::create(config_, core_->loop(), [this] { quit(0); }));
+  disk_errors_ = std::make_unique<DiskErrors>(
+      core_->loop(), DiskErrors::Actions{.paused = [this] { return paused_; },
+                                         .pause = [this] { pause(); },
+                                         .resume = [this] { resume(); },
+                                         .send_again = [this] { backends_->disks().resumed(); }});
+  TRY_ASSIGN(backends_,
+             Backends::create(
+                 config_, core_->loop(), [this] { quit(0); },
+                 [this](const std::string& disk, int error) { disk_errors_->failed(disk, error); }));
   if (config_.type == "microvm") {
     TRY_ASSIGN(board_, MicrovmBoard::create(*core_, *backends_, *this));
   } else {
@@ -147,11 +156,23 @@ void Machine::pause_guest() {
 
 void Machine::resume_guest() {
   if (!paused_) return;
+  disk_errors_->forget();
   paused_ = false;
   core_->resume();
+  backends_->disks().resumed();
+}
+
+RunState Machine::run_state() const {
+  if (!paused_) return RunState::kRunning;
+  return disk_errors_->waiting() ? RunState::kIoError : RunState::kPaused;
+}
+
+Result<void> Machine::block_resize(const std::string& name, uint64_t bytes) {
+  return backends_->disks().resize(name, bytes);
 }
 
 void Machine::pause() {
+  disk_errors_->forget();
   if (paused_) return;
   pause_guest();
   if (debugger_ != nullptr) debugger_->run_state_changed(false);

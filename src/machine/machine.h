@@ -27,7 +27,11 @@ class Board;
 class Core;
 class Backends;
 class Debugger;
+class DiskErrors;
 class PluggedDevices;
+
+// kIoError: paused since a disk's request failed (werror=stop, or a full host disk).
+enum class RunState { kRunning, kPaused, kIoError };
 
 // A whole guest, as taken while it was paused.
 struct Snapshot {
@@ -54,9 +58,12 @@ class Machine final : private chipset::SystemRequests {
   void pause();
   void resume();
   bool paused() const { return paused_; }
+  RunState run_state() const;
   bool started() const { return started_; }  // run() was called
   Result<void> reset();
   void press_power_button();
+  // Gives a drive or a block node another size in bytes; the guest is told.
+  Result<void> block_resize(const std::string& name, uint64_t bytes);
   Snapshot save();                        // while paused
   Result<void> restore(const Snapshot&);  // while paused; on error the machine must be reset or destroyed
   uint64_t instructions() const;          // executed by all vCPUs
@@ -80,6 +87,7 @@ class Machine final : private chipset::SystemRequests {
 
   const config::Machine config_;
   std::unique_ptr<Core> core_;
+  std::unique_ptr<DiskErrors> disk_errors_;
   std::unique_ptr<Backends> backends_;
   std::unique_ptr<Board> board_;
   std::unique_ptr<PluggedDevices> devices_;

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <bit>
+#include <nlohmann/json.hpp>
 
 #include "devices/chipset/system_ports.h"
 #include "devices/ide/ata_disk.h"
@@ -26,6 +27,46 @@ namespace {
 Error missing(const config::Device& device, std::string_view property) {
   return Error(ErrorKind::kInvalidArgument,
                fmt::format("{}: the property '{}' is missing", device.origin, property));
+}
+
+// The I/O thread of each queue: one for all, or as the mapping says. A mapping without queue numbers deals
+// them out in turn.
+Result<std::vector<std::string>> queue_threads(const virtio::block::Options& options,
+                                               const config::Device& device) {
+  using nlohmann::json;
+  std::vector<std::string> threads(options.num_queues, options.iothread);
+  if (options.iothread_vq_mapping.empty()) return threads;
+  const auto error = [&](std::string_view text) {
+    return Error(ErrorKind::kInvalidArgument,
+                 fmt::format("{}: iothread-vq-mapping: {}", device.origin, text));
+  };
+  if (!options.iothread.empty()) return error("excludes iothread");
+  const json mapping = json::parse(options.iothread_vq_mapping, nullptr, false);
+  if (!mapping.is_array() || mapping.empty())
+    return error("must be a list of {\"iothread\": ID, \"vqs\": [NUMBER, …]}, which -device takes as JSON");
+  const bool numbered = mapping[0].is_object() && mapping[0].contains("vqs");
+  for (size_t i = 0; i < mapping.size(); ++i) {
+    const json& each = mapping[i];
+    if (!each.is_object() || !each.contains("iothread") || !each["iothread"].is_string())
+      return error("each entry needs an iothread");
+    if (each.contains("vqs") != numbered) return error("either all entries have vqs or none has");
+    const auto id = each["iothread"].get<std::string>();
+    if (!numbered) {
+      for (size_t queue = i; queue < threads.size(); queue += mapping.size()) threads[queue] = id;
+      continue;
+    }
+    if (!each["vqs"].is_array()) return error("vqs must be a list of numbers");
+    for (const json& queue : each["vqs"]) {
+      if (!queue.is_number_unsigned() || queue.get<uint64_t>() >= threads.size())
+        return error(fmt::format("there is no queue {} among {}", queue.dump(), threads.size()));
+      std::string& place = threads[queue.get<size_t>()];
+      if (!place.empty()) return error(fmt::format("queue {} is given twice", queue.dump()));
+      place = id;
+    }
+  }
+  for (size_t queue = 0; queue < threads.size(); ++queue)
+    if (threads[queue].empty()) return error(fmt::format("queue {} has no iothread", queue));
+  return threads;
 }
 
 // "virtio-blk" of "virtio-blk-pci" and "virtio-blk-device".
@@ -110,8 +151,21 @@ Result<void> PluggedDevices::plug_ide(const config::DeviceType& type, const std:
   const bool disk = type.name == "ide-hd";
   if (disk && own.drive.empty()) return missing(device, "drive");
   std::shared_ptr<block::Backend> node;
-  if (!own.drive.empty()) {
-    TRY_ASSIGN(node, backends_.take_block_node(own.drive, device.origin));
+  Disks& disks = backends_.disks();
+  const config::Drive* const settings = disks.drive(own.drive);
+  if (settings != nullptr)
+    for (const auto& [key, action] :
+         {std::pair{"werror", &settings->write_error}, std::pair{"rerror", &settings->read_error}})
+      if (!action->empty() && *action != "report")
+        return Error(
+            ErrorKind::kUnsupported,
+            fmt::format("{}: an IDE drive reports errors to the guest; leave {}={} out, or use a virtio disk",
+                        device.origin, key, *action));
+  const bool no_medium = settings != nullptr && settings->empty();
+  if (!own.drive.empty() && (disk || !no_medium)) {
+    DiskWish wish{.name = own.drive, .user = device.origin};
+    TRY_ASSIGN(auto queues, disks.take(wish));
+    node = queues.front();
   }
   if (disk && node->read_only())
     return Error(
@@ -158,9 +212,14 @@ Result<std::unique_ptr<virtio::Device>> PluggedDevices::make_virtio(const std::s
     const auto& own = std::any_cast<const virtio::block::Options&>(options);
     if (own.drive.empty()) return missing(device, "drive");
     bus_options = own;
-    TRY_ASSIGN(auto node, backends_.take_block_node(own.drive, device.origin));
+    DiskWish wish{.name = own.drive, .user = device.origin};
+    wish.share_writes = own.share_rw;
+    wish.write_error = own.werror;
+    wish.read_error = own.rerror;
+    TRY_ASSIGN(wish.iothreads, queue_threads(own, device));
+    TRY_ASSIGN(auto queues, backends_.disks().take(wish));
     return std::unique_ptr<virtio::Device>(
-        std::make_unique<virtio::block::BlockDevice>(core_.memory(), std::move(node), own));
+        std::make_unique<virtio::block::BlockDevice>(core_.memory(), std::move(queues), own));
   }
   if (family == "virtio-net") {
     auto own = std::any_cast<virtio::net::Options>(options);

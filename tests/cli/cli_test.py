@@ -401,6 +401,28 @@ class Mistakes(Mistake):
         self.qemu("-drive", f"file={F.disk},if=none,id=disk0", "-device", "virtio-blk-pci,drive=disk1",
                   words=["-device virtio-blk-pci", "'disk1'", "'disk0'"])
 
+    def test_error_action_unknown(self):
+        self.qemu("-drive", f"file={F.disk},if=virtio,werror=halt", words=["-drive", "werror", "'halt'", "stop"])
+        self.qemu("-device", "virtio-blk-pci,drive=d,rerror=enospc", words=["-device", "rerror", "'enospc'", "stop"])
+
+    def _mapping(self, mapping, *words, threads=("a", "b")):
+        objects = [word for name in threads for word in ("-object", f"iothread,id={name}")]
+        device = f'{{"driver":"virtio-blk-pci","drive":"d","num-queues":2,"iothread-vq-mapping":{mapping}}}'
+        self.qemu(*objects, "-drive", "driver=null-co,if=none,id=d", "-device", device, words=["-device", *words])
+
+    def test_queues_on_threads_that_do_not_fit(self):
+        self._mapping('[{"iothread":"c"}]', "'c'", "-object iothread,id=c")
+        self._mapping('[{"iothread":"a","vqs":[0,0]},{"iothread":"b","vqs":[1]}]', "queue 0", "twice")
+        self._mapping('[{"iothread":"a","vqs":[0]}]', "queue 1", "no iothread")
+        self._mapping('[{"iothread":"a","vqs":[0,2]}]', "queue 2", "among 2")
+        self._mapping('[{"iothread":"a","vqs":[0]},{"iothread":"b"}]', "either all")
+        self._mapping('[{"vqs":[0]}]', "needs an iothread")
+        self._mapping('"a"', "must be a list")
+
+    def test_object_misspelt(self):
+        self.qemu("-object", "throttle-group,id=g,x-iops-totl=5", words=["-object", "x-iops-totl", "iops-total"])
+        self.qemu("-object", "secret,id=s,file=/nonexistent/key", words=["-object", "/nonexistent/key"])
+
     def test_block_device_without_drive(self):
         self.qemu("-device", "virtio-blk-pci", words=["-device virtio-blk-pci", "drive"])
 

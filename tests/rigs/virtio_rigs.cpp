@@ -100,7 +100,8 @@ class VirtioRig : public Rig {
  protected:
   std::unique_ptr<virtio::Device> make_device(const std::string& kind) {
     if (kind == "blk")
-      return std::make_unique<virtio::block::BlockDevice>(memory_, node_, virtio::block::Options{});
+      return std::make_unique<virtio::block::BlockDevice>(
+          memory_, std::vector<std::shared_ptr<block::Backend>>{node_}, virtio::block::Options{});
     if (kind == "net")
       return std::make_unique<virtio::net::NetDevice>(memory_, network_, virtio::net::Options{});
     if (kind == "rng") return std::make_unique<virtio::rng::RngDevice>(memory_, virtio::rng::Options{});

@@ -7,9 +7,27 @@
 
 namespace ostler::virtio {
 
+// mutex_ and the locks of all queues.
+class Device::AllLocks {
+ public:
+  explicit AllLocks(Device& device) : first_(device.mutex_) {
+    if (!device.queue_mutexes_) return;
+    for (unsigned i = 0; i < device.queue_count(); ++i) rest_.emplace_back(device.queue_mutexes_[i]);
+  }
+
+ private:
+  const Lock first_;
+  std::vector<Lock> rest_;
+};
+
 Device::Device(memory::AddressSpace& memory, std::string name, std::vector<uint16_t> queue_sizes,
-               uint64_t withheld)
-    : memory_(memory), name_(std::move(name)), queue_sizes_(std::move(queue_sizes)), withheld_(withheld) {
+               uint64_t withheld, Locking locking)
+    : memory_(memory),
+      name_(std::move(name)),
+      queue_sizes_(std::move(queue_sizes)),
+      withheld_(withheld),
+      queue_mutexes_(locking == Locking::kPerQueue ? std::make_unique<std::mutex[]>(queue_sizes_.size())
+                                                   : nullptr) {
   ASSERT(queue_sizes_.size() <= kMaxQueues, "device classes declare few queues");
 }
 
@@ -51,7 +69,7 @@ bool Device::activate(uint64_t features, std::span<const QueueSetup> setups) {
     log::guest_error("{}: queue {} cannot be used: {}", name_, i, fault);
     return false;
   }
-  Lock lock(mutex_);
+  const AllLocks locks(*this);
   ASSERT(!running_, "the transport activates a device once between resets");
   driver_features_ = features;
   make_queues(setups);
@@ -61,28 +79,43 @@ bool Device::activate(uint64_t features, std::span<const QueueSetup> setups) {
   return true;
 }
 
-void Device::reset() {
-  Lock lock(mutex_);
-  running_ = false;
+void Device::request_finished_locked() {
+  if (in_flight_.fetch_sub(1) != 1) return;
+  // Whoever waits has looked at the number, or will after us.
+  const std::lock_guard lock(idle_mutex_);
+  idle_.notify_all();
+}
+
+void Device::wait_until_idle() {
+  std::unique_lock lock(idle_mutex_);
   idle_.wait(lock, [this] { return in_flight_ == 0; });
+}
+
+void Device::reset() {
+  {
+    const AllLocks locks(*this);
+    running_ = false;
+  }
+  wait_until_idle();  // nothing begins while it does not run
+  const AllLocks locks(*this);
   queues_.clear();
   driver_features_ = 0;
   stopped_locked();
 }
 
 void Device::quiesce() {
-  Lock lock(mutex_);
-  idle_.wait(lock, [this] { return in_flight_ == 0; });
+  wait_until_idle();
 }
 
 void Device::notify(unsigned queue) {
-  Lock lock(mutex_);
-  if (!running_ || queue >= queues_.size() || !queues_[queue]) return;
+  if (queue >= queue_count()) return;
+  Lock lock(queue_mutex(queue));
+  if (!running_ || !queues_[queue]) return;
   // process() may let go of the lock: a reset that comes in between waits for it.
   request_started_locked();
   process(queue, lock);
-  request_finished_locked();
   if (running_ && queues_[queue]) report_locked(*queues_[queue]);
+  request_finished_locked();
 }
 
 void Device::signal_locked(Queue& queue) {
@@ -92,8 +125,7 @@ void Device::signal_locked(Queue& queue) {
 }
 
 void Device::report_locked(const Queue& queue) {
-  if (!queue.broken() || reported_) return;
-  reported_ = true;
+  if (!queue.broken() || reported_.exchange(true)) return;
   if (transport_ != nullptr) transport_->needs_reset();
 }
 
@@ -113,11 +145,13 @@ void Device::state(state::Archive& archive, bool is_running, uint64_t features,
     reset();
   else
     quiesce();
-  Lock lock(mutex_);
+  const AllLocks locks(*this);
   archive.section("virtio-device", 1);
   uint32_t generation = config_generation();
   archive.field("config_generation", generation);
-  archive.field("reported", reported_);
+  bool reported = reported_;
+  archive.field("reported", reported);
+  reported_ = reported;
   if (archive.loading()) {
     config_generation_.store(generation, std::memory_order_release);
     if (is_running) {

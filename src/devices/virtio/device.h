@@ -6,14 +6,17 @@
 //                                                 reset()
 //
 // Threads: the transport calls on vCPU threads, back ends on theirs. One lock, mutex_, guards queues and the
-// device's state; hooks named *_locked are called with it held. Lock order: transport registers -> mutex_ ->
-// (MSI-X, interrupt lines). notify() is called without the transport's register lock, so a request that is
-// served at once delays nobody's registers.
+// device's state; hooks named *_locked are called with it held. A device whose queues run at the same time
+// (Locking::kPerQueue) has a lock for each queue instead, which guards that queue and what belongs to it;
+// then mutex_ guards the configuration, and what is common changes only with all of them held. Lock order:
+// transport registers -> mutex_ -> queues' locks, by number -> (MSI-X, interrupt lines). notify() is called
+// without the transport's register lock, so a request that is served at once delays nobody's registers.
 #pragma once
 
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <span>
@@ -41,11 +44,12 @@ class Device {
  public:
   static constexpr uint16_t kMaxQueueSize = 1024;
   static constexpr unsigned kMaxQueues = 64;
+  enum class Locking { kOneLock, kPerQueue };
 
   // `queue_sizes`: the largest size of each queue, powers of two.
   // `withheld`: transport-independent features that are not offered.
   Device(memory::AddressSpace& memory, std::string name, std::vector<uint16_t> queue_sizes,
-         uint64_t withheld = 0);
+         uint64_t withheld = 0, Locking locking = Locking::kOneLock);
   virtual ~Device();
   Device(const Device&) = delete;
   Device& operator=(const Device&) = delete;
@@ -87,8 +91,8 @@ class Device {
   virtual void config_locked(std::vector<std::byte>& config) = 0;
   virtual void config_written_locked(uint64_t /*offset*/, std::span<const std::byte> /*from*/) {}
   virtual void started_locked() {}
-  // Serve `queue`. May release and retake `lock`, and must stop when running() is false after that; the
-  // queues stay in place until it returns.
+  // Serve `queue`, with its lock held. May release and retake `lock`, and must stop when running() is false
+  // after that; the queues stay in place until it returns.
   virtual void process(unsigned queue, Lock& lock) = 0;
   virtual void stopped_locked() {}  // after reset: queues are gone
   virtual void device_state(state::Archive& archive) = 0;
@@ -105,16 +109,16 @@ class Device {
   // The driver broke the device's own rules.
   void fail_locked(Queue& queue, std::string_view why);
 
-  // Requests that outlive process(): reset() and quiesce() wait for them.
-  void request_started_locked() { ++in_flight_; }
-  void request_finished_locked() {
-    if (--in_flight_ == 0) idle_.notify_all();
-  }
-  unsigned in_flight() const { return in_flight_; }
+  // Requests that outlive process(): reset() and quiesce() wait for them. With the queue's lock held.
+  void request_started_locked() { in_flight_.fetch_add(1); }
+  void request_finished_locked();
 
+  std::mutex& queue_mutex(unsigned index) { return queue_mutexes_ ? queue_mutexes_[index] : mutex_; }
   std::mutex mutex_;
 
  private:
+  class AllLocks;
+  void wait_until_idle();
   void report_locked(const Queue& queue);
   void make_queues(std::span<const QueueSetup> setups);
 
@@ -124,12 +128,14 @@ class Device {
   const uint64_t withheld_;
   Transport* transport_ = nullptr;
   std::atomic<uint32_t> config_generation_{0};
-  // Guarded by mutex_.
+  const std::unique_ptr<std::mutex[]> queue_mutexes_;  // null: mutex_ is that of all queues
+  std::atomic<bool> reported_{false};                  // DEVICE_NEEDS_RESET was set since activate()
+  // Changed with all locks held.
   bool running_ = false;
-  bool reported_ = false;  // DEVICE_NEEDS_RESET was set since activate()
   uint64_t driver_features_ = 0;
   std::vector<std::optional<Queue>> queues_;
-  unsigned in_flight_ = 0;
+  std::atomic<unsigned> in_flight_{0};
+  std::mutex idle_mutex_;  // below all others
   std::condition_variable idle_;
 };
 

@@ -122,6 +122,14 @@ std::optional<Chain> Queue::pop() {
   return Chain(*head, std::move(parsed.segments), parsed.readable);
 }
 
+std::optional<Chain> Queue::take_again(uint16_t head) {
+  if (broken_) return std::nullopt;
+  if (head >= setup_.size) return break_queue("a kept request names no descriptor"), std::nullopt;
+  Parsed parsed;
+  if (!walk(head, parsed)) return std::nullopt;
+  return Chain(head, std::move(parsed.segments), parsed.readable);
+}
+
 void Queue::unpop(Chain) {
   --next_available_;
   if (event_index_ && notifications_) set_notifications(true);

@@ -48,6 +48,9 @@ class Queue {
   std::optional<Chain> pop();
   // Undoes the last pop(), before anything was pushed: the chain will be taken again.
   void unpop(Chain chain);
+  // A chain that was popped before the state was saved, by its head; none, and the queue breaks, when there
+  // is no such chain.
+  std::optional<Chain> take_again(uint16_t head);
   bool empty();  // nothing available, or broken
   // Returns a chain as used, its first `written` writable bytes filled. The driver sees it at once; it is
   // told when should_interrupt() says so, which may be after several pushes.

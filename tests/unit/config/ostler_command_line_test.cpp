@@ -18,8 +18,8 @@ TEST(OstlerCommandLine, RunWithDiskHasNetworkAndRandomNumbers) {
   const Machine& m = parsed->machine;
   EXPECT_EQ(m.memory_bytes, 512u << 20);
   EXPECT_EQ(m.cpus, 2u);
-  ASSERT_EQ(m.block_nodes.size(), 1u);
-  EXPECT_TRUE(m.block_nodes[0].snapshot);
+  ASSERT_EQ(m.drives.size(), 1u);
+  EXPECT_TRUE(m.drives[0].snapshot);
   std::vector<std::string> types;
   for (const Device& device : m.devices) types.push_back(device.type);
   EXPECT_EQ(types, (std::vector<std::string>{"virtio-rng-pci", "virtio-blk-pci", "virtio-net-pci"}));

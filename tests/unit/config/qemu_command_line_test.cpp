@@ -99,14 +99,15 @@ TEST(QemuCommandLine, UnknownMachineNamesTheNearest) {
             "'microvm'?");
 }
 
-TEST(QemuCommandLine, DriveWithVirtioBecomesNodeAndDevice) {
+TEST(QemuCommandLine, DriveWithVirtioBecomesDriveAndDevice) {
   const Machine m = machine({"-drive", "file=/d,,1.img,if=virtio,format=raw,snapshot=on"});
-  ASSERT_EQ(m.block_nodes.size(), 1u);
-  EXPECT_EQ(m.block_nodes[0].file, "/d,1.img");
-  EXPECT_TRUE(m.block_nodes[0].snapshot);
+  ASSERT_EQ(m.drives.size(), 1u);
+  EXPECT_EQ(m.drives[0].file, "/d,1.img");
+  EXPECT_EQ(m.drives[0].options, R"({"driver":"raw"})");
+  EXPECT_TRUE(m.drives[0].snapshot);
   ASSERT_EQ(m.devices.size(), 1u);
   EXPECT_EQ(m.devices[0].type, "virtio-blk-pci");
-  EXPECT_EQ(m.devices[0].properties.back().value, m.block_nodes[0].name);
+  EXPECT_EQ(m.devices[0].properties.back().value, m.drives[0].id);
 }
 
 TEST(QemuCommandLine, DriveOnMicrovmIsAnMmioDevice) {
@@ -127,7 +128,7 @@ TEST(QemuCommandLine, DrivesOfPcAreIde) {
   EXPECT_EQ(ide_place(m, 0), "ide-hd ide.0 0");
   EXPECT_EQ(ide_place(m, 1), "ide-hd ide.0 1");
   EXPECT_EQ(m.devices[1].properties.front().value, "7");
-  EXPECT_EQ(m.devices[1].properties.back().value, m.block_nodes.at(1).name);
+  EXPECT_EQ(m.devices[1].properties.back().value, m.drives.at(1).id);
 }
 
 TEST(QemuCommandLine, OldNamesOfIdeDrives) {
@@ -137,15 +138,16 @@ TEST(QemuCommandLine, OldNamesOfIdeDrives) {
   EXPECT_EQ(ide_place(m, 1), "ide-hd ide.0 1");
   EXPECT_EQ(ide_place(m, 2), "ide-cd ide.1 0");
   EXPECT_EQ(ide_place(m, 3), "ide-hd ide.1 1");
-  EXPECT_TRUE(m.block_nodes.at(2).read_only);
-  EXPECT_FALSE(m.block_nodes.at(3).read_only);
+  EXPECT_TRUE(m.drives.at(2).read_only);
+  EXPECT_FALSE(m.drives.at(3).read_only);
   EXPECT_EQ(ide_place(machine({"disk.img"}), 0), "ide-hd ide.0 0");
 }
 
 TEST(QemuCommandLine, EmptyCdDriveHasNoNode) {
   const Machine m = machine({"-drive", "if=ide,media=cdrom,bus=1,unit=1"});
   EXPECT_EQ(ide_place(m, 0), "ide-cd ide.1 1");
-  EXPECT_TRUE(m.block_nodes.empty());
+  EXPECT_TRUE(m.drives.at(0).empty());
+  for (const auto& property : m.devices.at(0).properties) EXPECT_NE(property.key, "drive");
 }
 
 TEST(QemuCommandLine, PlacesOfIdeDrivesAreChecked) {
@@ -160,24 +162,100 @@ TEST(QemuCommandLine, PlacesOfIdeDrivesAreChecked) {
             "-drive file=d,index=1,unit=0: index: goes without bus and unit, which say the same");
 }
 
-TEST(QemuCommandLine, BlockdevInJson) {
+TEST(QemuCommandLine, BlockdevInJsonKeepsItsTypes) {
   const Machine m = machine(
       {"-blockdev",
-       R"({"driver":"raw","node-name":"n","file":{"driver":"file","filename":"/x"},"read-only":true})"});
+       R"({"driver":"qcow2","node-name":"n","file":{"driver":"file","filename":"/x"},"backing":null})"});
   ASSERT_EQ(m.block_nodes.size(), 1u);
-  EXPECT_EQ(m.block_nodes[0].file, "/x");
-  EXPECT_TRUE(m.block_nodes[0].read_only);
+  EXPECT_EQ(m.block_nodes[0].name, "n");
+  EXPECT_NE(m.block_nodes[0].options.find(R"("backing":null)"), std::string::npos);
 }
 
-TEST(QemuCommandLine, BlockdevRefersToAnEarlierNode) {
-  const Machine m =
-      machine({"-blockdev", "file,node-name=p,filename=/x", "-blockdev", "raw,node-name=f,file=p"});
-  ASSERT_EQ(m.block_nodes.size(), 2u);
-  EXPECT_EQ(m.block_nodes[1].file, "/x");
+TEST(QemuCommandLine, BlockdevInDottedKeys) {
+  const Machine m = machine({"-blockdev", "raw,node-name=f,file.driver=file,file.filename=/x"});
+  EXPECT_EQ(m.block_nodes.at(0).options,
+            R"({"driver":"raw","file.driver":"file","file.filename":"/x","node-name":"f"})");
 }
 
-TEST(QemuCommandLine, SnapshotMakesEveryDiskTemporary) {
-  EXPECT_TRUE(machine({"-drive", "file=d,if=virtio", "-snapshot"}).block_nodes.at(0).snapshot);
+TEST(QemuCommandLine, BlockdevNeedsAWellFormedName) {
+  EXPECT_NE(error({"-blockdev", "file,filename=/x"}).find("node-name: is missing"), std::string::npos);
+  EXPECT_NE(error({"-blockdev", "file,filename=/x,node-name=#1"}).find("'#1' is not a name"),
+            std::string::npos);
+  EXPECT_NE(error({"-blockdev", "filename=/x,node-name=a"}).find("driver: is missing"), std::string::npos);
+  EXPECT_NE(error({"-blockdev", "{broken"}).find("not a JSON object"), std::string::npos);
+}
+
+TEST(QemuCommandLine, DriveTakesItsOwnKeysAndLeavesTheRestToTheNode) {
+  const Drive d = machine({"-drive",
+                           "id=d,if=none,file=a,cache=directsync,aio=threads,werror=stop,rerror=ignore,"
+                           "copy-on-read=on,discard=unmap,backing.file.filename=b,l2-cache-size=1M"})
+                      .drives.at(0);
+  EXPECT_TRUE(d.writethrough);
+  EXPECT_TRUE(d.copy_on_read);
+  EXPECT_EQ(d.aio, "threads");
+  EXPECT_EQ(d.write_error, "stop");
+  EXPECT_EQ(d.read_error, "ignore");
+  EXPECT_EQ(d.options, R"({"backing.file.filename":"b","cache.direct":"on","discard":"unmap",)"
+                       R"("l2-cache-size":"1M"})");
+}
+
+TEST(QemuCommandLine, DriveLimitsInBothSpellings) {
+  const char* const shorter = "if=none,file=a,iops=100,iops_max=200,iops_max_length=3,bps_rd=1M,group=g";
+  const char* const longer =
+      "if=none,file=a,throttling.iops-total=100,throttling.iops-total-max=200,"
+      "throttling.iops-total-max-length=3,throttling.bps-read=1M,throttling.group=g";
+  for (const char* const text : {shorter, longer}) {
+    const Drive d = machine({"-drive", text}).drives.at(0);
+    EXPECT_EQ(d.limits,
+              R"({"bps-read":1048576,"iops-total":100,"iops-total-max":200,"iops-total-max-length":3})");
+    EXPECT_EQ(d.throttle_group, "g");
+  }
+  EXPECT_NE(error({"-drive", "if=none,file=a,iops=1,throttling.iops-total=1"}).find("give one"),
+            std::string::npos);
+}
+
+TEST(QemuCommandLine, DriveMistakesAreNamed) {
+  const auto has = [](const char* options, const char* part) {
+    EXPECT_NE(error({"-drive", options}).find(part), std::string::npos) << error({"-drive", options});
+  };
+  has("file=a,if=virtio,cache=non", "cache: 'non' is not one of");
+  has("file=a,if=virtio,aio=native", "'native' goes with cache=none");
+  has("file=a,if=virtio,rerror=enospc", "rerror: 'enospc' is not one of");
+  has("file=a,if=virtio,media=cdrom,copy-on-read=on", "read-only=on forbids");
+  has("if=virtio", "file: is missing");
+}
+
+TEST(QemuCommandLine, ACdromMayBeEmpty) {
+  const Drive d = machine({"-drive", "if=none,id=cd,media=cdrom"}).drives.at(0);
+  EXPECT_TRUE(d.empty());
+  EXPECT_TRUE(d.read_only);
+}
+
+TEST(QemuCommandLine, SnapshotMakesEveryDriveTemporary) {
+  EXPECT_TRUE(machine({"-drive", "file=d,if=virtio", "-snapshot"}).drives.at(0).snapshot);
+  EXPECT_NE(error({"-snapshot", "-blockdev", "file,node-name=p,filename=/x"}).find("snapshot=on"),
+            std::string::npos);
+}
+
+TEST(QemuCommandLine, ObjectsAreKeptWithTheirProperties) {
+  const Machine m = machine(
+      {"-object", "throttle-group,id=g,x-iops-total=5", "-object", R"({"qom-type":"iothread","id":"io0"})"});
+  ASSERT_EQ(m.objects.size(), 2u);
+  EXPECT_EQ(m.objects[0].type, "throttle-group");
+  EXPECT_EQ(m.objects[0].properties.at(0).key, "x-iops-total");
+  EXPECT_EQ(m.objects[1].id, "io0");
+  EXPECT_NE(error({"-object", "iothred,id=a"}).find("did you mean 'iothread'"), std::string::npos);
+  EXPECT_NE(error({"-object", "iothread"}).find("id: is missing"), std::string::npos);
+  EXPECT_NE(error({"-object", "iothread,id=a", "-object", "secret,id=a"}).find("is taken"),
+            std::string::npos);
+}
+
+TEST(QemuCommandLine, ListsOfADeviceStayJson) {
+  const Machine m = machine(
+      {"-device", R"({"driver":"virtio-blk-pci","drive":"d","iothread-vq-mapping":[{"iothread":"a"}]})"});
+  ASSERT_EQ(m.devices.size(), 1u);
+  EXPECT_EQ(m.devices[0].properties.back().key, "iothread-vq-mapping");
+  EXPECT_EQ(m.devices[0].properties.back().value, R"([{"iothread":"a"}])");
 }
 
 TEST(QemuCommandLine, NographicPutsTheSerialPortOnTheTerminal) {

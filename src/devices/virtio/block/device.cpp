@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <utility>
 
 #include "base/bytes.h"
 #include "base/log.h"
@@ -50,18 +51,24 @@ struct BlockDevice::InFlight : Request {
   using Request::Request;
   std::atomic<bool> met{false};
   bool write_through = false;
+  int keep = 0;  // the error for which it will be sent again; 0: it will not
 };
 
-BlockDevice::BlockDevice(memory::AddressSpace& memory, std::shared_ptr<ostler::block::Backend> node,
-                         const Options& options)
+BlockDevice::BlockDevice(memory::AddressSpace& memory,
+                         std::vector<std::shared_ptr<ostler::block::Backend>> queues, const Options& options)
     : Device(memory, options.id.empty() ? "virtio-blk" : options.id, queue_sizes(options),
-             options.withheld_features()),
-      node_(std::move(node)),
+             options.withheld_features(), Locking::kPerQueue),
+      nodes_(std::move(queues)),
+      node_(nodes_.front()),
       options_(options),
-      per_queue_in_flight_(options.num_queues, 0),
-      stalled_(options.num_queues, false) {}
+      states_(options.num_queues) {
+  node_->on_resume([this] { send_kept_again(); });
+  node_->on_resize([this] { capacity_changed(); });
+}
 
 BlockDevice::~BlockDevice() {
+  node_->on_resume({});
+  node_->on_resize({});
   reset();
 }
 
@@ -106,7 +113,7 @@ void BlockDevice::config_written_locked(uint64_t offset, std::span<const std::by
 }
 
 // §5.2.5.2: without FLUSH, or with the cache off, a completed write is stable.
-bool BlockDevice::write_through_locked() const {
+bool BlockDevice::write_through() const {
   return !has_feature(VIRTIO_BLK_F_FLUSH) || !writeback_;
 }
 
@@ -116,8 +123,7 @@ void BlockDevice::started_locked() {
 
 void BlockDevice::stopped_locked() {
   writeback_ = initial_writeback();
-  std::ranges::fill(per_queue_in_flight_, uint16_t{0});
-  std::fill(stalled_.begin(), stalled_.end(), false);
+  for (QueueState& state : states_) state = {};
 }
 
 void BlockDevice::capacity_changed() {
@@ -133,11 +139,12 @@ void BlockDevice::process(unsigned index, Lock& lock) {
 
 void BlockDevice::process_some(Queue& queue, Lock& lock, unsigned most) {
   const unsigned index = queue.index();
+  QueueState& state = states_[index];
   queue.set_notifications(false);
   unsigned unsignalled = 0;
   for (unsigned taken = 0;; ++taken) {
-    if (per_queue_in_flight_[index] >= queue.size()) {
-      stalled_[index] = true;
+    if (state.in_flight >= queue.size()) {
+      state.stalled = true;
       break;
     }
     if (taken == most) {
@@ -157,17 +164,9 @@ void BlockDevice::process_some(Queue& queue, Lock& lock, unsigned most) {
       fail_locked(queue, "a virtio-blk request without header or status");
       break;
     }
-    request->write_through = write_through_locked();
-    request_started_locked();
-    ++per_queue_in_flight_[index];
-    lock.unlock();
-    submit(request);
-    const bool completed = request->met.exchange(true);
-    lock.lock();
-    if (completed) {
-      complete_locked(*request);
-      ++unsignalled;
-    }
+    request->write_through = write_through();
+    ++state.in_flight;
+    if (start(request, lock)) ++unsignalled;
     if (!running()) return;  // reset meanwhile: `queue` is gone
     if (unsignalled == kBatch) {
       signal_locked(queue);
@@ -177,10 +176,19 @@ void BlockDevice::process_some(Queue& queue, Lock& lock, unsigned most) {
   if (unsignalled != 0) signal_locked(queue);
 }
 
+bool BlockDevice::start(const std::shared_ptr<InFlight>& request, Lock& lock) {
+  request_started_locked();
+  lock.unlock();
+  submit(request);
+  const bool completed = request->met.exchange(true);
+  lock.lock();
+  return completed && complete_locked(request);
+}
+
 void BlockDevice::resume_later_locked(unsigned index) {
   request_started_locked();  // reset waits for it
-  node_->defer([this, index] {
-    Lock lock(mutex_);
+  node(index).defer([this, index] {
+    Lock lock(queue_mutex(index));
     if (running()) process_some(*queue(index), lock, 2u * queue(index)->size());
     request_finished_locked();
   });
@@ -188,19 +196,20 @@ void BlockDevice::resume_later_locked(unsigned index) {
 
 void BlockDevice::submit(const std::shared_ptr<InFlight>& request) {
   if (request->status != Status::kOk) return done(request, 0);
+  ostler::block::Backend& node = this->node(request->queue);
   switch (request->type) {
     case RequestType::kIn:
-      node_->read(request->offset, request->mapping.spans,
-                  [this, request](int error) { done(request, error); });
+      node.read(request->offset, request->mapping.spans,
+                [this, request](int error) { done(request, error); });
       return;
     case RequestType::kOut:
-      node_->write(request->offset, request->mapping.spans, [this, request](int error) {
+      node.write(request->offset, request->mapping.spans, [this, request](int error) {
         if (error != 0 || !request->write_through) return done(request, error);
-        node_->flush([this, request](int flush_error) { done(request, flush_error); });
+        this->node(request->queue).flush([this, request](int flush_error) { done(request, flush_error); });
       });
       return;
     case RequestType::kFlush:
-      node_->flush([this, request](int error) { done(request, error); });
+      node.flush([this, request](int error) { done(request, error); });
       return;
     case RequestType::kDiscard:
     case RequestType::kWriteZeroes:
@@ -217,43 +226,79 @@ void BlockDevice::submit_ranges(const std::shared_ptr<InFlight>& request, int er
   if (error != 0) return done(request, error);
   if (request->next_range == request->ranges.size()) {
     if (!request->write_through) return done(request, 0);
-    node_->flush([this, request](int flush_error) { done(request, flush_error); });
+    this->node(request->queue).flush([this, request](int flush_error) { done(request, flush_error); });
     return;
   }
+  ostler::block::Backend& node = this->node(request->queue);
   const RangeSegment& range = request->ranges[request->next_range++];
   const uint64_t offset = range.sector * kSector, length = range.sectors * kSector;
   if (length == 0) return submit_ranges(request, 0);
   auto next = [this, request](int range_error) { submit_ranges(request, range_error); };
   if (request->type == RequestType::kDiscard)
-    node_->discard(offset, length, std::move(next));
+    node.discard(offset, length, std::move(next));
   else
-    node_->write_zeroes(offset, length, (range.flags & kRangeUnmap) != 0, std::move(next));
+    node.write_zeroes(offset, length, (range.flags & kRangeUnmap) != 0, std::move(next));
 }
 
 void BlockDevice::done(const std::shared_ptr<InFlight>& request, int error) {
+  using ostler::block::Verdict;
   if (error != 0) {
     log::trace(log::Subject::kDevices, "{}: request failed with errno {}", name(), error);
-    request->status = Status::kIoError;
+    const Verdict verdict = node(request->queue).judge(request->type == RequestType::kIn, error);
+    if (verdict == Verdict::kReport) request->status = Status::kIoError;
+    if (verdict == Verdict::kKeep) request->keep = error;
   }
   if (!request->met.exchange(true)) return;  // submit() has not returned: its caller goes on
-  Lock lock(mutex_);
   const unsigned index = request->queue;
-  complete_locked(*request);
-  if (running()) {
-    if (stalled_[index]) {
-      stalled_[index] = false;
-      request_started_locked();  // the queue stays while the lock is let go
-      process_some(*queue(index), lock, 2u * queue(index)->size());
-      request_finished_locked();
-    }
-    if (running()) signal_locked(*queue(index));
+  Lock lock(queue_mutex(index));
+  request_started_locked();  // the queue stays while the lock is let go
+  const bool answered = complete_locked(request);
+  QueueState& state = states_[index];
+  if (running() && answered && state.stalled) {
+    state.stalled = false;
+    process_some(*queue(index), lock, 2u * queue(index)->size());
   }
+  if (running() && answered) signal_locked(*queue(index));
+  request_finished_locked();
 }
 
-void BlockDevice::complete_locked(InFlight& request) {
-  --per_queue_in_flight_[request.queue];
-  if (running()) answer_locked(request);
+bool BlockDevice::complete_locked(const std::shared_ptr<InFlight>& request) {
+  bool answered = false;
+  if (running() && request->keep != 0) {
+    states_[request->queue].kept.push_back(request);
+    // After it is in the list: the guest may go on at once.
+    node(request->queue).pause_guest(request->keep);
+  } else if (running()) {
+    --states_[request->queue].in_flight;
+    answer_locked(*request);
+    answered = true;
+  }
   request_finished_locked();
+  return answered;
+}
+
+// On the machine's thread.
+void BlockDevice::send_kept_again() {
+  for (unsigned index = 0; index < queue_count(); ++index) {
+    Lock lock(queue_mutex(index));
+    const auto kept = std::exchange(states_[index].kept, {});
+    if (kept.empty()) continue;
+    request_started_locked();  // the queue stays while the lock is let go
+    bool answered = false;
+    for (const auto& request : kept) {
+      if (!running()) break;  // reset: they are forgotten
+      request->met = false;
+      request->keep = 0;
+      request->next_range = 0;
+      answered = start(request, lock) || answered;
+    }
+    if (running() && answered) {
+      QueueState& state = states_[index];
+      if (std::exchange(state.stalled, false)) process_some(*queue(index), lock, 2u * queue(index)->size());
+      if (running()) signal_locked(*queue(index));
+    }
+    request_finished_locked();
+  }
 }
 
 void BlockDevice::answer_locked(Request& request) {
@@ -274,11 +319,40 @@ void BlockDevice::answer_locked(Request& request) {
 }
 
 void BlockDevice::device_state(state::Archive& archive) {
-  archive.section("virtio-blk", 1);
-  archive.field("writeback", writeback_);
+  archive.section("virtio-blk", 2);
+  bool writeback = writeback_;
+  archive.field("writeback", writeback);
+  writeback_ = writeback;
   uint64_t size = node_->size();
   archive.field("size", size);
   archive.check(size == node_->size(), "size of the disk");
+  if (archive.version() < 2) return;
+  for (unsigned index = 0; index < queue_count(); ++index) {
+    QueueState& state = states_[index];
+    state.heads.clear();
+    for (const auto& request : state.kept) state.heads.push_back(request->chain.head());
+    archive.field("kept", state.heads, queue_max_size(index));
+  }
+}
+
+void BlockDevice::loaded_locked() {
+  for (unsigned index = 0; index < queue_count(); ++index) {
+    QueueState& state = states_[index];
+    Queue* const queue = this->queue(index);
+    for (const uint16_t head : std::exchange(state.heads, {})) {
+      auto chain = queue != nullptr ? queue->take_again(head) : std::nullopt;
+      if (!chain) break;
+      auto request = std::make_shared<InFlight>(*std::move(chain), index);
+      const Limits limits{node_->size(), node_->read_only(), options_.discard, options_.write_zeroes};
+      if (!request->parse(queue->dma(), limits)) {
+        fail_locked(*queue, "a kept virtio-blk request without header or status");
+        break;
+      }
+      request->write_through = write_through();
+      ++state.in_flight;
+      state.kept.push_back(std::move(request));
+    }
+  }
 }
 
 }  // namespace ostler::virtio::block

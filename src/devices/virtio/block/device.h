@@ -1,8 +1,11 @@
-// virtio-blk (Virtio 1.2 §5.2) over any block::Backend.
+// virtio-blk (Virtio 1.2 §5.2) over any block::Backend, one for each queue.
 //
 // Requests are taken on the thread that notifies, a vCPU's as a rule, and those that the node finishes at
-// once complete there, with one interrupt for the batch. Others complete on the node's threads. At most a
-// queue's size of requests are in flight, whatever the driver does to its rings.
+// once complete there, with one interrupt for the batch. Others complete on the queue's I/O thread. At most a
+// queue's size of requests are in flight, whatever the driver does to its rings. Queues share no lock.
+//
+// A request that failed and that the user wants to be sent again (werror=stop) is kept until the guest goes
+// on; it counts as taken and is part of the saved state.
 #pragma once
 
 #include <atomic>
@@ -32,6 +35,10 @@ struct Options : DeviceOptions {
   bool config_wce = true;
   config::OnOffAuto write_cache = config::OnOffAuto::kAuto;  // off: writes are stable when done
   uint32_t bootindex = 0;
+  bool share_rw = false;
+  std::string werror, rerror;  // report, ignore, stop, enospc, auto; "": auto
+  std::string iothread;
+  std::string iothread_vq_mapping;  // JSON
 };
 
 // "virtio-blk-pci", or "virtio-blk-device" without the PCI properties.
@@ -40,7 +47,8 @@ const config::PropertyTable<Options>& mmio_properties();
 
 class BlockDevice final : public Device {
  public:
-  BlockDevice(memory::AddressSpace& memory, std::shared_ptr<ostler::block::Backend> node,
+  // `queues`: the disk for each queue, or one for all.
+  BlockDevice(memory::AddressSpace& memory, std::vector<std::shared_ptr<ostler::block::Backend>> queues,
               const Options& options);
   ~BlockDevice() override;
 
@@ -50,6 +58,13 @@ class BlockDevice final : public Device {
 
  private:
   struct InFlight;
+  // Of one queue, guarded by its lock.
+  struct QueueState {
+    uint16_t in_flight = 0;                       // kept ones too
+    bool stalled = false;                         // stopped taking requests; whoever completes one goes on
+    std::vector<std::shared_ptr<InFlight>> kept;  // failed, to be sent again
+    std::vector<uint16_t> heads;                  // of kept ones, while state is loaded
+  };
   uint64_t device_features() const override;
   void config_locked(std::vector<std::byte>& config) override;
   void config_written_locked(uint64_t offset, std::span<const std::byte> from) override;
@@ -57,23 +72,31 @@ class BlockDevice final : public Device {
   void process(unsigned queue, Lock& lock) override;
   void stopped_locked() override;
   void device_state(state::Archive& archive) override;
+  void loaded_locked() override;
 
   void process_some(Queue& queue, Lock& lock, unsigned most);
   void submit(const std::shared_ptr<InFlight>& request);
   void submit_ranges(const std::shared_ptr<InFlight>& request, int error);
   void done(const std::shared_ptr<InFlight>& request, int error);
-  void complete_locked(InFlight& request);
+  // Hands it to its node, with `lock` let go meanwhile; true when it is complete and the driver is to be
+  // told.
+  bool start(const std::shared_ptr<InFlight>& request, Lock& lock);
+  bool complete_locked(const std::shared_ptr<InFlight>& request);
+  void send_kept_again();
   void answer_locked(Request& request);
-  bool write_through_locked() const;
+  bool write_through() const;
   void resume_later_locked(unsigned queue);
 
-  const std::shared_ptr<ostler::block::Backend> node_;
+  const std::vector<std::shared_ptr<ostler::block::Backend>> nodes_;
+  const std::shared_ptr<ostler::block::Backend> node_;  // of queue 0
   const Options options_;
-  bool initial_writeback() const { return options_.write_cache != config::OnOffAuto::kOff; }
-  // Guarded by mutex_.
-  bool writeback_ = true;
-  std::vector<uint16_t> per_queue_in_flight_;
-  std::vector<bool> stalled_;  // stopped taking requests; whoever completes one goes on
+  bool initial_writeback() const {
+    return options_.write_cache == config::OnOffAuto::kAuto ? !node_->writes_through()
+                                                            : options_.write_cache == config::OnOffAuto::kOn;
+  }
+  ostler::block::Backend& node(unsigned queue) const { return *nodes_[nodes_.size() == 1 ? 0 : queue]; }
+  std::atomic<bool> writeback_{true};
+  std::vector<QueueState> states_;
 };
 
 }  // namespace ostler::virtio::block

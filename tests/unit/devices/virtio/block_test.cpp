@@ -14,6 +14,7 @@ using test::FakeQueue;
 using test::GuestMemory;
 using test::kWrite;
 
+using Disks = std::vector<std::shared_ptr<ostler::block::Backend>>;
 constexpr uint64_t kDiskBytes = 64 * 1024;
 
 // Completes at once, or, when held, on release().
@@ -54,6 +55,11 @@ class MemoryNode final : public ostler::block::Backend {
     perform([this, done] { done(fail_with); });
   }
   void defer(std::function<void()> task) override { held_tasks.push_back(std::move(task)); }
+  ostler::block::Verdict judge(bool, int) override { return verdict; }
+  void pause_guest(int error) override { paused_for = error; }
+  void on_resume(std::function<void()> handler) override { resume = std::move(handler); }
+  void on_resize(std::function<void()> handler) override { resized = std::move(handler); }
+  bool writes_through() const override { return writes_are_stable; }
 
   void release() {
     auto tasks = std::move(held_tasks);
@@ -66,6 +72,10 @@ class MemoryNode final : public ostler::block::Backend {
   bool hold = false;
   int fail_with = 0;
   int flushes = 0;
+  ostler::block::Verdict verdict = ostler::block::Verdict::kReport;
+  int paused_for = 0;
+  bool writes_are_stable = false;
+  std::function<void()> resume, resized;
   std::vector<std::pair<uint64_t, uint64_t>> discarded;
   std::vector<std::function<void()>> held_tasks;
 
@@ -90,7 +100,7 @@ class BlockTest : public testing::Test {
  protected:
   static constexpr uint64_t kFeatures = feature(VIRTIO_F_VERSION_1) | feature(VIRTIO_BLK_F_FLUSH);
   void start(uint64_t features = kFeatures) {
-    device = std::make_unique<BlockDevice>(memory.space, node, options);
+    device = std::make_unique<BlockDevice>(memory.space, Disks{node}, options);
     device->connect(transport);
     const QueueSetup setups[] = {driver.setup};
     ASSERT_TRUE(device->activate(features, setups));
@@ -347,7 +357,7 @@ TEST_F(BlockTest, stalled_queue_goes_on_after_a_completion) {
 }
 
 TEST_F(BlockTest, notify_before_activation_is_ignored) {
-  device = std::make_unique<BlockDevice>(memory.space, node, options);
+  device = std::make_unique<BlockDevice>(memory.space, Disks{node}, options);
   device->connect(transport);
   request(RequestType::kFlush, 0).writable(1).offer();
   device->notify(0);
@@ -393,7 +403,7 @@ TEST_F(BlockTest, state_survives) {
   device->state(saver, true, kFeatures, setups);
   const auto bytes = saver.take();
 
-  BlockDevice other(memory.space, node, options);
+  BlockDevice other(memory.space, Disks{node}, options);
   other.connect(transport);
   state::Loader loader(bytes);
   other.state(loader, true, kFeatures, setups);
@@ -432,6 +442,145 @@ TEST_F(BlockTest, unknown_property_names_the_nearest) {
   const auto parsed = pci_properties().parse(values);
   ASSERT_FALSE(parsed);
   EXPECT_NE(parsed.error().message().find("drive"), std::string::npos);
+}
+
+TEST_F(BlockTest, ignored_error) {
+  start();
+  node->fail_with = EIO;
+  node->verdict = ostler::block::Verdict::kIgnore;
+  auto chain = request(RequestType::kOut, 1).readable(std::string(512, 'w')).writable(1);
+  EXPECT_EQ(status(chain, 2), 0);
+  EXPECT_EQ(node->paused_for, 0);
+}
+
+class KeptRequests : public BlockTest {
+ protected:
+  // A write of 'w' to sector 1 that finds the host's disk full; the address of its status byte.
+  uint64_t fail_a_write() {
+    node->fail_with = ENOSPC;
+    node->verdict = ostler::block::Verdict::kKeep;
+    auto chain = request(RequestType::kOut, 1).readable(std::string(512, 'w')).writable(1);
+    EXPECT_EQ(status(chain, 2), 0xee);
+    return chain.address(2);
+  }
+  int used_count() {
+    int count = 0;
+    while (driver.used()) ++count;
+    return count;
+  }
+};
+
+TEST_F(KeptRequests, are_sent_again_when_the_guest_goes_on) {
+  start();
+  const uint64_t at = fail_a_write();
+  EXPECT_EQ(node->paused_for, ENOSPC);
+  EXPECT_FALSE(driver.used());
+  node->paused_for = 0;
+  node->resume();  // and fails again
+  EXPECT_EQ(node->paused_for, ENOSPC);
+  EXPECT_EQ(memory.get<uint8_t>(at), 0xee);
+  node->fail_with = 0;
+  node->resume();
+  EXPECT_EQ(memory.get<uint8_t>(at), 0);
+  EXPECT_EQ(node->data.substr(512, 512), std::string(512, 'w'));
+  EXPECT_EQ(used_count(), 1);
+  EXPECT_EQ(transport.queue_interrupts, 1);
+  node->resume();
+  EXPECT_EQ(used_count(), 0);
+}
+
+TEST_F(KeptRequests, that_fail_on_another_thread) {
+  start();
+  node->hold = true;
+  const uint64_t at = fail_a_write();
+  EXPECT_EQ(node->paused_for, 0);
+  node->release();
+  EXPECT_EQ(node->paused_for, ENOSPC);
+  node->fail_with = 0;
+  node->resume();
+  EXPECT_EQ(memory.get<uint8_t>(at), 0xee);
+  node->release();
+  EXPECT_EQ(memory.get<uint8_t>(at), 0);
+}
+
+TEST_F(KeptRequests, are_forgotten_by_a_reset) {
+  start();
+  const uint64_t at = fail_a_write();
+  device->quiesce();
+  device->reset();
+  node->fail_with = 0;
+  node->resume();
+  EXPECT_EQ(memory.get<uint8_t>(at), 0xee);
+  EXPECT_EQ(node->data.substr(512, 512), std::string(512, '\0'));
+}
+
+TEST_F(KeptRequests, are_part_of_the_saved_state) {
+  start();
+  const uint64_t at = fail_a_write();
+  const QueueSetup setups[] = {driver.setup};
+  state::Saver saver;
+  device->state(saver, true, kFeatures, setups);
+  const auto saved = saver.take();
+  device->reset();
+  state::Loader loader(saved);
+  device->state(loader, true, kFeatures, setups);
+  ASSERT_TRUE(loader.finish());
+  node->fail_with = 0;
+  node->resume();
+  EXPECT_EQ(memory.get<uint8_t>(at), 0);
+  EXPECT_EQ(node->data.substr(512, 512), std::string(512, 'w'));
+  EXPECT_EQ(used_count(), 1);
+}
+
+TEST_F(KeptRequests, of_a_hostile_stream_break_the_queue) {
+  start();
+  fail_a_write();
+  const QueueSetup setups[] = {driver.setup};
+  state::Saver saver;
+  device->state(saver, true, kFeatures, setups);
+  const auto saved = saver.take();
+  driver.set_descriptor(0, {.address = 0, .length = 0, .flags = 0, .next = 0});
+  state::Loader loader(saved);
+  device->state(loader, true, kFeatures, setups);
+  ASSERT_TRUE(loader.finish());
+  node->resume();
+  EXPECT_EQ(used_count(), 0);
+}
+
+TEST_F(KeptRequests, never_exceed_the_queue) {
+  start();
+  node->fail_with = ENOSPC;
+  node->verdict = ostler::block::Verdict::kKeep;
+  auto chain = request(RequestType::kFlush, 0).writable(1);
+  const uint16_t head = chain.offer();
+  for (int i = 1; i < 16; ++i) driver.make_available(head);
+  device->notify(0);
+  EXPECT_EQ(node->flushes, 16);
+  for (int i = 0; i < 16; ++i) driver.make_available(head);
+  device->notify(0);
+  EXPECT_EQ(node->flushes, 16);
+  node->fail_with = 0;
+  node->resume();
+  EXPECT_EQ(node->flushes, 16 + 16 + 16);
+  EXPECT_EQ(used_count(), 32);
+}
+
+TEST_F(BlockTest, a_resized_disk_interrupts) {
+  start();
+  node->data.resize(2 * kDiskBytes);
+  node->resized();
+  EXPECT_EQ(transport.config_interrupts, 1);
+  uint64_t capacity = 0;
+  device->read_config(0, std::as_writable_bytes(std::span(&capacity, 1)));
+  EXPECT_EQ(capacity, 2 * kDiskBytes / 512);
+}
+
+TEST_F(BlockTest, a_disk_that_writes_through_tells_so) {
+  node->writes_are_stable = true;
+  start();
+  uint8_t writeback = 1;
+  device->read_config(32, std::as_writable_bytes(std::span(&writeback, 1)));
+  EXPECT_EQ(writeback, 0);
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <barrier>
 #include <thread>
 
 #include "block/backend.h"
@@ -37,7 +38,7 @@ TEST(BlockThreads, every_flush_completes_once) {
   FakeQueue driver(memory, 16);
   ostler::block::IoThread io;
   QuietTransport transport;
-  BlockDevice device(memory.space, null_disk(io), Options());
+  BlockDevice device(memory.space, {null_disk(io)}, Options());
   device.connect(transport);
   const QueueSetup setups[] = {driver.setup};
   ASSERT_TRUE(device.activate(kFeatures, setups));
@@ -66,7 +67,7 @@ TEST(BlockThreads, resets_under_load) {
   FakeQueue driver(memory, 16);
   ostler::block::IoThread io;
   QuietTransport transport;
-  BlockDevice device(memory.space, null_disk(io), Options());
+  BlockDevice device(memory.space, {null_disk(io)}, Options());
   device.connect(transport);
   const QueueSetup setups[] = {driver.setup};
   driver.chain().readable_object(RequestHeader{4, 0, 0}).writable(1).offer();
@@ -88,6 +89,96 @@ TEST(BlockThreads, resets_under_load) {
   }
   stop = true;
   other.join();
+}
+
+// A disk that lets its caller wait until requests of two queues are in it at the same time.
+class MeetingDisk final : public ostler::block::Backend {
+ public:
+  explicit MeetingDisk(std::barrier<>& barrier) : barrier_(barrier) {}
+  const std::string& name() const override { return name_; }
+  uint64_t size() const override { return 1 << 20; }
+  bool read_only() const override { return false; }
+  void read(uint64_t, std::vector<iovec>, ostler::block::Done done) override { done(0); }
+  void write(uint64_t, std::vector<iovec>, ostler::block::Done done) override { done(0); }
+  void flush(ostler::block::Done done) override {
+    barrier_.arrive_and_wait();
+    done(0);
+  }
+  void discard(uint64_t, uint64_t, ostler::block::Done done) override { done(0); }
+  void write_zeroes(uint64_t, uint64_t, bool, ostler::block::Done done) override { done(0); }
+  void defer(std::function<void()> task) override { task(); }
+
+ private:
+  std::barrier<>& barrier_;
+  const std::string name_ = "meeting";
+};
+
+TEST(BlockThreads, queues_run_at_the_same_time) {
+  GuestMemory memory;
+  FakeQueue first(memory, 16), second(memory, 16);
+  std::barrier<> barrier(2);
+  Options options;
+  options.num_queues = 2;
+  QuietTransport transport;
+  BlockDevice device(memory.space,
+                     {std::make_shared<MeetingDisk>(barrier), std::make_shared<MeetingDisk>(barrier)},
+                     options);
+  device.connect(transport);
+  const QueueSetup setups[] = {first.setup, second.setup};
+  ASSERT_TRUE(device.activate(kFeatures, setups));
+  for (FakeQueue* queue : {&first, &second}) {
+    const uint16_t head = queue->chain().readable_object(RequestHeader{4, 0, 0}).writable(1).offer();
+    for (int i = 1; i < 16; ++i) queue->make_available(head);
+  }
+  std::thread other([&] { device.notify(1); });
+  device.notify(0);
+  other.join();
+  EXPECT_EQ(first.used_index(), 16);
+  EXPECT_EQ(second.used_index(), 16);
+}
+
+TEST(BlockThreads, resets_of_several_queues_under_load) {
+  constexpr unsigned kQueues = 4;
+  GuestMemory memory;
+  std::vector<FakeQueue> drivers;
+  for (unsigned i = 0; i < kQueues; ++i) drivers.emplace_back(memory, 16);
+  ostler::block::IoThread io[2];
+  Options options;
+  options.num_queues = kQueues;
+  auto client = ostler::block::Client::attach(
+      std::make_shared<ostler::block::NullNode>(1 << 20), "disk",
+      {.used = ostler::block::kPermissionRead | ostler::block::kPermissionWrite});
+  std::vector<std::shared_ptr<ostler::block::Backend>> disks;
+  for (unsigned i = 0; i < kQueues; ++i)
+    disks.push_back(std::make_shared<ostler::block::NodeBackend>(*client, io[i % 2].context()));
+  QuietTransport transport;
+  BlockDevice device(memory.space, disks, options);
+  device.connect(transport);
+  std::vector<QueueSetup> setups;
+  for (FakeQueue& driver : drivers) {
+    setups.push_back(driver.setup);
+    driver.chain().readable_object(RequestHeader{4, 0, 0}).writable(1).offer();
+    for (int i = 1; i < 16; ++i) driver.make_available(0);
+  }
+  std::atomic<bool> stop{false};
+  std::vector<std::thread> vcpus;
+  for (unsigned i = 0; i < kQueues; ++i)
+    vcpus.emplace_back([&, i] {
+      while (!stop) device.notify(i);
+    });
+  for (int round = 0; round < 200; ++round) {
+    for (FakeQueue& driver : drivers) memory.put<uint16_t>(driver.setup.device + 2, 0);
+    ASSERT_TRUE(device.activate(kFeatures, setups));
+    if (round % 3 == 0) device.quiesce();
+    device.capacity_changed();
+    device.reset();
+    std::vector<uint16_t> after;
+    for (FakeQueue& driver : drivers) after.push_back(driver.used_index());
+    for (unsigned i = 0; i < kQueues; ++i) device.notify(i);
+    for (unsigned i = 0; i < kQueues; ++i) ASSERT_EQ(drivers[i].used_index(), after[i]);
+  }
+  stop = true;
+  for (std::thread& vcpu : vcpus) vcpu.join();
 }
 
 }  // namespace

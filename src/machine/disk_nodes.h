@@ -1,0 +1,15 @@
+// From what the user wrote to nodes of the block graph.
+#pragma once
+
+#include "block/open.h"
+#include "config/machine.h"
+
+namespace ostler::machine {
+
+// On an I/O context. Errors tell what is wrong without the option that asked for it.
+block::Task<Result<block::NodePtr>> open_block_node(block::Opener& opener, config::BlockNode node);
+// The drive's image with what lies on top of it: a temporary overlay, copy-on-read, limits. `drive` has a
+// medium.
+block::Task<Result<block::NodePtr>> open_drive(block::Opener& opener, config::Drive drive);
+
+}  // namespace ostler::machine

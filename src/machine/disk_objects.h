@@ -1,0 +1,30 @@
+// -object: what disks share.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+
+#include "block/filters/throttle.h"
+#include "block/io_context.h"
+#include "block/open.h"
+#include "config/machine.h"
+
+namespace ostler::machine {
+
+class DiskObjects {
+ public:
+  // Secrets go to `opener`. Errors begin with the option.
+  Result<void> add(const config::Object& object, block::Opener& opener);
+  // kNotFound names the known ones.
+  Result<block::IoContext*> iothread(const std::string& id, const std::string& user);
+  void settle();  // all I/O threads, as IoThread has it
+
+ private:
+  Result<void> make(const config::Object& object, block::Opener& opener);
+
+  std::map<std::string, std::shared_ptr<block::ThrottleGroup>> throttle_groups_;
+  std::map<std::string, std::unique_ptr<block::IoThread>> iothreads_;
+};
+
+}  // namespace ostler::machine

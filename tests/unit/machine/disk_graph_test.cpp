@@ -1,0 +1,200 @@
+// -blockdev and -drive as graphs of nodes.
+#include "disks_fixture.h"
+
+namespace ostler::machine {
+namespace {
+
+using DiskGraph = test::DisksTest;
+
+const std::string kSector(512, 'a');
+
+TEST_F(DiskGraph, NodesAreMadeOnceAndReferredToByName) {
+  make_file("a.img", std::string(8192, 'a'));
+  open({"-blockdev", "file,node-name=proto,filename=@/a.img", "-blockdev", "raw,node-name=disk,file=proto"});
+  const auto disk = take("disk");
+  EXPECT_EQ(disk->size(), 8192u);
+  EXPECT_EQ(node_of(disk)->child("file")->node(), disks->opener().find("proto"));
+  EXPECT_EQ(write(disk, 512, std::string(512, 'b')), 0);
+  disks.reset();
+  EXPECT_EQ(content_of("a.img").substr(512, 512), std::string(512, 'b'));
+}
+
+TEST_F(DiskGraph, ABackingNodeByName) {
+  make_file("base.img", std::string(65536, 'a'));
+  qemu_img("create -q -f qcow2 " + path("top.qcow2") + " 64k");
+  open({"-blockdev",
+        R"({"driver":"raw","node-name":"base","read-only":true,)"
+        R"("file":{"driver":"file","filename":"@/base.img"}})",
+        "-blockdev", "qcow2,node-name=top,file.driver=file,file.filename=@/top.qcow2,backing=base"});
+  const auto disk = take("top");
+  EXPECT_EQ(read(disk, 4096, 512), kSector);
+  EXPECT_EQ(write(disk, 4096, std::string(512, 'b')), 0);
+  disks.reset();
+  EXPECT_EQ(content_of("base.img"), std::string(65536, 'a'));
+  qemu_img("check -q " + path("top.qcow2"));
+}
+
+TEST_F(DiskGraph, NullMeansNoBackingFile) {
+  make_file("base.img", std::string(65536, 'a'));
+  qemu_img("create -q -f qcow2 -F raw -b base.img " + path("top.qcow2"));
+  open({"-blockdev", R"({"driver":"qcow2","node-name":"top","backing":null,)"
+                     R"("file":{"driver":"file","filename":"@/top.qcow2"}})"});
+  EXPECT_EQ(read(take("top"), 0, 512), std::string(512, '\0'));
+}
+
+TEST_F(DiskGraph, TwoOverlaysShareABase) {
+  make_file("base.img", std::string(65536, 'a'));
+  for (const char* name : {"x.qcow2", "y.qcow2"}) qemu_img("create -q -f qcow2 " + path(name) + " 64k");
+  open({"-blockdev", "raw,node-name=base,read-only=on,file.driver=file,file.filename=@/base.img", "-blockdev",
+        "qcow2,node-name=x,file.driver=file,file.filename=@/x.qcow2,backing=base", "-blockdev",
+        "qcow2,node-name=y,file.driver=file,file.filename=@/y.qcow2,backing=base"});
+  const auto x = take("x");
+  const auto y = take("y");
+  EXPECT_EQ(write(x, 0, std::string(512, 'x')), 0);
+  EXPECT_EQ(read(y, 0, 512), kSector);
+  disks.reset();
+  for (const char* name : {"x.qcow2", "y.qcow2"}) qemu_img("check -q " + path(name));
+}
+
+TEST_F(DiskGraph, MistakesNameTheOption) {
+  make_file("a.img", kSector);
+  EXPECT_EQ(try_open({"-blockdev", "raw,node-name=d,file=prto"}),
+            "-blockdev raw,node-name=d,file=prto: block node: there is no block node 'prto'");
+  EXPECT_NE(try_open({"-blockdev", "raww,node-name=d,file=p"}).find("'raww' is not an image format"),
+            std::string::npos);
+  EXPECT_NE(try_open({"-blockdev", "file,node-name=d,filname=@/a.img"}).find("filename"), std::string::npos);
+  EXPECT_NE(try_open({"-blockdev", "file,node-name=d,filename=@/a.img", "-blockdev",
+                      "file,node-name=d,filename=@/a.img,read-only=on,force-share=on"})
+                .find("there is a block node 'd' already"),
+            std::string::npos);
+  EXPECT_NE(try_open({"-blockdev", "file,node-name=p,filename=@/a.img,read-only=on", "-blockdev",
+                      "raw,node-name=d,file=p"})
+                .find("the node 'p' is read-only; say read-only=on here too"),
+            std::string::npos);
+  EXPECT_NE(try_open({"-drive", "if=none,id=a,file=@/no.img"}).find("no such disk image"), std::string::npos);
+}
+
+TEST_F(DiskGraph, AutoReadOnlyFallsBack) {
+  make_file("a.img", kSector);
+  open({"-blockdev", "file,node-name=p,filename=@/a.img,read-only=on", "-blockdev",
+        "raw,node-name=d,file=p,auto-read-only=on"});
+  EXPECT_TRUE(take("d")->read_only());
+}
+
+TEST_F(DiskGraph, ADiskHasOneWriterUnlessItIsShared) {
+  make_file("a.img", kSector);
+  open({"-blockdev", "file,node-name=a,filename=@/a.img"});
+  EXPECT_NE(take("a"), nullptr);
+  EXPECT_NE(take_error({.name = "a", .user = "-device b"}).find("-device b: "), std::string::npos);
+  disks.reset();
+  open({"-blockdev", "file,node-name=a,filename=@/a.img"});
+  const DiskWish shared{.name = "a", .user = "-device test", .share_writes = true};
+  EXPECT_NE(take(shared).at(0), nullptr);
+  EXPECT_NE(take(shared).at(0), nullptr);
+}
+
+TEST_F(DiskGraph, ADriveHasOneDevice) {
+  make_file("a.img", kSector);
+  open({"-drive", "if=none,id=a,file=@/a.img,format=raw"});
+  EXPECT_NE(take("a"), nullptr);
+  EXPECT_EQ(take_error({.name = "a", .user = "-device b"}),
+            "-device b: the disk 'a' is already used by -device test");
+  EXPECT_EQ(take_error({.name = "aa", .user = "-device b"}),
+            "-device b: there is no disk or block node 'aa'; did you mean 'a'?");
+}
+
+TEST_F(DiskGraph, ADriveTakesNamesAsPeopleWriteThem) {
+  make_file("a.img", kSector);
+  open({"-drive",
+        R"(if=none,id=a,file=json:{"driver":"raw",,"file":{"driver":"file",,"filename":"@/a.img"}})",
+        "-drive", "if=none,id=b,driver=null-co,size=1M", "-drive",
+        "if=none,id=c,driver=raw,file.driver=null-co,file.size=2M"});
+  EXPECT_EQ(read(take("a"), 0, 512), kSector);
+  EXPECT_EQ(take("b")->size(), 1u << 20);
+  EXPECT_EQ(take("c")->size(), 2u << 20);
+}
+
+TEST_F(DiskGraph, ADriveReplacesTheBackingFile) {
+  make_file("old.img", std::string(65536, 'o'));
+  make_file("new.img", std::string(65536, 'n'));
+  qemu_img("create -q -f qcow2 -F raw -b old.img " + path("top.qcow2"));
+  open({"-drive",
+        "if=none,id=a,file=@/top.qcow2,backing.driver=raw,backing.file.driver=file,"
+        "backing.file.filename=@/new.img"});
+  EXPECT_EQ(read(take("a"), 0, 4), "nnnn");
+}
+
+TEST_F(DiskGraph, SnapshotKeepsTheImageAndLeavesNoFile) {
+  make_file("a.img", std::string(8192, 'a'));
+  setenv("TMPDIR", folder.c_str(), 1);
+  open({"-snapshot", "-drive", "if=none,id=a,file=@/a.img,format=raw"});
+  unsetenv("TMPDIR");
+  const auto disk = take("a");
+  EXPECT_FALSE(disk->read_only());
+  EXPECT_EQ(write(disk, 0, std::string(512, 'b')), 0);
+  EXPECT_EQ(read(disk, 0, 512), std::string(512, 'b'));
+  size_t files = 0;
+  for (const auto& each : std::filesystem::directory_iterator(folder)) files += each.exists() ? 1 : 0;
+  EXPECT_EQ(files, 1u);
+  disks.reset();
+  EXPECT_EQ(content_of("a.img"), std::string(8192, 'a'));
+}
+
+TEST_F(DiskGraph, CopyOnReadFillsTheImage) {
+  make_file("base.img", std::string(65536, 'a'));
+  qemu_img("create -q -f qcow2 -F raw -b base.img " + path("top.qcow2"));
+  open({"-drive", "if=none,id=a,file=@/top.qcow2,copy-on-read=on"});
+  EXPECT_EQ(read(take("a"), 0, 512), kSector);
+  disks.reset();
+  make_file("base.img", std::string(65536, 'c'));
+  open({"-drive", "if=none,id=a,file=@/top.qcow2"});
+  EXPECT_EQ(read(take("a"), 0, 512), kSector);
+}
+
+TEST_F(DiskGraph, ADiskIsResizedWhileItIsInUse) {
+  qemu_img("create -q -f qcow2 " + path("a.qcow2") + " 1M");
+  open({"-drive", "if=none,id=a,file=@/a.qcow2"});
+  const auto disk = take("a");
+  std::atomic<int> told{0};
+  disk->on_resize([&] { ++told; });
+  ASSERT_TRUE(disks->resize("a", 2u << 20));
+  EXPECT_EQ(disk->size(), 2u << 20);
+  EXPECT_GE(told, 1);
+  EXPECT_EQ(write(disk, (2u << 20) - 512, kSector), 0);
+  EXPECT_NE(disks->resize("b", 512).error().message().find("there is no disk"), std::string::npos);
+  EXPECT_NE(disks->resize("a", 100).error().message().find("sectors of 512"), std::string::npos);
+  disk->on_resize({});
+}
+
+TEST_F(DiskGraph, AMediumIsChangedAndTakenOut) {
+  make_file("a.iso", std::string(4096, 'a'));
+  make_file("b.iso", std::string(8192, 'b'));
+  open({"-drive", "if=none,id=cd,media=cdrom", "-drive", "if=none,id=hd,driver=null-co"});
+  DiskWish wish{.name = "cd", .user = "-device test"};
+  EXPECT_NE(take_error(wish).find("is empty"), std::string::npos);
+  wish.removable = true;
+  const auto cd = take(wish).at(0);
+  int changes = 0;
+  cd->on_resize([&] { ++changes; });
+  EXPECT_EQ(cd->size(), 0u);
+  ASSERT_TRUE(disks->change_medium("cd", path("a.iso"), "raw"));
+  EXPECT_EQ(cd->size(), 4096u);
+  EXPECT_TRUE(cd->read_only());
+  EXPECT_EQ(read(cd, 0, 512), kSector);
+  EXPECT_FALSE(disks->change_medium("cd", path("c.iso"), "raw"));
+  EXPECT_EQ(read(cd, 0, 512), kSector);
+  ASSERT_TRUE(disks->change_medium("cd", path("b.iso"), ""));
+  EXPECT_EQ(read(cd, 4096, 512), std::string(512, 'b'));
+  // Nobody holds the former one any more.
+  qemu_img("resize -q -f raw " + path("a.iso") + " 16384");
+  ASSERT_TRUE(disks->change_medium("cd", "", ""));
+  EXPECT_EQ(cd->size(), 0u);
+  EXPECT_EQ(changes, 3);
+  take("hd");
+  EXPECT_NE(disks->change_medium("hd", "", "").error().message().find("not a drive with a removable"),
+            std::string::npos);
+  cd->on_resize({});
+}
+
+}  // namespace
+}  // namespace ostler::machine
