@@ -17,10 +17,11 @@ import boot  # noqa: E402
 import debian  # noqa: E402
 import debugger  # noqa: E402
 import devices  # noqa: E402
+import disks  # noqa: E402
 from guestlib import guests, vmm  # noqa: E402
 from guestlib.steps import Failed, Steps  # noqa: E402
 
-MODULES = (boot, devices, debugger, debian)
+MODULES = (boot, devices, disks, debugger, debian)
 BOOT_SECONDS = 600      # a slow engine on a busy machine
 COMMAND_SECONDS = 120
 
@@ -39,10 +40,17 @@ class Context:
         return vmm.Machine(kernel=self.guests["kernel"], initrd=self.guests["initrd"],
                            append=f"console=ttyS0 {append}".strip(), **settings)
 
+    def command(self, machine):
+        """The command line of a machine."""
+        return vmm.command(self.program, machine)
+
     def start(self, machine):
         """The running VMM, to be used in a `with` block."""
+        return self.start_command(self.command(machine))
+
+    def start_command(self, arguments):
+        """The same for a command line that ends in a VMM's."""
         self.logs.append(self.scratch.path / f"console-{len(self.logs)}.log")
-        arguments = vmm.command(self.program, machine)
         print(" ".join(arguments), flush=True)
         return vmm.Vmm(arguments, self.logs[-1])
 

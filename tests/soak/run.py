@@ -4,6 +4,7 @@
     ./dev soak stress [--minutes N] [--accel NAME] [--cpus N]     stress-ng with its own verification
     ./dev soak compile                                            a C++ program: objects and output as natively
     ./dev soak python                                             part of Python's test suite, judged as natively
+    ./dev soak powercut [--kills N] [--seed N]                    kill -9 under a guest that writes with fsync
 
 Exit status 1 when something was wrong; the guest's console is kept then.
 """
@@ -55,6 +56,8 @@ def main():
                                      prog="./dev soak")
     parser.add_argument("name", choices=scenarios.ALL, metavar="NAME", help=", ".join(scenarios.ALL))
     parser.add_argument("--minutes", type=float, default=10, help="for stress (default: %(default)s)")
+    parser.add_argument("--kills", type=int, default=100, help="for powercut (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="for powercut: its random choices (default: new ones)")
     parser.add_argument("--cpus", type=int, default=4)
     parser.add_argument("--accel", help="engine, as in -accel (default: the program's)")
     parser.add_argument("--program", default=vmm.default_program(), help="default: %(default)s")

@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 from guestlib.steps import Failed
+from powercut import powercut
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 COMMAND_SECONDS = 300
@@ -94,4 +95,4 @@ def python_suite(context):
         context.no_kernel_messages(runner)
 
 
-ALL = {"stress": stress, "compile": compile_program, "python": python_suite}
+ALL = {"stress": stress, "compile": compile_program, "python": python_suite, "powercut": powercut}

@@ -1,0 +1,111 @@
+"""`./dev soak powercut`: the process is killed while a guest writes, again and again on one qcow2 image.
+
+The guest writes batches of blocks at random places of a disk, each sector full of its batch's number, calls
+fsync after each batch and tells its number on the console. After a kill, `qemu-img check` may find leaks and
+nothing else, and each sector must hold what the last batch that was told left there, or what the one after it
+wrote.
+"""
+
+import json
+import random
+import struct
+import subprocess
+import time
+
+from guestlib.steps import Failed
+
+DISK_BYTES = 256 << 20
+BLOCK, SECTOR = 4096, 512
+BATCHES = 100_000       # more than a guest comes to
+READY_SECONDS = 300
+
+# Runs in the guest and, for its plan, here.
+PLAN = """
+def batch_of(seed, number):
+    import random
+    dice = random.Random(seed * 1000003 + number)
+    blocks = []
+    for _ in range(dice.randrange(1, 12)):
+        first = dice.randrange({blocks})
+        blocks += range(first, min(first + dice.randrange(1, 24), {blocks}))
+    return blocks
+""".format(blocks=DISK_BYTES // BLOCK)
+WRITER = PLAN + """
+import os, struct, sys
+disk = os.open("/dev/vdb", os.O_RDWR)
+for number in range({first}, {first} + {count}):
+    for block in batch_of({seed}, number):
+        os.pwrite(disk, struct.pack("<Q", number) * 512, block * 4096)
+    os.fsync(disk)
+    print("synced", number, flush=True)
+"""
+exec(PLAN)  # pylint: disable=exec-used
+
+
+class Image:
+    """The image and what its sectors may hold."""
+
+    def __init__(self, folder, seed):
+        self.path, self.raw, self.seed = folder / "disk.qcow2", folder / "content.raw", seed
+        self.synced = 0
+        self.expected = [0] * (DISK_BYTES // BLOCK)
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", self.path, str(DISK_BYTES)], check=True)
+
+    def reported(self, number):
+        """Everything up to this batch is in the image."""
+        while self.synced < number:
+            self.synced += 1
+            for block in batch_of(self.seed, self.synced):  # noqa: F821
+                self.expected[block] = self.synced
+
+    def check(self):
+        """Failed when the image is damaged or has lost something; the number of leaked clusters."""
+        done = subprocess.run(["qemu-img", "check", "-f", "qcow2", "--output=json", self.path], capture_output=True,
+                              text=True, check=False)
+        if done.returncode not in (0, 3):
+            raise Failed(f"qemu-img check ends with status {done.returncode}:\n{done.stdout}{done.stderr}")
+        report = json.loads(done.stdout)
+        if report.get("corruptions") or report.get("check-errors"):
+            raise Failed(f"the image is damaged:\n{done.stdout}")
+        subprocess.run(["qemu-img", "convert", "-f", "qcow2", "-O", "raw", self.path, self.raw], check=True)
+        unfinished = self.synced + 1
+        maybe = set(batch_of(self.seed, unfinished))  # noqa: F821
+        with open(self.raw, "rb") as raw:
+            for block, number in enumerate(self.expected):
+                content = raw.read(BLOCK)
+                if content == struct.pack("<Q", number) * (BLOCK // 8):
+                    continue
+                allowed = {number, unfinished} if block in maybe else {number}
+                for at in range(0, BLOCK, SECTOR):
+                    seen = content[at:at + SECTOR]
+                    if not any(seen == struct.pack("<Q", each) * (SECTOR // 8) for each in allowed):
+                        raise Failed(f"sector {(block * BLOCK + at) // SECTOR} holds {seen[:16].hex()}…, not batch "
+                                     f"{' or '.join(map(str, allowed))}; batch {self.synced} was told to be synced")
+        return report.get("leaks", 0)
+
+
+def powercut(context):
+    """kill -9 at random moments; nothing that was synced may be lost."""
+    seed = context.options.seed or random.randrange(1 << 30)
+    dice = random.Random(seed)
+    print(f"seed {seed}", flush=True)
+    image = Image(context.scratch.path, seed)
+    script = context.scratch.path / "writer.py"
+    for kill in range(1, context.options.kills + 1):
+        text = WRITER.format(first=image.synced + 1, count=BATCHES, seed=image.seed).encode()
+        script.write_bytes(text + b"\n" * (-len(text) % SECTOR))
+        cache = dice.choice(["writeback", "none"])
+        extra = ["-drive", f"file={image.path},format=qcow2,if=virtio,cache={cache}",
+                 "-drive", f"file={script},format=raw,if=virtio,readonly=on"]
+        with context.boot(extra=extra) as runner:
+            with context.steps.step(f"kill {kill} of {context.options.kills}, cache={cache}") as note:
+                runner.console.send("shell python3 - </dev/vdc\n")
+                runner.console.wait_for(r"^synced \d+\n", READY_SECONDS, "the first batch")
+                time.sleep(dice.uniform(0, 3))
+                runner.process.process.kill()
+                runner.process.process.wait()
+                told = [int(line.split()[1]) for line in runner.console.text().split("\n")[:-1]
+                        if line.startswith("synced ")]
+                image.reported(told[-1])
+                leaks = image.check()
+                note += [f"{len(told)} batches", f"{leaks} leaks"]
