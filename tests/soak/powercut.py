@@ -2,8 +2,9 @@
 
 The guest writes batches of blocks at random places of a disk, each sector full of its batch's number, calls
 fsync after each batch and tells its number on the console. After a kill, `qemu-img check` may find leaks and
-nothing else, and each sector must hold what the last batch that was told left there, or what the one after it
-wrote.
+nothing else. A batch begins when the one before it is synced, though the console may not have told it yet: each
+sector must hold what the batches before the last one told, or before the latest one in the image, left there, or
+what the one after them wrote.
 """
 
 import json
@@ -58,6 +59,13 @@ class Image:
             for block in batch_of(self.seed, self.synced):  # noqa: F821
                 self.expected[block] = self.synced
 
+    def latest(self):
+        """The highest number of a batch in the content."""
+        content = self.raw.read_bytes()
+        heads = b"".join(content[at:at + 8] for at in range(0, len(content), SECTOR))
+        numbers = struct.unpack(f"<{len(heads) // 8}Q", heads)
+        return max(each for each in numbers if each <= self.synced + BATCHES)
+
     def check(self):
         """Failed when the image is damaged or has lost something; the number of leaked clusters."""
         done = subprocess.run(["qemu-img", "check", "-f", "qcow2", "--output=json", self.path], capture_output=True,
@@ -68,6 +76,7 @@ class Image:
         if report.get("corruptions") or report.get("check-errors"):
             raise Failed(f"the image is damaged:\n{done.stdout}")
         subprocess.run(["qemu-img", "convert", "-f", "qcow2", "-O", "raw", self.path, self.raw], check=True)
+        self.reported(self.latest() - 1)
         unfinished = self.synced + 1
         maybe = set(batch_of(self.seed, unfinished))  # noqa: F821
         with open(self.raw, "rb") as raw:
