@@ -125,7 +125,8 @@ Task<Drained> Drained::begin(NodePtr node) {
     lock.lock();
     while (wait.told == told) co_await wait.queue.wait(lock);
   }
-  co_return Drained(std::move(node));
+  Drained drained(std::move(node));
+  co_return drained;
 }
 
 void Drained::end() {

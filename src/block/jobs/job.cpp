@@ -204,7 +204,7 @@ Task<bool> Job::pause_point() {
 Task<bool> Job::limit_speed(uint64_t bytes) {
   IoContext& context = *IoContext::current();
   while (!cancelled_ && pauses_ == 0) {
-    if (soft_cancelled_) co_return true;
+    if (soft_cancelled_ || finalizing_) co_return true;
     uint64_t wait;
     {
       const std::lock_guard lock(mutex_);
@@ -291,6 +291,7 @@ Task<Result<void>> Job::work() {
     const std::lock_guard lock(mutex_);
     if (cancelled_) co_return Result<void>();
     finalizing_ = true;
+    pauses_ = 0;
   }
   auto result = co_await prepare();
   co_return result;

@@ -106,7 +106,7 @@ class Job : public std::enable_shared_from_this<Job> {
   // --- what a kind of job does, in this order, on its context ---
   // The work. After an error or a cancellation: clean() follows at once.
   virtual Task<Result<void>> run() = 0;
-  // Makes the work count: changes to the graph, whole or not at all.
+  // Makes the work count: changes to the graph, whole or not at all. It must come to an end by itself.
   virtual Task<Result<void>> prepare();
   // Takes away what the job has put into the graph; always, once.
   virtual Task<void> clean(bool success) = 0;
@@ -120,7 +120,8 @@ class Job : public std::enable_shared_from_this<Job> {
   bool pause_wanted() const { return pauses_ != 0; }
   // Waits while a pause is asked for. No request of the job is under way. False: it was cancelled.
   Task<bool> pause_point();
-  // Waits until the speed limit allows `bytes` and books them, or until a pause or cancellation is asked for.
+  // Waits until the speed limit allows `bytes` and books them, or until a pause or cancellation is asked for;
+  // there is no limit at the end.
   // False: it waits no longer because of those, and nothing is booked.
   Task<bool> limit_speed(uint64_t bytes);
   // Sleeps; less when it is controlled.
@@ -153,6 +154,7 @@ class Job : public std::enable_shared_from_this<Job> {
   JobEvents events_;
   std::atomic<uint64_t> current_{0}, total_{0};
   std::atomic<bool> cancelled_{false}, soft_cancelled_{false}, complete_{false};
+  std::atomic<bool> finalizing_{false};  // too late to cancel
   std::atomic<unsigned> pauses_{0};
   std::atomic<uint64_t> wakes_{0};
 
@@ -162,7 +164,7 @@ class Job : public std::enable_shared_from_this<Job> {
   std::vector<JobInfo> untold_;  // changes of status
   TokenBucket bucket_;
   uint64_t speed_ = 0;
-  bool finalize_ = false, finalizing_ = false;
+  bool finalize_ = false;
   bool stopped_by_error_ = false;
   IoStatus io_status_ = IoStatus::kOk;
   std::string error_;

@@ -15,6 +15,8 @@ namespace {
 
 // Users are held back for as long as copying this may take, when they go over.
 constexpr uint64_t kLittle = 8u << 20;
+// A guest that writes faster than it is copied is held back for longer after so many attempts.
+constexpr unsigned kRounds = 8;
 
 class MirrorJob final : public CopyJob {
  public:
@@ -82,13 +84,15 @@ class MirrorJob final : public CopyJob {
 
   // Users are held back; what is left is little.
   Task<Result<void>> prepare() override {
-    for (;;) {
-      const Mutex::Guard alone = co_await manager().change_graph();
+    // Nobody can resume it or give it up any more.
+    on_read_error_ = on_write_error_ = OnError::kReport;
+    for (unsigned round = 0;; ++round) {
       std::vector<NodePtr> gone;
       {
+        const Mutex::Guard alone = co_await manager().change_graph();
         const Drained source = co_await Drained::begin(source_);
         const Drained target = co_await Drained::begin(target_);
-        if (dirty_->dirty_bytes() <= kLittle) {
+        if (dirty_->dirty_bytes() <= kLittle || round == kRounds) {
           CO_TRY(co_await copy_rest());
           const int error = co_await target_->flush();
           if (error != 0)

@@ -15,7 +15,7 @@ TEST(DirtyBitmapTest, does_what_a_plain_array_does) {
   DirtyBitmap bitmap(kDisk, kGranule);
   std::vector<bool> model(70000);
   std::mt19937_64 random(1);
-  for (int i = 0; i < 3000; ++i) {
+  for (int i = 0; i < 1000; ++i) {
     const uint64_t offset = random() % kDisk, bytes = 1 + random() % (random() % 3 == 0 ? kDisk : 50000);
     const uint64_t end = std::min(offset + bytes, kDisk);
     const auto last = (end - 1) / kGranule;

@@ -32,7 +32,7 @@ class JobPowerTest : public JobTest {
     ASSERT_GT(records.size(), 10u);
     std::mt19937 chance(3);
     const std::vector<std::byte> begin = bytes_of(before);
-    for (size_t cut = 0; cut <= records.size(); cut += 1 + records.size() / 60) {
+    for (size_t cut = 0; cut <= records.size(); cut += 1 + records.size() / 30) {
       SCOPED_TRACE("cut after " + std::to_string(cut) + " of " + std::to_string(records.size()));
       const auto left = image_after_power_cut(begin, records, cut, &chance);
       make_file(file, std::string(reinterpret_cast<const char*>(left.data()), left.size()));
