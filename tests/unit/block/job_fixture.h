@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <cstring>
 #include <deque>
 #include <thread>
 
@@ -49,6 +50,10 @@ class Guest {
     const iovec piece{bytes.data(), bytes.size()};
     co_return co_await disk.read(offset, Buffers(&piece, 1));
   }
+  // Not replace(): it writes the string's length too, which all threads share.
+  void remember(uint64_t offset, const std::string& data) {
+    memcpy(model_.data() + offset, data.data(), data.size());
+  }
   void work(uint64_t begin, uint64_t part, unsigned seed) {
     IoContext context(seed % 2 == 0 ? Aio::kIoUring : Aio::kThreads);
     std::mt19937 random(seed);
@@ -62,7 +67,7 @@ class Guest {
       switch (random() % 8) {
         case 0:
           error = context.run_until(disk_->write_zeroes(offset, bytes, {.may_unmap = random() % 2 == 0}));
-          model_.replace(offset, bytes, bytes, '\0');
+          remember(offset, std::string(bytes, '\0'));
           break;
         case 1:
           error = context.run_until(disk_->discard(offset, bytes));
@@ -71,7 +76,7 @@ class Guest {
             const bool kept = data.compare(i, 512, model_, offset + i, 512) == 0;
             EXPECT_TRUE(kept || data.compare(i, 512, std::string(512, '\0')) == 0);
           }
-          model_.replace(offset, bytes, data);
+          remember(offset, data);
           break;
         case 2:
           error = context.run_until(disk_->flush());
@@ -83,7 +88,7 @@ class Guest {
         default:
           for (size_t i = 0; i < bytes; ++i) data[i] = static_cast<char>(data[i] + i / 512);
           error = context.run_until(write(*disk_, offset, data));
-          model_.replace(offset, bytes, data);
+          remember(offset, data);
       }
       EXPECT_EQ(error, 0);
       ++done_;
