@@ -6,13 +6,12 @@
 #include <array>
 
 #include "block/driver.h"
+#include "block/formats/raw/raw_node.h"
 
 namespace ostler::block {
 namespace {
 
 using nlohmann::json;
-
-constexpr size_t kProbeBytes = 65536, kTailBytes = 512;
 
 // "nbd" of "nbd://host" and of "nbd:host:port"; empty for paths. A '/' before the colon makes it a path.
 std::string_view scheme_of(std::string_view filename) {
@@ -122,15 +121,8 @@ Result<json> options_of_filename(const std::string& filename) {
   return json{{"driver", "file"}, {"filename", filename}};
 }
 
-Task<Result<std::string>> probe_format(NodePtr file, std::string filename) {
-  const uint64_t size = file->size();
-  std::vector<std::byte> head(std::min<uint64_t>(size, kProbeBytes)),
-      tail(std::min<uint64_t>(size, kTailBytes));
-  int error = 0;
-  if (!head.empty()) error = co_await read_bytes(*file, 0, head.data(), head.size());
-  if (error == 0 && !tail.empty())
-    error = co_await read_bytes(*file, size - tail.size(), tail.data(), tail.size());
-  if (error != 0) co_return errno_error(filename + ": its format cannot be read", -error);
+std::string_view recognise(std::span<const std::byte> head, std::span<const std::byte> tail, uint64_t size,
+                           std::string_view filename) {
   std::string_view best = "raw";
   int best_score = 0;
   for (const Driver* driver : drivers()) {
@@ -141,7 +133,19 @@ Task<Result<std::string>> probe_format(NodePtr file, std::string filename) {
       best = driver->name;
     }
   }
-  co_return std::string(best);
+  return best;
+}
+
+Task<Result<std::string>> probe_format(NodePtr file, std::string filename) {
+  const uint64_t size = file->size();
+  std::vector<std::byte> head(std::min<uint64_t>(size, kProbedHead)),
+      tail(std::min<uint64_t>(size, kProbedTail));
+  int error = 0;
+  if (!head.empty()) error = co_await read_bytes(*file, 0, head.data(), head.size());
+  if (error == 0 && !tail.empty())
+    error = co_await read_bytes(*file, size - tail.size(), tail.data(), tail.size());
+  if (error != 0) co_return errno_error(filename + ": its format cannot be read", -error);
+  co_return std::string(recognise(head, tail, size, filename));
 }
 
 NodePtr Opener::find(const std::string& node_name) const {
@@ -260,6 +264,8 @@ Task<Result<NodePtr>> Opener::open_once(json options, OpenFlags flags, unsigned 
     auto opened = co_await driver->open(std::move(request));
     if (!opened) co_return opened;
     node = *std::move(opened);
+    // Else a guest could write the head of another format, and have that format's files opened the next time.
+    if (auto* raw = dynamic_cast<RawNode*>(node.get())) raw->keep_format();
   } else {
     CO_TRY_ASSIGN(const Driver* driver, need_driver(driver_name));
     if (driver->open == nullptr)

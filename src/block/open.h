@@ -6,6 +6,7 @@
 #include <mutex>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <span>
 #include <string>
 
 #include "block/io_context.h"
@@ -84,5 +85,9 @@ std::string backing_path(const std::string& parent, const std::string& file);
 Result<nlohmann::json> options_of_filename(const std::string& filename);
 // The name of the format whose probe is surest; "raw" if none is.
 Task<Result<std::string>> probe_format(NodePtr file, std::string filename);
+// The same from the first and last bytes of a file, as many as probes look at and the file has.
+inline constexpr size_t kProbedHead = 65536, kProbedTail = 512;
+std::string_view recognise(std::span<const std::byte> head, std::span<const std::byte> tail, uint64_t size,
+                           std::string_view filename);
 
 }  // namespace ostler::block

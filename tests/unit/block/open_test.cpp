@@ -49,6 +49,31 @@ TEST_F(BlockTest, open_errors_name_what_is_wrong) {
             std::string::npos);
 }
 
+// A guest that writes another format's head would have that format's backing file opened at the next start.
+TEST_F(BlockTest, a_guessed_raw_disk_stays_raw) {
+  const std::string file = make_file("disk.dmg", std::string(256 << 10, 'a'));
+  const std::string head("QFI\xfb\0\0\0\3", 8);
+  const NodePtr node = open(file, "", true);
+  ASSERT_EQ(node->driver(), "raw");
+  EXPECT_EQ(write(*node, 0, head), -EPERM);
+  EXPECT_EQ(write(*node, 2, head.substr(2)), 0) << "half of it is nothing";
+  EXPECT_EQ(write(*node, 0, head.substr(0, 2)), -EPERM) << "the other half";
+  EXPECT_EQ(read(*node, 0, 8), "aa" + head.substr(2));
+  const iovec whole = {const_cast<char*>(head.data()), head.size()};
+  EXPECT_EQ(node->try_write(0, Buffers(&whole, 1)), -EAGAIN) << "past the check";
+  std::string trailer(512, '\0');
+  trailer.replace(0, 12, std::string("koly\0\0\0\4\0\0\2\0", 12));
+  EXPECT_EQ(write(*node, (256 << 10) - 512, trailer), -EPERM);
+  EXPECT_EQ(write(*node, 4096, head), 0);
+  EXPECT_EQ(write(*node, 0, std::string(65536, 'b')), 0);
+  EXPECT_EQ(write(*node, (256 << 10) - 512, std::string(512, 'c')), 0);
+  EXPECT_EQ(context.run_until(node->write_zeroes(0, 512, {})), 0);
+  EXPECT_EQ(read(*node, 511, 2), std::string("\0b", 2));
+
+  const NodePtr allowed = open(make_file("other", std::string(65536, 'a')), "raw", true);
+  EXPECT_EQ(write(*allowed, 0, head), 0);
+}
+
 TEST_F(BlockTest, nested_options_that_contradict_are_refused) {
   EXPECT_FALSE(nest_options(json{{"file", "x"}, {"file.filename", "y"}}));
   EXPECT_FALSE(nest_options(json{{"a.b", 1}, {"a", {{"b", 2}}}}));

@@ -4,9 +4,12 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <vector>
 
 #include "base/bytes.h"
+#include "base/log.h"
 #include "block/driver.h"
+#include "block/open.h"
 
 namespace ostler::block {
 namespace {
@@ -48,16 +51,69 @@ Task<int> RawNode::read(uint64_t offset, Buffers to) {
   return file_->read(offset_ + offset, to);
 }
 
+bool RawNode::is_probed(uint64_t offset, uint64_t bytes) const {
+  if (!keeps_format_ || bytes == 0) return false;
+  const uint64_t end = file_->size();
+  return offset < kProbedHead || offset + bytes > end - std::min<uint64_t>(end, kProbedTail);
+}
+
+// Whether the file is still taken for raw with these bytes in it (`from` null: zeros). With changing_ held.
+Task<int> RawNode::check_format(uint64_t offset, uint64_t bytes, const Buffers* from) {
+  const uint64_t size = std::max(file_->size(), offset + bytes);
+  std::vector<std::byte> head(std::min<uint64_t>(size, kProbedHead)),
+      tail(std::min<uint64_t>(size, kProbedTail));
+  int error = co_await read_bytes(*file_, 0, head.data(), head.size());
+  if (error == 0) error = co_await read_bytes(*file_, size - tail.size(), tail.data(), tail.size());
+  if (error != 0) co_return error;
+  const auto lay_over = [&](std::vector<std::byte>& part, uint64_t part_begin) {
+    const uint64_t begin = std::max(offset, part_begin);
+    const uint64_t end = std::min(offset + bytes, part_begin + part.size());
+    if (begin >= end) return;
+    std::byte* const to = part.data() + (begin - part_begin);
+    if (from != nullptr)
+      copy_from(Slice(*from, begin - offset, end - begin), to);
+    else
+      std::fill_n(to, end - begin, std::byte{0});
+  };
+  lay_over(head, 0);
+  lay_over(tail, size - tail.size());
+  const std::string_view format = recognise(head, tail, size, filename());
+  if (format == "raw") co_return 0;
+  if (!told_.exchange(true))
+    log::warning(fmt::format(
+        "{}: a write that would make it look like '{}' was refused: its format was not given, and "
+        "the next start would guess wrong; give format=raw to allow it",
+        filename(), format));
+  co_return -EPERM;
+}
+
+int RawNode::try_write(uint64_t offset, Buffers from) {
+  return is_probed(offset_ + offset, total_bytes(from)) ? -EAGAIN : file_->try_write(offset_ + offset, from);
+}
+
 Task<int> RawNode::write(uint64_t offset, Buffers from) {
-  return file_->write(offset_ + offset, from);
+  Mutex::Guard alone;
+  if (const uint64_t bytes = total_bytes(from); is_probed(offset_ + offset, bytes)) {
+    alone = co_await changing_.lock();
+    const int error = co_await check_format(offset_ + offset, bytes, &from);
+    if (error != 0) co_return error;
+  }
+  co_return co_await file_->write(offset_ + offset, from);
 }
 
 Task<int> RawNode::write_zeroes(uint64_t offset, uint64_t bytes, ZeroFlags flags) {
-  return file_->write_zeroes(offset_ + offset, bytes, flags);
+  Mutex::Guard alone;
+  if (is_probed(offset_ + offset, bytes)) {
+    alone = co_await changing_.lock();
+    const int error = co_await check_format(offset_ + offset, bytes, nullptr);
+    if (error != 0) co_return error;
+  }
+  co_return co_await file_->write_zeroes(offset_ + offset, bytes, flags);
 }
 
 Task<int> RawNode::discard(uint64_t offset, uint64_t bytes) {
-  return file_->discard(offset_ + offset, bytes);
+  if (is_probed(offset_ + offset, bytes)) co_return 0;  // a hint, and what is left might be zeros or not
+  co_return co_await file_->discard(offset_ + offset, bytes);
 }
 
 Task<int> RawNode::block_status(uint64_t offset, uint64_t bytes, StatusDetail detail, BlockStatus& status) {

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <optional>
 
+#include "block/mutex.h"
 #include "block/node.h"
 
 namespace ostler::block {
@@ -14,6 +15,10 @@ class RawNode final : public Node {
                                                  std::optional<uint64_t> size);
   RawNode(bool read_only, uint64_t offset, std::optional<uint64_t> size);
 
+  // Its format was guessed from its content: writes that would make it look like another format are refused
+  // (-EPERM). Before the first request.
+  void keep_format() { keeps_format_ = true; }
+
   Task<int> read(uint64_t offset, Buffers to) override;
   Task<int> write(uint64_t offset, Buffers from) override;
   Task<int> flush() override { return file_->flush(); }
@@ -23,7 +28,7 @@ class RawNode final : public Node {
   Task<Result<void>> truncate(uint64_t size, Preallocation preallocation) override;
   Task<Result<void>> reopen(bool writable) override;
   int try_read(uint64_t offset, Buffers to) override { return file_->try_read(offset_ + offset, to); }
-  int try_write(uint64_t offset, Buffers from) override { return file_->try_write(offset_ + offset, from); }
+  int try_write(uint64_t offset, Buffers from) override;
 
   // Whole sectors of 512 bytes: what a file lacks at its end reads as zeros.
   uint64_t size() const override;
@@ -34,10 +39,16 @@ class RawNode final : public Node {
   std::vector<const Edge*> children() const override { return {&file_}; }
 
  private:
+  // Of bytes of the file. Whether a change there may change what it is taken for.
+  bool is_probed(uint64_t offset, uint64_t bytes) const;
+  Task<int> check_format(uint64_t offset, uint64_t bytes, const Buffers* from);
   bool is_window() const { return offset_ != 0 || window_.has_value(); }
   bool read_only_;
   const uint64_t offset_;
   const std::optional<uint64_t> window_;
+  bool keeps_format_ = false;
+  std::atomic<bool> told_{false};  // that a write was refused
+  Mutex changing_;                 // what is probed: one change at a time
   Edge file_;
 };
 
