@@ -19,6 +19,7 @@ DISK_BYTES = 256 << 20
 BLOCK, SECTOR = 4096, 512
 BATCHES = 100_000       # more than a guest comes to
 READY_SECONDS = 300
+LOCK_SECONDS = 30       # the kernel ends requests of a killed process's io_uring, and frees its files, in its own time
 
 # Runs in the guest and, for its plan, here.
 PLAN = """
@@ -68,8 +69,13 @@ class Image:
 
     def check(self):
         """Failed when the image is damaged or has lost something; the number of leaked clusters."""
-        done = subprocess.run(["qemu-img", "check", "-f", "qcow2", "--output=json", self.path], capture_output=True,
-                              text=True, check=False)
+        end = time.monotonic() + LOCK_SECONDS
+        while True:
+            done = subprocess.run(["qemu-img", "check", "-f", "qcow2", "--output=json", self.path],
+                                  capture_output=True, text=True, check=False)
+            if '"write" lock' not in done.stderr or time.monotonic() > end:
+                break
+            time.sleep(0.05)
         if done.returncode not in (0, 3):
             raise Failed(f"qemu-img check ends with status {done.returncode}:\n{done.stdout}{done.stderr}")
         report = json.loads(done.stdout)
