@@ -2,9 +2,10 @@
 #pragma once
 
 #include <gtest/gtest.h>
-#include <stdlib.h>
+#include <unistd.h>
 
 #include <atomic>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <future>
@@ -21,9 +22,9 @@ class DisksTest : public testing::Test {
   using Backend = block::Backend*;  // the disks own it
 
   void SetUp() override {
-    std::string pattern = testing::TempDir() + "/ostler-disks-XXXXXX";
-    ASSERT_NE(mkdtemp(pattern.data()), nullptr);
-    folder = pattern;
+    folder = testing::TempDir() + "ostler-disks-" + std::to_string(getpid());
+    std::filesystem::remove_all(folder);  // of a process that crashed and had this number
+    ASSERT_TRUE(std::filesystem::create_directory(folder));
   }
   void TearDown() override {
     disks.reset();
