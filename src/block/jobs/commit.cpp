@@ -4,8 +4,7 @@
 
 #include <algorithm>
 
-#include "block/client.h"
-#include "block/jobs/copy_job.h"
+#include "block/jobs/chain_copy_job.h"
 #include "block/jobs/graph.h"
 #include "block/jobs/mirror.h"
 
@@ -13,10 +12,10 @@ namespace ostler::block {
 namespace {
 
 // Of images inside a chain: nobody writes them, so that one pass is enough.
-class CommitJob final : public CopyJob {
+class CommitJob final : public ChainCopyJob {
  public:
   CommitJob(JobManager& manager, CommitOptions options, NodePtr overlay)
-      : CopyJob(manager, JobType::kCommit, std::move(options.job)),
+      : ChainCopyJob(manager, JobType::kCommit, std::move(options.job)),
         overlay_(std::move(overlay)),
         top_(skip_filters(options.top)),
         base_(std::move(options.base)),
@@ -47,54 +46,18 @@ class CommitJob final : public CopyJob {
     co_return Result<void>();
   }
 
-  Task<Failure> next(Piece& piece) override {
-    while (position_ < top_->size() && !cancelled() && !pause_wanted()) {
-      const Client::Pass pass = co_await client_->pass();
-      ChainStatus status;
-      const uint64_t step = std::min(top_->size() - position_, kStatusStep);
-      const int error =
-          co_await chain_status(top_, base_image_, position_, step, StatusDetail::kQuick, status);
-      if (error != 0) co_return Failure{.error = error, .is_read = true, .offset = position_};
-      if (status.allocated) {
-        piece.offset = position_;
-        piece.bytes = std::min(status.bytes, kPiece - position_ % kPiece);
-        position_ += piece.bytes;
-        co_return Failure();
-      }
-      position_ += status.bytes;
-      advance(status.bytes);
-    }
-    co_return Failure();
-  }
+  Task<Failure> next(Piece& piece) override { return next_wanted(top_, base_image_, piece); }
 
   Task<Failure> copy(Piece piece, std::byte* buffer) override {
     const Client::Pass pass = co_await client_->pass();
-    const ZeroFlags flags = {.may_unmap = true};
-    const uint64_t end = piece.offset + piece.bytes;
-    for (uint64_t at = piece.offset; at < end;) {
-      Failure failure = {.is_read = true, .offset = at};
-      ChainStatus status;
-      failure.error = co_await chain_status(top_, base_image_, at, end - at, StatusDetail::kPrecise, status);
-      if (failure.error != 0) co_return failure;
-      const uint64_t run = std::min(status.bytes, end - at);
-      if (status.allocated) {
-        bool zero = status.zero;
-        if (!zero) {
-          failure.error = co_await read_bytes(*top_, at, buffer, run);
-          if (failure.error != 0) co_return failure;
-          zero = all_zeroes(buffer, run);
-        }
-        int error = 0;
-        if (zero)
-          error = co_await write_zeroes_anyhow(*base_image_, at, run, flags);
-        else
-          error = co_await write_bytes(*base_image_, at, buffer, run);
-        if (error != 0) co_return failure_of_write(error, at);
-      }
-      at += run;
-    }
-    advance(piece.bytes);
-    co_return Failure();
+    const Failure failure = co_await copy_wanted(top_, base_image_, base_image_, piece, buffer);
+    if (failure.error == 0) advance(piece.bytes);
+    co_return failure;
+  }
+
+  bool is_wanted(const ChainStatus& status) const override { return status.allocated; }
+  Task<int> write_zero_run(uint64_t offset, uint64_t bytes) override {
+    return write_zeroes_anyhow(*base_image_, offset, bytes, {.may_unmap = true});
   }
 
   Task<Result<void>> prepare() override {
@@ -168,10 +131,8 @@ class CommitJob final : public CopyJob {
   NodePtr overlay_, top_, base_, base_image_;
   const std::optional<std::string> backing_file_;
   JobManager::Claim claim_;
-  std::shared_ptr<Client> client_;
   std::unique_ptr<Client> writer_;  // of the permission only
   bool reopened_ = false;
-  uint64_t position_ = 0;
 };
 
 Error not_in_chain(const NodePtr& image, const NodePtr& node) {

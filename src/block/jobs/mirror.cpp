@@ -5,8 +5,7 @@
 #include <algorithm>
 #include <bit>
 
-#include "block/client.h"
-#include "block/jobs/copy_job.h"
+#include "block/jobs/chain_copy_job.h"
 #include "block/jobs/graph.h"
 #include "block/jobs/mirror_filter.h"
 
@@ -18,10 +17,10 @@ constexpr uint64_t kLittle = 8u << 20;
 // A guest that writes faster than it is copied is held back for longer after so many attempts.
 constexpr unsigned kRounds = 8;
 
-class MirrorJob final : public CopyJob {
+class MirrorJob final : public ChainCopyJob {
  public:
   MirrorJob(JobManager& manager, MirrorOptions options, bool is_commit)
-      : CopyJob(manager, is_commit ? JobType::kCommit : JobType::kMirror, options.job),
+      : ChainCopyJob(manager, is_commit ? JobType::kCommit : JobType::kMirror, options.job),
         options_(std::move(options)),
         is_commit_(is_commit),
         source_(std::move(options_.node)),
@@ -217,35 +216,17 @@ class MirrorJob final : public CopyJob {
 
   Task<Failure> copy_runs(Piece piece, std::byte* buffer) {
     const RangeLocks::Guard range = co_await filter_->hold(piece.offset, piece.bytes);
-    const uint64_t end = piece.offset + piece.bytes;
-    for (uint64_t at = piece.offset; at < end;) {
-      Failure failure = {.is_read = true, .offset = at};
-      ChainStatus status;
-      failure.error = co_await chain_status(source_, base_, at, end - at, StatusDetail::kPrecise, status);
-      if (failure.error != 0) co_return failure;
-      const uint64_t run = std::min(status.bytes, end - at);
-      if (status.allocated || !partial_) {
-        bool zero = status.zero;
-        if (!zero) {
-          failure.error = co_await read_bytes(*source_, at, buffer, run);
-          if (failure.error != 0) co_return failure;
-          zero = all_zeroes(buffer, run);
-        }
-        failure.is_read = false;
-        if (zero)
-          failure.error = co_await zero_target(at, run);
-        else
-          failure.error = co_await write_bytes(*target_, at, buffer, run);
-        if (failure.error != 0) co_return failure;
-      }
-      at += run;
-    }
+    const Failure failure = co_await copy_wanted(source_, base_, target_, piece, buffer);
+    if (failure.error != 0) co_return failure;
     done_ += piece.bytes;
     set_progress(done_, done_ + dirty_->dirty_bytes());
-    co_return Failure();
+    co_return failure;
   }
 
-  Task<int> zero_target(uint64_t offset, uint64_t bytes) {
+  bool is_wanted(const ChainStatus& status) const override { return status.allocated || !partial_; }
+
+  // What is zero in the target already stays as it is.
+  Task<int> write_zero_run(uint64_t offset, uint64_t bytes) override {
     const ZeroFlags flags = {.may_unmap = options_.unmap};
     while (bytes != 0) {
       ChainStatus status;
@@ -291,7 +272,6 @@ class MirrorJob final : public CopyJob {
   JobManager::Claim claim_;
   std::shared_ptr<DirtyBitmap> dirty_;
   std::shared_ptr<MirrorFilter> filter_;
-  std::shared_ptr<Client> client_;
   std::atomic<int> target_error_{0};
   bool reopened_ = false, is_ready_ = false;
   uint64_t position_ = 0, done_ = 0;

@@ -4,18 +4,17 @@
 
 #include <algorithm>
 
-#include "block/client.h"
-#include "block/jobs/copy_job.h"
+#include "block/jobs/chain_copy_job.h"
 #include "block/jobs/graph.h"
 #include "block/jobs/job_filter.h"
 
 namespace ostler::block {
 namespace {
 
-class StreamJob final : public CopyJob {
+class StreamJob final : public ChainCopyJob {
  public:
   StreamJob(JobManager& manager, StreamOptions options, NodePtr image)
-      : CopyJob(manager, JobType::kStream, std::move(options.job)),
+      : ChainCopyJob(manager, JobType::kStream, std::move(options.job)),
         image_(std::move(image)),
         base_(std::move(options.base)),
         backing_file_(std::move(options.backing_file)) {
@@ -61,55 +60,25 @@ class StreamJob final : public CopyJob {
     co_return Result<void>();
   }
 
-  Task<Failure> next(Piece& piece) override {
-    while (position_ < image_->size() && !cancelled() && !pause_wanted()) {
-      const Client::Pass pass = co_await client_->pass();
-      ChainStatus status;
-      const uint64_t step = std::min(image_->size() - position_, kStatusStep);
-      const int error = co_await chain_status(image_, base_, position_, step, StatusDetail::kQuick, status);
-      if (error != 0) co_return Failure{.error = error, .is_read = true, .offset = position_};
-      if (is_wanted(status)) {
-        piece.offset = position_;
-        piece.bytes = std::min(status.bytes, kPiece - position_ % kPiece);
-        position_ += piece.bytes;
-        co_return Failure();
-      }
-      position_ += status.bytes;
-      advance(status.bytes);
-    }
-    co_return Failure();
-  }
+  Task<Failure> next(Piece& piece) override { return next_wanted(image_, base_, piece); }
 
   Task<Failure> copy(Piece piece, std::byte* buffer) override {
     const Client::Pass pass = co_await client_->pass();
     std::optional<RangeLocks::Guard> alone;
     if (filter_) alone.emplace(co_await filter_->hold(piece.offset, piece.bytes));
-    const ZeroFlags unmap = {.may_unmap = true};
-    const uint64_t end = piece.offset + piece.bytes;
-    for (uint64_t at = piece.offset; at < end;) {
-      Failure failure = {.is_read = true, .offset = at};
-      ChainStatus status;
-      failure.error = co_await chain_status(image_, base_, at, end - at, StatusDetail::kPrecise, status);
-      if (failure.error != 0) co_return failure;
-      const uint64_t run = std::min(status.bytes, end - at);
-      if (is_wanted(status)) {
-        bool zero = status.zero;
-        if (!zero) {
-          failure.error = co_await read_bytes(*image_, at, buffer, run);
-          if (failure.error != 0) co_return failure;
-          zero = all_zeroes(buffer, run);
-        }
-        failure.is_read = false;
-        if (!zero)
-          failure.error = co_await write_bytes(*image_, at, buffer, run);
-        else if (base_)
-          failure.error = co_await write_zeroes_anyhow(*image_, at, run, unmap);
-        if (failure.error != 0) co_return failure;
-      }
-      at += run;
-    }
-    advance(piece.bytes);
-    co_return Failure();
+    const Failure failure = co_await copy_wanted(image_, base_, image_, piece, buffer);
+    if (failure.error == 0) advance(piece.bytes);
+    co_return failure;
+  }
+
+  bool is_wanted(const ChainStatus& status) const override {
+    return status.allocated && status.depth != 0 && (base_ || !status.zero);
+  }
+  // Without a base the image reads as zeros there anyway.
+  Task<int> write_zero_run(uint64_t offset, uint64_t bytes) override {
+    if (!base_) co_return 0;
+    const ZeroFlags flags = {.may_unmap = true};
+    co_return co_await write_zeroes_anyhow(*image_, offset, bytes, flags);
   }
 
   Task<Result<void>> prepare() override {
@@ -140,9 +109,6 @@ class StreamJob final : public CopyJob {
 
  private:
   // Comes from an image that goes; what nothing hides reads as zeros without a backing file anyway.
-  bool is_wanted(const ChainStatus& status) const {
-    return status.allocated && status.depth != 0 && (base_ || !status.zero);
-  }
   Task<void> undo() {
     if (filter_) co_await remove_filter(filter_);
     filter_ = nullptr;
@@ -156,10 +122,8 @@ class StreamJob final : public CopyJob {
   NodePtr image_, base_;
   const std::optional<std::string> backing_file_;
   JobManager::Claim claim_;
-  std::shared_ptr<Client> client_;
   std::shared_ptr<StreamFilter> filter_;
   bool was_read_only_ = false;
-  uint64_t position_ = 0;
 };
 
 // The node on which the image above `base` lies, with base's filters; null if `base` is not below `image`.
