@@ -212,20 +212,21 @@ void UserBackend::post(void (UserBackend::*task)(), std::atomic<bool>& posted) {
   });
 }
 
-bool UserBackend::send(std::span<const std::byte> frame) {
+bool UserBackend::send(const Frame& frame, unsigned) {
+  if (frame.bytes.size() > kMaxFrame || frame.header != VnetHeader{}) return true;
   {
     const std::lock_guard lock(outgoing_mutex_);
     if (outgoing_.size() >= kMaxOutgoing) {
       refused_ = true;
       return false;
     }
-    outgoing_.emplace_back(frame.begin(), frame.end());
+    outgoing_.emplace_back(frame.bytes.begin(), frame.bytes.end());
   }
   post(&UserBackend::drain_outgoing, outgoing_posted_);
   return true;
 }
 
-void UserBackend::wake_sender() {
+void UserBackend::wake_sender(unsigned) {
   {
     const std::lock_guard lock(outgoing_mutex_);
     refused_ = true;
@@ -233,7 +234,7 @@ void UserBackend::wake_sender() {
   post(&UserBackend::drain_outgoing, outgoing_posted_);
 }
 
-void UserBackend::receiver_ready() {
+void UserBackend::receiver_ready(unsigned) {
   post(&UserBackend::drain_incoming, incoming_posted_);
 }
 
@@ -251,13 +252,13 @@ void UserBackend::drain_outgoing() {
   if (!frames.empty()) refresh_polls();
   if (!wake) return;
   const std::lock_guard lock(receiver_mutex_);
-  if (receiver_ != nullptr) receiver_->sendable();
+  if (receiver_ != nullptr) receiver_->sendable(0);
 }
 
 void UserBackend::deliver(std::span<const std::byte> frame) {
   const std::lock_guard lock(receiver_mutex_);
   if (receiver_ == nullptr) return;
-  if (incoming_.empty() && receiver_->receive(frame)) return;
+  if (incoming_.empty() && receiver_->receive(frame, 0)) return receiver_->received_all(0);
   // TCP sends again what is dropped here; the guest was slow.
   if (incoming_.size() < kMaxIncoming) incoming_.emplace_back(frame.begin(), frame.end());
 }
@@ -265,8 +266,9 @@ void UserBackend::deliver(std::span<const std::byte> frame) {
 void UserBackend::drain_incoming() {
   incoming_posted_.store(false);
   const std::lock_guard lock(receiver_mutex_);
-  while (!incoming_.empty() && receiver_ != nullptr && receiver_->receive(incoming_.front()))
+  while (!incoming_.empty() && receiver_ != nullptr && receiver_->receive({incoming_.front()}, 0))
     incoming_.pop_front();
+  if (receiver_ != nullptr) receiver_->received_all(0);
 }
 
 void UserBackend::fd_ready(int fd, uint32_t events) {

@@ -28,9 +28,9 @@ class UserBackend final : public Backend {
   ~UserBackend() override;
 
   void attach(Receiver* receiver) override;
-  bool send(std::span<const std::byte> frame) override;
-  void receiver_ready() override;
-  void wake_sender() override;
+  bool send(const Frame& frame, unsigned queue) override;
+  void receiver_ready(unsigned queue) override;
+  void wake_sender(unsigned queue) override;
 
  private:
   struct Callbacks;

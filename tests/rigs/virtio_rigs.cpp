@@ -43,9 +43,9 @@ class PromptNode final : public block::Backend {
 
 struct EchoNetwork final : net::Backend {
   void attach(net::Receiver* next) override { receiver = next; }
-  bool send(std::span<const std::byte>) override { return room-- % 8 != 0; }
-  void receiver_ready() override {}
-  void wake_sender() override {}
+  bool send(const net::Frame&, unsigned) override { return room-- % 8 != 0; }
+  void receiver_ready(unsigned) override {}
+  void wake_sender(unsigned) override {}
   net::Receiver* receiver = nullptr;
   unsigned room = 1;
 };
@@ -157,8 +157,8 @@ class VirtioRig : public Rig {
   void back_end(uint32_t random) {
     const std::vector<std::byte> bytes(14 + random % 3000, std::byte{7});
     if (network_.receiver != nullptr) {
-      network_.receiver->receive(bytes);
-      network_.receiver->sendable();
+      network_.receiver->receive({bytes}, 0);
+      network_.receiver->sendable(0);
     }
     auto* const port = (random & 1) != 0 ? terminal_.frontend : channel_.frontend;
     if (port == nullptr) return;

@@ -4,17 +4,20 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include <condition_variable>
 #include <cstring>
 #include <thread>
 
 #include "base/fd.h"
 #include "event/clock.h"
 #include "event/loop.h"
+#include "fake_network.h"
 #include "net/user_backend.h"
 
 namespace ostler::net {
 namespace {
+
+using test::Card;
+using test::frame;
 
 TEST(HostForward, full_form) {
   const auto forward = parse_host_forward("udp:127.0.0.1:5353-10.0.2.15:53");
@@ -65,41 +68,12 @@ TEST(UserOptions, unknown_names_the_nearest) {
   EXPECT_NE(options.error().message().find("hostfwd"), std::string::npos);
 }
 
-// A card that keeps what it gets.
-struct Card final : Receiver {
-  bool receive(std::span<const std::byte> frame) override {
-    const std::lock_guard lock(mutex);
-    if (!open) return false;
-    frames.emplace_back(reinterpret_cast<const char*>(frame.data()), frame.size());
-    changed.notify_all();
-    return true;
-  }
-  void sendable() override {
-    const std::lock_guard lock(mutex);
-    ++sendables;
-    changed.notify_all();
-  }
-  // Waits for an ARP frame: 1 a request, 2 a reply.
-  std::string wait_for_arp(uint16_t operation) {
-    std::unique_lock lock(mutex);
-    std::string found;
-    changed.wait_for(lock, std::chrono::seconds(30), [&] {
-      for (const auto& frame : frames)
-        if (frame.size() >= 42 && frame[12] == 8 && frame[13] == 6 &&
-            frame[21] == static_cast<char>(operation)) {
-          found = frame;
-          return true;
-        }
-      return false;
-    });
-    return found;
-  }
-  std::mutex mutex;
-  std::condition_variable changed;
-  bool open = true;
-  int sendables = 0;
-  std::vector<std::string> frames;
-};
+// Waits for an ARP frame: 1 a request, 2 a reply.
+std::string wait_for_arp(Card& card, char operation) {
+  return card.wait_for([&](const std::string& each) {
+    return each.size() >= 42 && each[12] == 8 && each[13] == 6 && each[21] == operation;
+  });
+}
 
 // Who has 10.0.2.2? Tell 10.0.2.15.
 std::string arp_request() {
@@ -138,29 +112,23 @@ class UserBackendTest : public testing::Test {
 TEST_F(UserBackendTest, router_answers_arp) {
   start();
   const std::string request = arp_request();
-  EXPECT_TRUE(backend->send(std::as_bytes(std::span(request))));
-  const std::string reply = card.wait_for_arp(2);
+  EXPECT_TRUE(backend->send(frame(request), 0));
+  const std::string reply = wait_for_arp(card, 2);
   ASSERT_GE(reply.size(), 42u);
   EXPECT_EQ(reply.substr(28, 4), std::string("\x0a\x00\x02\x02", 4));
 }
 
 TEST_F(UserBackendTest, frames_wait_for_a_card_without_room) {
   start();
-  {
-    const std::lock_guard lock(card.mutex);
-    card.open = false;
-  }
+  card.set_open(false);
   const std::string request = arp_request();
-  EXPECT_TRUE(backend->send(std::as_bytes(std::span(request))));
-  backend->wake_sender();
-  {
-    std::unique_lock lock(card.mutex);
-    ASSERT_TRUE(card.changed.wait_for(lock, std::chrono::seconds(30), [&] { return card.sendables > 0; }));
-    EXPECT_TRUE(card.frames.empty());
-    card.open = true;
-  }
-  backend->receiver_ready();
-  EXPECT_FALSE(card.wait_for_arp(2).empty());
+  EXPECT_TRUE(backend->send(frame(request), 0));
+  backend->wake_sender(0);
+  ASSERT_TRUE(card.wait([&] { return card.sendables > 0; }));
+  EXPECT_TRUE(card.frames.empty());
+  card.set_open(true);
+  backend->receiver_ready(0);
+  EXPECT_FALSE(wait_for_arp(card, 2).empty());
 }
 
 TEST_F(UserBackendTest, queue_to_the_host_is_bounded) {
@@ -169,7 +137,7 @@ TEST_F(UserBackendTest, queue_to_the_host_is_bounded) {
   ASSERT_TRUE(made);
   const std::string request = arp_request();
   size_t taken = 0;
-  while (taken < 100000 && (*made)->send(std::as_bytes(std::span(request)))) ++taken;
+  while (taken < 100000 && (*made)->send(frame(request), 0)) ++taken;
   EXPECT_LT(taken, 10000u);
 }
 
@@ -177,7 +145,7 @@ TEST_F(UserBackendTest, nothing_reaches_a_detached_card) {
   start();
   backend->attach(nullptr);
   const std::string request = arp_request();
-  backend->send(std::as_bytes(std::span(request)));
+  backend->send(frame(request), 0);
   stop();
   EXPECT_TRUE(card.frames.empty());
 }
@@ -198,7 +166,7 @@ TEST_F(UserBackendTest, host_forward_looks_for_the_guest) {
   start(options);
   Fd client(socket(AF_INET, SOCK_STREAM, 0));
   ASSERT_EQ(connect(client.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
-  const std::string request = card.wait_for_arp(1);
+  const std::string request = wait_for_arp(card, 1);
   ASSERT_GE(request.size(), 42u);
   EXPECT_EQ(request.substr(38, 4), std::string("\x0a\x00\x02\x0f", 4));
 }

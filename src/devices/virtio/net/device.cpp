@@ -21,7 +21,6 @@ struct [[gnu::packed]] Header {
   uint16_t num_buffers;
 };
 static_assert(sizeof(Header) == 12);
-constexpr uint8_t VIRTIO_NET_HDR_GSO_NONE = 0;
 
 // §5.1.4
 struct [[gnu::packed]] Config {
@@ -104,15 +103,15 @@ void NetDevice::stopped_locked() {
 
 void NetDevice::loaded_locked() {
   // Frames may wait on either side.
-  backend_.receiver_ready();
-  backend_.wake_sender();
+  backend_.receiver_ready(0);
+  backend_.wake_sender(0);
 }
 
 void NetDevice::process(unsigned index, Lock&) {
   Queue& queue = *this->queue(index);
   switch (index) {
     case kReceive:
-      backend_.receiver_ready();
+      backend_.receiver_ready(0);
       break;
     case kTransmit:
       transmit_locked(queue);
@@ -125,11 +124,11 @@ void NetDevice::process(unsigned index, Lock&) {
   }
 }
 
-bool NetDevice::receive(std::span<const std::byte> frame) {
+bool NetDevice::receive(const ostler::net::Frame& frame, unsigned) {
   const Lock lock(mutex_);
   // Nobody listens: the frame is lost, as on a wire.
   if (!running() || !link_up_ || queue(kReceive) == nullptr) return true;
-  return receive_locked(*queue(kReceive), frame);
+  return receive_locked(*queue(kReceive), frame.bytes);
 }
 
 bool NetDevice::receive_locked(Queue& queue, std::span<const std::byte> frame) {
@@ -155,7 +154,7 @@ bool NetDevice::receive_locked(Queue& queue, std::span<const std::byte> frame) {
   }
 
   const Header header = {.flags = 0,
-                         .gso_type = VIRTIO_NET_HDR_GSO_NONE,
+                         .gso_type = ostler::net::VIRTIO_NET_HDR_GSO_NONE,
                          .hdr_len = 0,
                          .gso_size = 0,
                          .csum_start = 0,
@@ -176,7 +175,7 @@ bool NetDevice::receive_locked(Queue& queue, std::span<const std::byte> frame) {
   return true;
 }
 
-void NetDevice::sendable() {
+void NetDevice::sendable(unsigned) {
   const Lock lock(mutex_);
   if (running() && queue(kTransmit) != nullptr) transmit_locked(*queue(kTransmit));
 }
@@ -186,7 +185,7 @@ void NetDevice::transmit_locked(Queue& queue) {
   // A driver that keeps adding must not keep this thread for ever: the back end calls again.
   for (unsigned left = 2u * queue.size();; --left) {
     if (left == 0) {
-      backend_.wake_sender();
+      backend_.wake_sender(0);
       break;
     }
     auto chain = queue.pop();
@@ -213,8 +212,8 @@ bool NetDevice::send_locked(Queue& queue, const Chain& chain) {
   }
   const uint64_t size = chain.readable_bytes() - sizeof header;
   // No segmentation was negotiated, so a frame that needs it cannot be sent: dropped.
-  if (header.gso_type != VIRTIO_NET_HDR_GSO_NONE || size < kSmallestFrame || size > ostler::net::kMaxFrame ||
-      !link_up_) {
+  if (header.gso_type != ostler::net::VIRTIO_NET_HDR_GSO_NONE || size < kSmallestFrame ||
+      size > ostler::net::kMaxFrame || !link_up_) {
     log::guest_error("{}: frame of {} bytes dropped", name(), size);
     return true;
   }
@@ -223,7 +222,7 @@ bool NetDevice::send_locked(Queue& queue, const Chain& chain) {
     fail_locked(queue, "a sent frame outside RAM");
     return true;
   }
-  return backend_.send(frame_);
+  return backend_.send({frame_}, 0);
 }
 
 void NetDevice::control_locked(Queue& queue) {

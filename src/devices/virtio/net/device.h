@@ -63,8 +63,8 @@ class NetDevice final : public Device, private ostler::net::Receiver {
   void device_state(state::Archive& archive) override;
   void loaded_locked() override;
 
-  bool receive(std::span<const std::byte> frame) override;
-  void sendable() override;
+  bool receive(const ostler::net::Frame& frame, unsigned queue) override;
+  void sendable(unsigned queue) override;
 
   bool receive_locked(Queue& queue, std::span<const std::byte> frame);
   void transmit_locked(Queue& queue);

@@ -16,15 +16,15 @@ const std::string kFrame = std::string(12, 'm') + "\x08\x06payload";
 
 struct FakeBackend final : ostler::net::Backend {
   void attach(ostler::net::Receiver* next) override { receiver = next; }
-  bool send(std::span<const std::byte> frame) override {
+  bool send(const ostler::net::Frame& frame, unsigned) override {
     if (room == 0) return false;
     --room;
-    frames.emplace_back(reinterpret_cast<const char*>(frame.data()), frame.size());
+    frames.emplace_back(reinterpret_cast<const char*>(frame.bytes.data()), frame.bytes.size());
     return true;
   }
-  void receiver_ready() override { ++ready; }
-  void wake_sender() override { ++wakes; }
-  bool deliver(std::string_view frame) { return receiver->receive(std::as_bytes(std::span(frame))); }
+  void receiver_ready(unsigned) override { ++ready; }
+  void wake_sender(unsigned) override { ++wakes; }
+  bool deliver(std::string_view frame) { return receiver->receive(std::as_bytes(std::span(frame)), 0); }
   ostler::net::Receiver* receiver = nullptr;
   size_t room = 1000;
   int ready = 0, wakes = 0;
@@ -77,7 +77,7 @@ TEST_F(NetTest, full_backend_holds_the_frame_until_there_is_room) {
   device->notify(1);
   EXPECT_EQ(tx.used_index(), 1);
   backend.room = 1;
-  backend.receiver->sendable();
+  backend.receiver->sendable(0);
   EXPECT_EQ(tx.used_index(), 2);
   EXPECT_EQ(backend.frames[1], kFrame + "2");
 }
