@@ -34,7 +34,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   uint64_t features = 0;
   if ((data[1] & 1) != 0) features |= virtio::feature(virtio::VIRTIO_F_INDIRECT_DESC);
   if ((data[1] & 2) != 0) features |= virtio::feature(virtio::VIRTIO_F_EVENT_IDX);
-  if (!virtio::Queue::fault(space, setup, 32).empty()) std::abort();
+  if (!virtio::Queue::fault(space, setup, 32, 0).empty()) std::abort();
   virtio::Queue queue(space, 0, setup, features);
 
   std::array<std::byte, 64> bytes{};

@@ -63,6 +63,33 @@ def disk_on_virtio_mmio(t):
     t.expect(path.read_bytes().startswith(b"changed\n"), "the image has other bytes than the guest wrote")
 
 
+def packed_rings(t):
+    """Disk, network, random numbers over packed rings, as the driver negotiates them."""
+    path, digest = _disk(t, 32)
+    content = os.urandom(4 * MIB)
+    server = Server(content)
+    extra = ["-drive", f"file={path},format=raw,if=none,id=d", "-device", "virtio-blk-pci,drive=d,packed=on,num-queues=2",
+             "-netdev", "user,id=n", "-device", "virtio-net-pci,netdev=n,packed=on",
+             "-device", "virtio-rng-pci,packed=on,iommu_platform=on"]
+    with t.start(t.machine(cpus=2, extra=extra)) as running:
+        console = t.shell(running)
+        for device in t.run(console, "cat /sys/bus/virtio/devices/*/features").split():
+            t.expect(device[34] == "1", "a driver did not accept packed rings")
+        t.expect(t.run(console, "sha256sum </dev/vda").startswith(digest), "the guest reads other bytes than the disk has")
+        t.run(console, "dd if=/dev/urandom of=/tmp/new bs=1M count=8 2>/dev/null")
+        t.run(console, "dd if=/tmp/new of=/dev/vda bs=1M seek=5 conv=fsync 2>/dev/null")
+        written = t.run(console, "sha256sum </tmp/new").split()[0]
+        t.run(console, "udhcpc -q -n -t 10 -i eth0 2>/dev/null")
+        received = t.run(console, f"nc 10.0.2.2 {server.port} </dev/null | sha256sum").split()[0]
+        t.expect(received == hashlib.sha256(content).hexdigest(), "the guest received other bytes than the host sent")
+        t.run(console, "head -c 64 /dev/hwrng >/dev/null")
+        console.send("poweroff -f\n")
+        t.ends(running)
+    with open(path, "rb") as disk:
+        disk.seek(5 * MIB)
+        t.expect(hashlib.sha256(disk.read(8 * MIB)).hexdigest() == written, "the image has other bytes than the guest wrote")
+
+
 def disk_with_snapshot_stays_as_it_was(t):
     path, digest = _disk(t, 8)
     drive = ["-drive", f"file={path},format=raw,if=virtio,snapshot=on"]

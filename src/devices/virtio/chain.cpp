@@ -26,8 +26,8 @@ bool for_each_piece(std::span<const Segment> segments, uint64_t offset, uint64_t
 
 }  // namespace
 
-Chain::Chain(uint16_t head, std::vector<Segment> segments, size_t readable)
-    : head_(head), segments_(std::move(segments)), readable_count_(readable) {
+Chain::Chain(uint16_t head, std::vector<Segment> segments, size_t readable, uint16_t slots)
+    : head_(head), slots_(slots), segments_(std::move(segments)), readable_count_(readable) {
   for (const Segment& segment : this->readable()) readable_bytes_ += segment.length;
   for (const Segment& segment : this->writable()) writable_bytes_ += segment.length;
 }
@@ -54,6 +54,44 @@ bool Chain::map_writable(memory::Dma& dma, uint64_t offset, uint64_t length, mem
   return for_each_piece(writable(), offset, length, [&](GuestPhys address, uint64_t size, uint64_t) {
     return dma.map(address, size, memory::Direction::kToGuest, mapping);
   });
+}
+
+ChainRecord Chain::record() const {
+  ChainRecord record;
+  record.head = head_;
+  record.slots = slots_;
+  record.sequence = sequence_;
+  record.readable = static_cast<uint16_t>(readable_count_);
+  for (const Segment& segment : segments_) {
+    record.addresses.push_back(segment.address.value);
+    record.lengths.push_back(segment.length);
+  }
+  return record;
+}
+
+Chain ChainRecord::chain() const {
+  std::vector<Segment> segments;
+  for (size_t i = 0; i < lengths.size(); ++i) segments.push_back({GuestPhys{addresses[i]}, lengths[i]});
+  Chain chain(head, std::move(segments), readable, slots);
+  chain.set_sequence(sequence);
+  return chain;
+}
+
+void ChainRecord::state(state::Archive& archive) {
+  archive.field("head", head);
+  archive.field("slots", slots);
+  archive.check(slots != 0, "slots");
+  archive.field("sequence", sequence);
+  archive.field("readable", readable);
+  archive.field("addresses", addresses, Chain::kMaxSegments);
+  archive.field("lengths", lengths, Chain::kMaxSegments);
+  archive.check(addresses.size() == lengths.size() && readable <= lengths.size(), "segments");
+  uint64_t bytes = 0;
+  for (const uint32_t length : lengths) {
+    archive.check(length != 0, "length");
+    bytes += length;
+  }
+  archive.check(bytes <= UINT32_MAX, "lengths");
 }
 
 }  // namespace ostler::virtio

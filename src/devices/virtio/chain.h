@@ -9,6 +9,7 @@
 
 #include "memory/address.h"
 #include "memory/dma.h"
+#include "state/archive.h"
 
 namespace ostler::virtio {
 
@@ -16,6 +17,21 @@ namespace ostler::virtio {
 struct Segment {
   GuestPhys address;
   uint32_t length;
+};
+
+class Chain;
+
+// What a chain is, to be part of the saved state of a request that keeps it.
+struct ChainRecord {
+  uint16_t head = 0;
+  uint16_t slots = 1;
+  uint16_t sequence = 0;
+  uint16_t readable = 0;  // segments
+  std::vector<uint64_t> addresses;
+  std::vector<uint32_t> lengths;
+
+  void state(state::Archive& archive);
+  Chain chain() const;
 };
 
 // Move-only: it belongs to the request that serves it and goes back to its queue once, by Queue::push().
@@ -26,11 +42,18 @@ class Chain {
   // preadv takes at once.
   static constexpr size_t kMaxSegments = 1024;
 
-  Chain(uint16_t head, std::vector<Segment> segments, size_t readable);
+  Chain(uint16_t head, std::vector<Segment> segments, size_t readable, uint16_t slots = 1);
   Chain(Chain&&) noexcept = default;
   Chain& operator=(Chain&&) noexcept = default;
 
+  // The first descriptor's index, or the buffer's ID in a packed ring.
   uint16_t head() const { return head_; }
+  // Entries of a packed ring that it takes; 1 in a split ring.
+  uint16_t slots() const { return slots_; }
+  // Counts the chains of a queue whose buffers are used in order.
+  uint16_t sequence() const { return sequence_; }
+  void set_sequence(uint16_t sequence) { sequence_ = sequence; }
+  ChainRecord record() const;
   std::span<const Segment> readable() const { return std::span(segments_).first(readable_count_); }
   std::span<const Segment> writable() const { return std::span(segments_).subspan(readable_count_); }
   // Sums of lengths, at most 2^32 - 1 each.
@@ -56,6 +79,8 @@ class Chain {
 
  private:
   uint16_t head_;
+  uint16_t slots_;
+  uint16_t sequence_ = 0;
   std::vector<Segment> segments_;
   size_t readable_count_;
   uint64_t readable_bytes_ = 0;

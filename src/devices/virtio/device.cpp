@@ -1,11 +1,42 @@
 #include "devices/virtio/device.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
+#include <chrono>
 
 #include "base/assert.h"
 #include "base/log.h"
 
 namespace ostler::virtio {
+
+namespace {
+
+constexpr uint64_t kTransportFeatures = feature(VIRTIO_F_INDIRECT_DESC) | feature(VIRTIO_F_EVENT_IDX) |
+                                        feature(VIRTIO_F_ACCESS_PLATFORM) | feature(VIRTIO_F_RING_PACKED) |
+                                        feature(VIRTIO_F_IN_ORDER) | feature(VIRTIO_F_NOTIFICATION_DATA) |
+                                        feature(VIRTIO_F_RING_RESET);
+
+// At most one line a second for all devices: a guest must not fill the host's disk.
+void warn_of_guest(const std::string& device, std::string_view why) {
+  static std::atomic<int64_t> last{-1};
+  static std::atomic<unsigned> untold{0};
+  const int64_t now =
+      std::chrono::duration_cast<std::chrono::seconds>(std::chrono::steady_clock::now().time_since_epoch())
+          .count();
+  int64_t before = last.load();
+  if (before == now || !last.compare_exchange_strong(before, now)) {
+    untold.fetch_add(1);
+    return;
+  }
+  const unsigned more = untold.exchange(0);
+  log::warning(
+      fmt::format("{}: the guest's driver broke a rule of virtio ({}); the device serves nothing until "
+                  "the guest resets it{}",
+                  device, why, more == 0 ? "" : fmt::format("; {} more such events", more)));
+}
+
+}  // namespace
 
 // mutex_ and the locks of all queues.
 class Device::AllLocks {
@@ -34,9 +65,7 @@ Device::Device(memory::AddressSpace& memory, std::string name, std::vector<uint1
 Device::~Device() = default;
 
 uint64_t Device::features() const {
-  return (device_features() | feature(VIRTIO_F_VERSION_1) | feature(VIRTIO_F_INDIRECT_DESC) |
-          feature(VIRTIO_F_EVENT_IDX)) &
-         ~withheld_;
+  return (device_features() | feature(VIRTIO_F_VERSION_1) | kTransportFeatures) & ~withheld_;
 }
 
 void Device::read_config(uint64_t offset, std::span<std::byte> to) {
@@ -64,9 +93,11 @@ void Device::make_queues(std::span<const QueueSetup> setups) {
 bool Device::activate(uint64_t features, std::span<const QueueSetup> setups) {
   for (unsigned i = 0; i < queue_count(); ++i) {
     if (!setups[i].enabled) continue;
-    const auto fault = Queue::fault(memory_, setups[i], queue_max_size(i));
+    const auto fault = Queue::fault(memory_, setups[i], queue_max_size(i), features);
     if (fault.empty()) continue;
     log::guest_error("{}: queue {} cannot be used: {}", name_, i, fault);
+    failures_.fetch_add(1);
+    warn_of_guest(name_, fault);
     return false;
   }
   const AllLocks locks(*this);
@@ -79,16 +110,20 @@ bool Device::activate(uint64_t features, std::span<const QueueSetup> setups) {
   return true;
 }
 
-void Device::request_finished_locked() {
-  if (in_flight_.fetch_sub(1) != 1) return;
+void Device::request_finished_locked(unsigned queue) {
+  if (in_flight_[queue].fetch_sub(1) != 1) return;
   // Whoever waits has looked at the number, or will after us.
   const std::lock_guard lock(idle_mutex_);
   idle_.notify_all();
 }
 
-void Device::wait_until_idle() {
+void Device::wait_until_idle(unsigned queue) {
   std::unique_lock lock(idle_mutex_);
-  idle_.wait(lock, [this] { return in_flight_ == 0; });
+  idle_.wait(lock, [this, queue] { return in_flight_[queue] == 0; });
+}
+
+void Device::wait_until_idle() {
+  for (unsigned i = 0; i < queue_count(); ++i) wait_until_idle(i);
 }
 
 void Device::reset() {
@@ -103,6 +138,30 @@ void Device::reset() {
   stopped_locked();
 }
 
+void Device::reset_queue(unsigned index) {
+  {
+    const Lock lock(queue_mutex(index));
+    if (!running_ || !queues_[index]) return;
+    queues_[index]->close();
+  }
+  wait_until_idle(index);
+  const AllLocks locks(*this);
+  queues_[index].reset();
+  queue_stopped_locked(index);
+}
+
+void Device::enable_queue(unsigned index, const QueueSetup& setup) {
+  const AllLocks locks(*this);
+  if (!running_ || queues_[index]) return;
+  const auto fault = Queue::fault(memory_, setup, queue_max_size(index), driver_features_);
+  if (fault.empty()) {
+    queues_[index].emplace(memory_, index, setup, driver_features_);
+    return;
+  }
+  log::guest_error("{}: queue {} cannot be used: {}", name_, index, fault);
+  need_reset(fault);
+}
+
 void Device::quiesce() {
   wait_until_idle();
 }
@@ -112,10 +171,10 @@ void Device::notify(unsigned queue) {
   Lock lock(queue_mutex(queue));
   if (!running_ || !queues_[queue]) return;
   // process() may let go of the lock: a reset that comes in between waits for it.
-  request_started_locked();
+  request_started_locked(queue);
   process(queue, lock);
   if (running_ && queues_[queue]) report_locked(*queues_[queue]);
-  request_finished_locked();
+  request_finished_locked(queue);
 }
 
 void Device::signal_locked(Queue& queue) {
@@ -125,7 +184,13 @@ void Device::signal_locked(Queue& queue) {
 }
 
 void Device::report_locked(const Queue& queue) {
-  if (!queue.broken() || reported_.exchange(true)) return;
+  if (queue.broken()) need_reset(queue.fault());
+}
+
+void Device::need_reset(std::string_view why) {
+  if (reported_.exchange(true)) return;
+  failures_.fetch_add(1);
+  warn_of_guest(name_, why);
   if (transport_ != nullptr) transport_->needs_reset();
 }
 
@@ -156,7 +221,7 @@ void Device::state(state::Archive& archive, bool is_running, uint64_t features,
     config_generation_.store(generation, std::memory_order_release);
     if (is_running) {
       for (unsigned i = 0; i < queue_count(); ++i)
-        archive.check(!setups[i].enabled || Queue::misshapen(setups[i], queue_max_size(i)).empty(),
+        archive.check(!setups[i].enabled || Queue::misshapen(setups[i], queue_max_size(i), features).empty(),
                       "queue setup");
       if (archive.failed()) return;
       driver_features_ = features;

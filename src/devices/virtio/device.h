@@ -13,6 +13,7 @@
 // without the transport's register lock, so a request that is served at once delays nobody's registers.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
@@ -76,6 +77,12 @@ class Device {
   void reset();
   // The driver made buffers available. Ignored unless running.
   void notify(unsigned queue);
+  // One queue, of a device that runs with RING_RESET (§2.6.1): afterwards none of its requests touches guest
+  // memory.
+  void reset_queue(unsigned queue);
+  void enable_queue(unsigned queue, const QueueSetup& setup);
+  // How often the driver broke the rules so that DEVICE_NEEDS_RESET was set. Any thread.
+  uint64_t failures() const { return failures_.load(); }
   // Waits until no request is in flight. vCPUs do not run meanwhile.
   void quiesce();
 
@@ -94,7 +101,8 @@ class Device {
   // Serve `queue`, with its lock held. May release and retake `lock`, and must stop when running() is false
   // after that; the queues stay in place until it returns.
   virtual void process(unsigned queue, Lock& lock) = 0;
-  virtual void stopped_locked() {}  // after reset: queues are gone
+  virtual void stopped_locked() {}                          // after reset: queues are gone
+  virtual void queue_stopped_locked(unsigned /*queue*/) {}  // after its reset: it is gone
   virtual void device_state(state::Archive& archive) = 0;
   virtual void loaded_locked() {}  // after a load, running
 
@@ -110,8 +118,8 @@ class Device {
   void fail_locked(Queue& queue, std::string_view why);
 
   // Requests that outlive process(): reset() and quiesce() wait for them. With the queue's lock held.
-  void request_started_locked() { in_flight_.fetch_add(1); }
-  void request_finished_locked();
+  void request_started_locked(unsigned queue) { in_flight_[queue].fetch_add(1); }
+  void request_finished_locked(unsigned queue);
 
   std::mutex& queue_mutex(unsigned index) { return queue_mutexes_ ? queue_mutexes_[index] : mutex_; }
   std::mutex mutex_;
@@ -119,6 +127,8 @@ class Device {
  private:
   class AllLocks;
   void wait_until_idle();
+  void wait_until_idle(unsigned queue);
+  void need_reset(std::string_view why);
   void report_locked(const Queue& queue);
   void make_queues(std::span<const QueueSetup> setups);
 
@@ -134,7 +144,8 @@ class Device {
   bool running_ = false;
   uint64_t driver_features_ = 0;
   std::vector<std::optional<Queue>> queues_;
-  std::atomic<unsigned> in_flight_{0};
+  std::array<std::atomic<unsigned>, kMaxQueues> in_flight_{};
+  std::atomic<uint64_t> failures_{0};
   std::mutex idle_mutex_;  // below all others
   std::condition_variable idle_;
 };

@@ -16,6 +16,7 @@ inline constexpr unsigned VIRTIO_F_VERSION_1 = 32;
 inline constexpr unsigned VIRTIO_F_ACCESS_PLATFORM = 33;
 inline constexpr unsigned VIRTIO_F_RING_PACKED = 34;
 inline constexpr unsigned VIRTIO_F_IN_ORDER = 35;
+inline constexpr unsigned VIRTIO_F_NOTIFICATION_DATA = 38;
 inline constexpr unsigned VIRTIO_F_RING_RESET = 40;
 
 namespace status {

@@ -20,12 +20,20 @@ struct DeviceOptions {
   static constexpr uint16_t kVectorsAuto = 0xffff;
   bool event_idx = true;
   bool indirect_desc = true;
+  bool packed = false;
+  bool in_order = false;
+  bool queue_reset = true;
+  bool notification_data = false;
+  bool iommu_platform = false;
   config::OnOffAuto disable_legacy = config::OnOffAuto::kOn;  // there is no legacy interface to disable
 
   // Transport-independent features that the user does not want offered.
   uint64_t withheld_features() const {
-    return (event_idx ? 0 : feature(VIRTIO_F_EVENT_IDX)) |
-           (indirect_desc ? 0 : feature(VIRTIO_F_INDIRECT_DESC));
+    const auto unless = [](bool wanted, unsigned bit) { return wanted ? 0 : feature(bit); };
+    return unless(event_idx, VIRTIO_F_EVENT_IDX) | unless(indirect_desc, VIRTIO_F_INDIRECT_DESC) |
+           unless(packed, VIRTIO_F_RING_PACKED) | unless(in_order, VIRTIO_F_IN_ORDER) |
+           unless(queue_reset, VIRTIO_F_RING_RESET) | unless(notification_data, VIRTIO_F_NOTIFICATION_DATA) |
+           unless(iommu_platform, VIRTIO_F_ACCESS_PLATFORM);
   }
 
   std::optional<uint16_t> vectors_wanted() const {
@@ -43,6 +51,15 @@ std::vector<config::Property<Options>> with_bus_properties(std::vector<config::P
       config::boolean<Options>("event_idx", &Options::event_idx, "offer suppression by event index"));
   own.push_back(
       config::boolean<Options>("indirect_desc", &Options::indirect_desc, "offer indirect descriptors"));
+  own.push_back(config::boolean<Options>("packed", &Options::packed, "offer packed rings"));
+  own.push_back(config::boolean<Options>("in_order", &Options::in_order,
+                                         "offer to use buffers in the order in which they come"));
+  own.push_back(
+      config::boolean<Options>("queue_reset", &Options::queue_reset, "let the guest reset single queues"));
+  own.push_back(config::boolean<Options>("notification_data", &Options::notification_data,
+                                         "offer notifications that tell the ring's index"));
+  own.push_back(config::boolean<Options>("iommu_platform", &Options::iommu_platform,
+                                         "let the guest's IOMMU layer choose the device's addresses"));
   if (!pci) return own;
   own.push_back(
       config::on_off_auto<Options>("disable-legacy", &Options::disable_legacy,

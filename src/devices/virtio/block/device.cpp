@@ -126,6 +126,10 @@ void BlockDevice::stopped_locked() {
   for (QueueState& state : states_) state = {};
 }
 
+void BlockDevice::queue_stopped_locked(unsigned index) {
+  states_[index] = {};
+}
+
 void BlockDevice::capacity_changed() {
   const Lock lock(mutex_);
   config_changed_locked();
@@ -177,7 +181,7 @@ void BlockDevice::process_some(Queue& queue, Lock& lock, unsigned most) {
 }
 
 bool BlockDevice::start(const std::shared_ptr<InFlight>& request, Lock& lock) {
-  request_started_locked();
+  request_started_locked(request->queue);
   lock.unlock();
   submit(request);
   const bool completed = request->met.exchange(true);
@@ -186,11 +190,11 @@ bool BlockDevice::start(const std::shared_ptr<InFlight>& request, Lock& lock) {
 }
 
 void BlockDevice::resume_later_locked(unsigned index) {
-  request_started_locked();  // reset waits for it
+  request_started_locked(index);  // reset waits for it
   node(index).defer([this, index] {
     Lock lock(queue_mutex(index));
     if (running()) process_some(*queue(index), lock, 2u * queue(index)->size());
-    request_finished_locked();
+    request_finished_locked(index);
   });
 }
 
@@ -251,7 +255,7 @@ void BlockDevice::done(const std::shared_ptr<InFlight>& request, int error) {
   if (!request->met.exchange(true)) return;  // submit() has not returned: its caller goes on
   const unsigned index = request->queue;
   Lock lock(queue_mutex(index));
-  request_started_locked();  // the queue stays while the lock is let go
+  request_started_locked(index);  // the queue stays while the lock is let go
   const bool answered = complete_locked(request);
   QueueState& state = states_[index];
   if (running() && answered && state.stalled) {
@@ -259,7 +263,7 @@ void BlockDevice::done(const std::shared_ptr<InFlight>& request, int error) {
     process_some(*queue(index), lock, 2u * queue(index)->size());
   }
   if (running() && answered) signal_locked(*queue(index));
-  request_finished_locked();
+  request_finished_locked(index);
 }
 
 bool BlockDevice::complete_locked(const std::shared_ptr<InFlight>& request) {
@@ -273,7 +277,7 @@ bool BlockDevice::complete_locked(const std::shared_ptr<InFlight>& request) {
     answer_locked(*request);
     answered = true;
   }
-  request_finished_locked();
+  request_finished_locked(request->queue);
   return answered;
 }
 
@@ -283,7 +287,7 @@ void BlockDevice::send_kept_again() {
     Lock lock(queue_mutex(index));
     const auto kept = std::exchange(states_[index].kept, {});
     if (kept.empty()) continue;
-    request_started_locked();  // the queue stays while the lock is let go
+    request_started_locked(index);  // the queue stays while the lock is let go
     bool answered = false;
     for (const auto& request : kept) {
       if (!running()) break;  // reset: they are forgotten
@@ -297,7 +301,7 @@ void BlockDevice::send_kept_again() {
       if (std::exchange(state.stalled, false)) process_some(*queue(index), lock, 2u * queue(index)->size());
       if (running()) signal_locked(*queue(index));
     }
-    request_finished_locked();
+    request_finished_locked(index);
   }
 }
 
@@ -319,19 +323,24 @@ void BlockDevice::answer_locked(Request& request) {
 }
 
 void BlockDevice::device_state(state::Archive& archive) {
-  archive.section("virtio-blk", 2);
+  archive.section("virtio-blk", 3);
   bool writeback = writeback_;
   archive.field("writeback", writeback);
   writeback_ = writeback;
   uint64_t size = node_->size();
   archive.field("size", size);
   archive.check(size == node_->size(), "size of the disk");
-  if (archive.version() < 2) return;
+  if (archive.version() < 3) return;
   for (unsigned index = 0; index < queue_count(); ++index) {
     QueueState& state = states_[index];
-    state.heads.clear();
-    for (const auto& request : state.kept) state.heads.push_back(request->chain.head());
-    archive.field("kept", state.heads, queue_max_size(index));
+    state.records.clear();
+    for (const auto& request : state.kept) state.records.push_back(request->chain.record());
+    uint16_t count = static_cast<uint16_t>(state.records.size());
+    archive.field("kept", count);
+    archive.check(count <= queue_max_size(index), "kept");
+    if (archive.failed()) return;
+    state.records.resize(count);
+    for (ChainRecord& record : state.records) record.state(archive);
   }
 }
 
@@ -339,8 +348,8 @@ void BlockDevice::loaded_locked() {
   for (unsigned index = 0; index < queue_count(); ++index) {
     QueueState& state = states_[index];
     Queue* const queue = this->queue(index);
-    for (const uint16_t head : std::exchange(state.heads, {})) {
-      auto chain = queue != nullptr ? queue->take_again(head) : std::nullopt;
+    for (const ChainRecord& record : std::exchange(state.records, {})) {
+      auto chain = queue != nullptr ? queue->take_again(record) : std::nullopt;
       if (!chain) break;
       auto request = std::make_shared<InFlight>(*std::move(chain), index);
       const Limits limits{node_->size(), node_->read_only(), options_.discard, options_.write_zeroes};

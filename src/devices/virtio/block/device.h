@@ -63,7 +63,7 @@ class BlockDevice final : public Device {
     uint16_t in_flight = 0;                       // kept ones too
     bool stalled = false;                         // stopped taking requests; whoever completes one goes on
     std::vector<std::shared_ptr<InFlight>> kept;  // failed, to be sent again
-    std::vector<uint16_t> heads;                  // of kept ones, while state is loaded
+    std::vector<ChainRecord> records;             // of kept ones, while state is saved or loaded
   };
   uint64_t device_features() const override;
   void config_locked(std::vector<std::byte>& config) override;
@@ -71,6 +71,7 @@ class BlockDevice final : public Device {
   void started_locked() override;
   void process(unsigned queue, Lock& lock) override;
   void stopped_locked() override;
+  void queue_stopped_locked(unsigned queue) override;
   void device_state(state::Archive& archive) override;
   void loaded_locked() override;
 

@@ -167,10 +167,10 @@ bool NetDevice::receive_locked(Queue& queue, std::span<const std::byte> frame) {
     const uint64_t size = std::min(chains[i].writable_bytes() - skip, frame.size() - sent);
     good = good && chains[i].write(queue.dma(), skip, frame.subspan(sent, size));
     sent += size;
-    queue.stage(std::move(chains[i]), static_cast<uint32_t>(skip + size), i);
+    queue.stage(std::move(chains[i]), static_cast<uint32_t>(skip + size));
   }
   if (!good) return fail_locked(queue, "a receive buffer outside RAM"), true;
-  queue.publish(header.num_buffers);
+  queue.publish();
   signal_locked(queue);
   return true;
 }

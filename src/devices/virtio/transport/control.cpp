@@ -86,7 +86,9 @@ uint16_t Control::queue_max_size() const {
 QueueSetup* Control::writable_queue() {
   if (queue_select >= queues_.size()) return nullptr;
   QueueSetup& setup = queues_[queue_select];
-  if (!setup.enabled && (status() & status::kDriverOk) == 0) return &setup;
+  // While the device runs, only what was reset can be set up.
+  const bool resettable = activated_ && (driver_features_ & feature(VIRTIO_F_RING_RESET)) != 0;
+  if (!setup.enabled && ((status() & status::kDriverOk) == 0 || resettable)) return &setup;
   log::guest_error("{}: queue {} changed while in use", device_.name(), queue_select);
   return nullptr;
 }
@@ -107,12 +109,28 @@ void Control::write_queue_address(Part part, bool high, uint32_t value) {
 
 void Control::write_queue_enable(bool on) {
   if (queue_select >= queues_.size()) return;
+  QueueSetup& setup = queues_[queue_select];
+  if (activated_ && (driver_features_ & feature(VIRTIO_F_RING_RESET)) != 0 && on && !setup.enabled) {
+    setup.enabled = true;  // after its reset
+    device_.enable_queue(queue_select, setup);
+    return;
+  }
   if ((status() & status::kDriverOk) != 0) {
     log::guest_error("{}: queue {} {} while the device runs", device_.name(), queue_select,
                      on ? "enabled" : "disabled");
     return;
   }
-  queues_[queue_select].enabled = on;
+  setup.enabled = on;
+}
+
+void Control::write_queue_reset() {
+  if (queue_select >= queues_.size()) return;
+  if (!activated_ || (driver_features_ & feature(VIRTIO_F_RING_RESET)) == 0) {
+    log::guest_error("{}: reset of queue {} without RING_RESET", device_.name(), queue_select);
+    return;
+  }
+  device_.reset_queue(queue_select);
+  queues_[queue_select] = {.size = device_.queue_max_size(queue_select)};
 }
 
 void Control::state(state::Archive& archive) {

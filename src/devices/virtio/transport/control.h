@@ -42,6 +42,8 @@ class Control {
   enum class Part { kDescriptors, kDriver, kDevice };
   void write_queue_address(Part part, bool high, uint32_t value);
   void write_queue_enable(bool on);
+  // §2.6.1: waits for the queue's requests in flight.
+  void write_queue_reset();
 
   void state(state::Archive& archive);
 

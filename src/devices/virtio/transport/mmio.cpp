@@ -34,6 +34,7 @@ enum Register : uint64_t {
   kQueueDeviceHigh = 0x0a4,
   kShmLenLow = 0x0b0,
   kShmBaseHigh = 0x0bc,
+  kQueueReset = 0x0c0,
   kConfigGeneration = 0x0fc,
   kConfig = 0x100,
 };
@@ -89,6 +90,8 @@ uint32_t Mmio::read_register_locked(uint64_t offset) {
       return control_.queue_max_size();
     case kQueueReady:
       return control_.queue() != nullptr && control_.queue()->enabled ? 1 : 0;
+    case kQueueReset:
+      return 0;  // resets are done when the write returns
     case kInterruptStatus: {
       const std::lock_guard lock(interrupt_mutex_);
       return interrupt_status_;
@@ -117,7 +120,7 @@ void Mmio::io_write(uint64_t offset, unsigned size, uint64_t value) {
     return;
   }
   if (offset == kQueueNotify) {  // without the register lock: requests are served on this thread
-    device_->notify(static_cast<uint32_t>(value));
+    device_->notify(static_cast<uint16_t>(value));  // §4.2.3.3: the upper half is for NOTIFICATION_DATA
     return;
   }
   const std::lock_guard lock(mutex_);
@@ -144,6 +147,9 @@ void Mmio::write_register_locked(uint64_t offset, uint32_t value) {
       break;
     case kQueueReady:
       control_.write_queue_enable((value & 1) != 0);
+      break;
+    case kQueueReset:
+      if (value == 1) control_.write_queue_reset();
       break;
     case kInterruptAck:
       acknowledge(value);

@@ -50,15 +50,18 @@ enum Common : uint64_t {
   kQueueDriverHigh = 0x2c,
   kQueueDeviceLow = 0x30,
   kQueueDeviceHigh = 0x34,
-  kCommonEnd = 0x38,
+  kQueueNotifyData = 0x38,
+  kQueueReset = 0x3a,
+  kCommonEnd = 0x3c,
 };
 
 // The width of the field at each offset; 0: no field starts here.
 unsigned field_size(uint64_t offset) {
   if (offset < kConfigMsixVector) return offset % 4 == 0 ? 4 : 0;
   if (offset == kDeviceStatus || offset == kConfigGeneration) return 1;
-  if (offset < kQueueDescLow) return offset % 2 == 0 ? 2 : 0;
-  return offset < kCommonEnd && offset % 4 == 0 ? 4 : 0;
+  if (offset < kQueueDescLow || offset == kQueueNotifyData || offset == kQueueReset)
+    return offset % 2 == 0 ? 2 : 0;
+  return offset < kQueueNotifyData && offset % 4 == 0 ? 4 : 0;
 }
 
 uint32_t class_of(uint16_t type) {
@@ -269,6 +272,10 @@ uint32_t Pci::read_common_locked(uint64_t offset) {
       return queue->enabled ? 1 : 0;
     case kQueueNotifyOff:
       return control_.queue_select;
+    case kQueueNotifyData:
+      return control_.queue_select;
+    case kQueueReset:
+      return 0;  // resets are done when the write returns
     case kQueueDescLow:
       return static_cast<uint32_t>(queue->descriptors);
     case kQueueDescHigh:
@@ -323,6 +330,9 @@ void Pci::write_common_locked(uint64_t offset, uint32_t value) {
         control_.write_queue_enable(true);
       else  // §4.1.4.3.2: the driver must not write 0
         log::guest_error("{}: queue_enable written with {}", device_->name(), value);
+      break;
+    case kQueueReset:
+      if (value == 1) control_.write_queue_reset();
       break;
     case kQueueDescLow:
       control_.write_queue_address(kDescriptors, false, value);

@@ -107,10 +107,10 @@ TEST_F(QueueTest, staged_buffers_appear_together) {
   Queue queue = make();
   driver.chain().writable(8).offer();
   driver.chain().writable(8).offer();
-  queue.stage(*queue.pop(), 8, 0);
-  queue.stage(*queue.pop(), 3, 1);
+  queue.stage(*queue.pop(), 8);
+  queue.stage(*queue.pop(), 3);
   EXPECT_EQ(driver.used_index(), 0);
-  queue.publish(2);
+  queue.publish();
   EXPECT_EQ(driver.used()->length, 8u);
   EXPECT_EQ(driver.used()->length, 3u);
 }
@@ -321,46 +321,46 @@ TEST_F(QueueTest, too_many_segments_break) {
 // Setup.
 
 TEST_F(QueueTest, good_setup_has_no_fault) {
-  EXPECT_EQ(Queue::fault(memory.space, driver.setup, 8), "");
+  EXPECT_EQ(Queue::fault(memory.space, driver.setup, 8, 0), "");
 }
 
 TEST_F(QueueTest, setup_size_must_be_a_power_of_two) {
   driver.setup.size = 6;
-  EXPECT_NE(Queue::fault(memory.space, driver.setup, 8), "");
+  EXPECT_NE(Queue::fault(memory.space, driver.setup, 8, 0), "");
 }
 
 TEST_F(QueueTest, setup_size_must_not_be_zero) {
   driver.setup.size = 0;
-  EXPECT_NE(Queue::fault(memory.space, driver.setup, 8), "");
+  EXPECT_NE(Queue::fault(memory.space, driver.setup, 8, 0), "");
 }
 
 TEST_F(QueueTest, setup_size_must_not_exceed_the_device) {
-  EXPECT_NE(Queue::fault(memory.space, driver.setup, 4), "");
+  EXPECT_NE(Queue::fault(memory.space, driver.setup, 4, 0), "");
 }
 
 TEST_F(QueueTest, setup_descriptor_table_alignment) {
   driver.setup.descriptors += 8;
-  EXPECT_NE(Queue::fault(memory.space, driver.setup, 8), "");
+  EXPECT_NE(Queue::fault(memory.space, driver.setup, 8, 0), "");
 }
 
 TEST_F(QueueTest, setup_available_ring_alignment) {
   driver.setup.driver += 1;
-  EXPECT_NE(Queue::fault(memory.space, driver.setup, 8), "");
+  EXPECT_NE(Queue::fault(memory.space, driver.setup, 8, 0), "");
 }
 
 TEST_F(QueueTest, setup_used_ring_alignment) {
   driver.setup.device += 2;
-  EXPECT_NE(Queue::fault(memory.space, driver.setup, 8), "");
+  EXPECT_NE(Queue::fault(memory.space, driver.setup, 8, 0), "");
 }
 
 TEST_F(QueueTest, setup_rings_must_be_ram) {
   driver.setup.device = 0x10000000;
-  EXPECT_NE(Queue::fault(memory.space, driver.setup, 8), "");
+  EXPECT_NE(Queue::fault(memory.space, driver.setup, 8, 0), "");
 }
 
 TEST_F(QueueTest, setup_addresses_near_the_end_of_64_bits) {
   driver.setup.descriptors = ~uint64_t{15};
-  EXPECT_NE(Queue::fault(memory.space, driver.setup, 8), "");
+  EXPECT_NE(Queue::fault(memory.space, driver.setup, 8, 0), "");
 }
 
 // Suppression.

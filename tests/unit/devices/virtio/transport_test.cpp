@@ -5,24 +5,33 @@
 #include <random>
 
 #include "../pci/fixture.h"
+#include "devices/virtio/options.h"
 #include "devices/virtio/transport/mmio.h"
 #include "devices/virtio/transport/pci.h"
-#include "fake_driver.h"
+#include "packed_driver.h"
 
 namespace ostler::virtio {
 namespace {
 
 using pci::test::RecordingIrq;
 using pci::test::RecordingMsi;
+using test::FakePackedQueue;
 using test::FakeQueue;
 using test::GuestMemory;
 
 constexpr unsigned kTestFeature = 3;
 
+DeviceOptions everything_offered() {
+  DeviceOptions options;
+  options.packed = options.in_order = options.notification_data = options.iommu_platform = true;
+  return options;
+}
+
 // Two queues; returns each chain of queue 0 at once. Configuration: 8 bytes that the driver may write.
 class TestDevice final : public Device {
  public:
-  explicit TestDevice(memory::AddressSpace& memory) : Device(memory, "test", {8, 8}) {}
+  explicit TestDevice(memory::AddressSpace& memory)
+      : Device(memory, "test", {8, 8}, everything_offered().withheld_features()) {}
   ~TestDevice() override { reset(); }
   uint16_t type() const override { return kTypeEntropy; }
   void change_config() {
@@ -62,7 +71,10 @@ class Bench {
   virtual void set_features(uint64_t bits) = 0;
   virtual uint32_t queue_max(uint16_t queue) = 0;
   virtual void set_queue(uint16_t queue, const QueueSetup& setup) = 0;
+  virtual void reset_queue(uint16_t queue) = 0;
+  virtual bool queue_enabled(uint16_t queue) = 0;
   virtual void notify(uint16_t queue) = 0;
+  virtual void notify_with_data(uint32_t data) = 0;
   virtual uint32_t read_config(uint64_t offset) = 0;
   virtual void write_config(uint64_t offset, uint32_t value) = 0;
   virtual uint32_t generation() = 0;
@@ -112,7 +124,17 @@ class MmioBench final : public Bench {
     set(0xa4, setup.device >> 32);
     set(0x44, 1);
   }
+  void reset_queue(uint16_t queue) override {
+    set(0x30, queue);
+    set(0xc0, 1);
+    EXPECT_EQ(get(0xc0), 0u);
+  }
+  bool queue_enabled(uint16_t queue) override {
+    set(0x30, queue);
+    return get(0x44) != 0;
+  }
   void notify(uint16_t queue) override { set(0x50, queue); }
+  void notify_with_data(uint32_t data) override { set(0x50, data); }
   uint32_t read_config(uint64_t offset) override { return get(0x100 + offset); }
   void write_config(uint64_t offset, uint32_t value) override { set(0x100 + offset, value); }
   uint32_t generation() override { return get(0xfc); }
@@ -200,7 +222,17 @@ class PciBench final : public Bench {
     set(0x34, 4, setup.device >> 32);
     set(0x1c, 2, 1);
   }
+  void reset_queue(uint16_t queue) override {
+    set(0x16, 2, queue);
+    set(0x3a, 2, 1);
+    EXPECT_EQ(get(0x3a, 2), 0u);
+  }
+  bool queue_enabled(uint16_t queue) override {
+    set(0x16, 2, queue);
+    return get(0x1c, 2) != 0;
+  }
   void notify(uint16_t queue) override { set(0x3000 + 4u * queue, 2, queue); }
+  void notify_with_data(uint32_t data) override { set(0x3000 + 4u * (data & 0xffff), 4, data); }
   uint32_t read_config(uint64_t offset) override { return static_cast<uint32_t>(get(0x2000 + offset, 4)); }
   void write_config(uint64_t offset, uint32_t value) override { set(0x2000 + offset, 4, value); }
   uint32_t generation() override { return static_cast<uint32_t>(get(0x15, 1)); }
@@ -239,6 +271,10 @@ enum class Kind { kMmio, kPciPin, kPciMsix };
 class TransportTest : public testing::TestWithParam<Kind> {
  protected:
   static constexpr uint64_t kWanted = feature(VIRTIO_F_VERSION_1) | feature(kTestFeature);
+  static constexpr uint64_t kRings = feature(VIRTIO_F_INDIRECT_DESC) | feature(VIRTIO_F_EVENT_IDX) |
+                                     feature(VIRTIO_F_ACCESS_PLATFORM) | feature(VIRTIO_F_RING_PACKED) |
+                                     feature(VIRTIO_F_IN_ORDER) | feature(VIRTIO_F_NOTIFICATION_DATA) |
+                                     feature(VIRTIO_F_RING_RESET);
   void SetUp() override {
     if (GetParam() == Kind::kMmio) {
       bench = std::make_unique<MmioBench>(memory);
@@ -265,7 +301,88 @@ class TransportTest : public testing::TestWithParam<Kind> {
 };
 
 TEST_P(TransportTest, offers_its_features) {
-  EXPECT_EQ(bench->features(), kWanted | feature(VIRTIO_F_INDIRECT_DESC) | feature(VIRTIO_F_EVENT_IDX));
+  EXPECT_EQ(bench->features(), kWanted | kRings);
+}
+
+TEST(DeviceOptions, packed_in_order_and_the_like_are_offered_when_asked_for) {
+  EXPECT_EQ(DeviceOptions{}.withheld_features(), feature(VIRTIO_F_RING_PACKED) | feature(VIRTIO_F_IN_ORDER) |
+                                                     feature(VIRTIO_F_NOTIFICATION_DATA) |
+                                                     feature(VIRTIO_F_ACCESS_PLATFORM));
+  EXPECT_EQ(everything_offered().withheld_features(), 0u);
+}
+
+TEST_P(TransportTest, serves_a_packed_ring) {
+  FakePackedQueue packed(memory, 7);
+  negotiate(kWanted | feature(VIRTIO_F_RING_PACKED));
+  bench->set_queue(0, packed.setup);
+  bench->set_status(15);
+  packed.chain().readable("x").offer(3);
+  bench->notify(0);
+  EXPECT_TRUE(packed.used().has_value());
+  EXPECT_TRUE(bench->interrupted());
+  bench->save_and_load();
+  packed.chain().readable("y").offer(4);
+  bench->notify(0);
+  EXPECT_EQ(packed.used()->id, 4u);
+}
+
+TEST_P(TransportTest, notification_data_beside_the_queue) {
+  negotiate(kWanted | feature(VIRTIO_F_NOTIFICATION_DATA));
+  bench->set_queue(0, driver.setup);
+  bench->set_status(15);
+  driver.chain().readable("x").offer();
+  bench->notify_with_data(0x00010000);
+  EXPECT_EQ(bench->device->served, 1);
+}
+
+TEST_P(TransportTest, queue_is_reset_and_set_up_anew) {
+  negotiate(kWanted | feature(VIRTIO_F_RING_RESET));
+  bench->set_queue(0, driver.setup);
+  bench->set_status(15);
+  driver.chain().readable("x").offer();
+  bench->notify(0);
+  bench->reset_queue(0);
+  EXPECT_FALSE(bench->queue_enabled(0));
+  driver.chain().readable("x").offer();
+  bench->notify(0);
+  EXPECT_EQ(bench->device->served, 1);
+  FakeQueue other(memory, 4);
+  bench->set_queue(0, other.setup);
+  EXPECT_TRUE(bench->queue_enabled(0));
+  other.chain().readable("x").offer();
+  bench->notify(0);
+  EXPECT_TRUE(other.used().has_value());
+  EXPECT_EQ(bench->status(), 15);
+}
+
+TEST_P(TransportTest, queue_that_was_reset_needs_a_good_setup) {
+  negotiate(kWanted | feature(VIRTIO_F_RING_RESET));
+  bench->set_queue(0, driver.setup);
+  bench->set_status(15);
+  bench->reset_queue(0);
+  driver.setup.device = GuestMemory::kBytes;
+  bench->set_queue(0, driver.setup);
+  EXPECT_EQ(bench->status(), 15 | status::kNeedsReset);
+  EXPECT_EQ(bench->device->failures(), 1u);
+}
+
+TEST_P(TransportTest, queue_reset_without_its_feature_is_ignored) {
+  start();
+  bench->reset_queue(0);
+  bench->reset_queue(77);
+  EXPECT_TRUE(bench->queue_enabled(0));
+}
+
+TEST_P(TransportTest, state_of_a_queue_that_was_reset) {
+  negotiate(kWanted | feature(VIRTIO_F_RING_RESET));
+  bench->set_queue(0, driver.setup);
+  bench->set_status(15);
+  bench->reset_queue(0);
+  bench->save_and_load();
+  bench->set_queue(0, driver.setup);
+  driver.chain().readable("x").offer();
+  bench->notify(0);
+  EXPECT_EQ(bench->device->served, 1);
 }
 
 TEST_P(TransportTest, serves_a_chain_and_interrupts) {
