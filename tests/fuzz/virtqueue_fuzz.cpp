@@ -1,5 +1,5 @@
-// A split virtqueue whose RAM is the fuzzer's input: two bytes choose size and features, one decides how
-// often the device looks, the rest is guest memory from 0 on, with the rings at its start.
+// A split or packed virtqueue whose RAM is the fuzzer's input: two bytes choose size and features, one
+// decides how often the device looks, the rest is guest memory from 0 on, with the rings at its start.
 #include <algorithm>
 #include <array>
 #include <cstdlib>
@@ -30,11 +30,14 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   setup.descriptors = 0;
   setup.driver = 16u * setup.size;
   setup.device = setup.driver + 4 + 2u * setup.size + 4;
+  setup.driver &= ~uint64_t{3};
   setup.device = (setup.device + 3) & ~uint64_t{3};
   uint64_t features = 0;
   if ((data[1] & 1) != 0) features |= virtio::feature(virtio::VIRTIO_F_INDIRECT_DESC);
   if ((data[1] & 2) != 0) features |= virtio::feature(virtio::VIRTIO_F_EVENT_IDX);
-  if (!virtio::Queue::fault(space, setup, 32, 0).empty()) std::abort();
+  if ((data[1] & 4) != 0) features |= virtio::feature(virtio::VIRTIO_F_RING_PACKED);
+  if ((data[1] & 8) != 0) features |= virtio::feature(virtio::VIRTIO_F_IN_ORDER);
+  if (!virtio::Queue::fault(space, setup, 32, features).empty()) std::abort();
   virtio::Queue queue(space, 0, setup, features);
 
   std::array<std::byte, 64> bytes{};

@@ -1,62 +1,19 @@
 // virtio devices on both transports, with a hostile driver's rings in RAM.
 #include <cstring>
 
-#include "block/backend.h"
-#include "block/worker_pool.h"
 #include "devices/pci/bus.h"
 #include "devices/pci/config_access.h"
 #include "devices/pci/piix.h"
-#include "devices/virtio/block/device.h"
-#include "devices/virtio/console/device.h"
-#include "devices/virtio/net/device.h"
-#include "devices/virtio/rng/device.h"
 #include "devices/virtio/transport/mmio.h"
 #include "devices/virtio/transport/pci.h"
 #include "memory/ram_block.h"
 #include "rigs/rigs.h"
+#include "rigs/virtio_backends.h"
 
 namespace ostler::rigs {
 namespace {
 
 using chipset::FakeIrqs;
-
-// Finishes everything at once, so that a run repeats.
-class PromptNode final : public block::Backend {
- public:
-  const std::string& name() const override { return name_; }
-  uint64_t size() const override { return 1 << 20; }
-  bool read_only() const override { return false; }
-  void read(uint64_t, std::vector<iovec> iov, block::Done done) override {
-    for (const iovec& piece : iov) std::memset(piece.iov_base, 0x5a, piece.iov_len);
-    done(0);
-  }
-  void write(uint64_t, std::vector<iovec>, block::Done done) override { done(0); }
-  void flush(block::Done done) override { done(0); }
-  void discard(uint64_t, uint64_t, block::Done done) override { done(0); }
-  void write_zeroes(uint64_t, uint64_t, bool, block::Done done) override { done(EIO); }
-  void defer(std::function<void()> task) override { pool_.run(std::move(task)); }
-
- private:
-  const std::string name_ = "prompt";
-  block::WorkerPool pool_{1};
-};
-
-struct EchoNetwork final : net::Backend {
-  void attach(net::Receiver* next) override { receiver = next; }
-  bool send(const net::Frame&, unsigned) override { return room-- % 8 != 0; }
-  void receiver_ready(unsigned) override {}
-  void wake_sender(unsigned) override {}
-  net::Receiver* receiver = nullptr;
-  unsigned room = 1;
-};
-
-struct SlowChardev final : chardev::CharBackend {
-  void attach(chardev::CharFrontend* next) override { frontend = next; }
-  size_t write(std::span<const std::byte> bytes) override { return bytes.size() / 2 + turn++ % 2; }
-  void accept_input() override {}
-  chardev::CharFrontend* frontend = nullptr;
-  unsigned turn = 0;
-};
 
 // The back ends of whichever device is made, and the RAM with its rings.
 class VirtioRig : public Rig {
@@ -90,7 +47,7 @@ class VirtioRig : public Rig {
         notify(more % 6);
         return;
       case 6:
-        back_end(more);
+        back_ends_.stimulate(more);
         return;
       default:
         notify(more % 2);
@@ -99,20 +56,7 @@ class VirtioRig : public Rig {
 
  protected:
   std::unique_ptr<virtio::Device> make_device(const std::string& kind) {
-    if (kind == "blk")
-      return std::make_unique<virtio::block::BlockDevice>(
-          memory_, std::vector<std::shared_ptr<block::Backend>>{node_}, virtio::block::Options{});
-    if (kind == "net")
-      return std::make_unique<virtio::net::NetDevice>(memory_, network_, virtio::net::Options{});
-    if (kind == "rng") return std::make_unique<virtio::rng::RngDevice>(memory_, virtio::rng::Options{});
-    virtio::console::Options options;
-    options.max_ports = 2;
-    auto device = std::make_unique<virtio::console::ConsoleDevice>(memory_, options);
-    virtio::console::PortOptions port;
-    (void)device->add_port(port, true, &terminal_);
-    port.name = "channel";
-    (void)device->add_port(port, false, &channel_);
-    return device;
+    return back_ends_.make(kind, memory_);
   }
   // The driver's steps to DRIVER_OK with queues of 8 at known places.
   virtual void set_up() = 0;
@@ -154,24 +98,9 @@ class VirtioRig : public Rig {
     put(setup.driver + 4 + 2u * (index % 8), static_cast<uint16_t>((random >> 24 & 3) == 0 ? 3 : 0));
     put(setup.driver + 2, static_cast<uint16_t>(index + 1));
   }
-  void back_end(uint32_t random) {
-    const std::vector<std::byte> bytes(14 + random % 3000, std::byte{7});
-    if (network_.receiver != nullptr) {
-      network_.receiver->receive({bytes}, 0);
-      network_.receiver->sendable(0);
-    }
-    auto* const port = (random & 1) != 0 ? terminal_.frontend : channel_.frontend;
-    if (port == nullptr) return;
-    port->receive(std::span(bytes).first(std::min(port->can_receive(), bytes.size())));
-    port->writable();
-    if (random % 5 == 0)
-      port->event((random & 64) != 0 ? chardev::CharEvent::kOpened : chardev::CharEvent::kClosed);
-  }
   std::shared_ptr<memory::RamBlock> ram_ = *memory::RamBlock::create({.name = "ram", .size = kRam});
   memory::RamRegion region_{"ram", ram_};
-  std::shared_ptr<PromptNode> node_ = std::make_shared<PromptNode>();
-  EchoNetwork network_;
-  SlowChardev terminal_, channel_;
+  VirtioBackends back_ends_;
 };
 
 constexpr uint64_t kFeatures = uint64_t{1} << virtio::VIRTIO_F_VERSION_1 |
@@ -295,8 +224,7 @@ class Piix3Rig final : public Rig {
 
 std::vector<Kind> virtio_kinds() {
   std::vector<Kind> kinds;
-  for (const char* const device : {"blk", "net", "rng", "console"}) {
-    const std::string name = device;
+  for (const std::string& name : VirtioBackends::kinds()) {
     kinds.push_back({"virtio_mmio_" + name, [name] { return std::make_unique<MmioRig>(name); }});
     kinds.push_back({"virtio_pci_" + name, [name] { return std::make_unique<PciRig>(name); }});
   }

@@ -1,0 +1,204 @@
+#include "rigs/virtqueue_run.h"
+
+#include <algorithm>
+#include <optional>
+
+#include "memory/ram_block.h"
+#include "rigs/virtio_backends.h"
+#include "rigs/virtqueue_driver.h"
+
+namespace ostler::rigs {
+namespace {
+
+constexpr uint64_t kRam = 128 * 1024;
+constexpr uint64_t kRings = 0x1000, kBuffers = 0xa000;
+constexpr unsigned kMostQueues = 8;
+
+// What is left of the choices; zeros at the end.
+class Choices {
+ public:
+  explicit Choices(std::span<const uint8_t> bytes) : bytes_(bytes) {}
+  bool none() const { return bytes_.empty(); }
+  uint8_t byte() {
+    if (none()) return 0;
+    const uint8_t value = bytes_.front();
+    bytes_ = bytes_.subspan(1);
+    return value;
+  }
+  uint32_t word() {
+    uint32_t value = 0;
+    for (int i = 0; i < 4; ++i) value = value << 8 | byte();
+    return value;
+  }
+
+ private:
+  std::span<const uint8_t> bytes_;
+};
+
+struct Status final : virtio::Transport {
+  void interrupt_queue(unsigned) override {}
+  void interrupt_config() override {}
+  void needs_reset() override { broken = true; }
+  std::atomic<bool> broken = false;
+};
+
+class Run {
+ public:
+  Run(const std::string& kind, std::span<const uint8_t> steps) : kind_(kind), choices_(steps) {
+    {
+      memory::Transaction change(memory_);
+      change.add(memory_.root(), 0, region_);
+    }
+    make();
+  }
+
+  std::string run() {
+    restart();
+    for (unsigned left = 4000; left != 0 && !choices_.none(); --left)
+      if (const auto wrong = step(); !wrong.empty()) return wrong;
+    return "";
+  }
+
+ private:
+  void make() {
+    device_ = back_ends_.make(kind_, memory_);
+    device_->connect(status_);
+    queues_ = std::min(device_->queue_count(), kMostQueues);
+  }
+
+  // Negotiates anew.
+  void restart() {
+    device_->reset();
+    const uint32_t choice = choices_.word();
+    using namespace virtio;
+    features_ = device_->features();
+    // Of what belongs to the device, all or some; of the rings each kind.
+    if ((choice & 1) != 0) features_ &= choice | 0xffffffff00000000u | choice >> 8;
+    for (const auto& [bit, wanted] : {std::pair{VIRTIO_F_RING_PACKED, choice >> 1 & 1},
+                                      {VIRTIO_F_IN_ORDER, choice >> 2 & 1},
+                                      {VIRTIO_F_EVENT_IDX, choice >> 3 & 1},
+                                      {VIRTIO_F_INDIRECT_DESC, choice >> 4 & 1}})
+      if (wanted == 0)
+        features_ &= ~feature(bit);
+      else
+        features_ |= feature(bit);
+    drivers_.clear();
+    drivers_.resize(queues_);
+    setups_.assign(device_->queue_count(), QueueSetup{});
+    for (unsigned i = 0; i < queues_; ++i) begin_queue(i, choice >> 5);
+    status_.broken = false;
+    running_ = device_->activate(features_, setups_);
+  }
+
+  void begin_queue(unsigned index, uint32_t choice) {
+    const bool packed = (features_ & virtio::feature(virtio::VIRTIO_F_RING_PACKED)) != 0;
+    const auto size = static_cast<uint16_t>(packed ? 3 + choice % 14 : 4u << choice % 3);
+    const auto limited = std::min(size, device_->queue_max_size(index));
+    drivers_[index].emplace(std::span(ram_->host(), kRam), kRings + index * VirtqueueDriver::kBytes, limited,
+                            features_);
+    setups_[index] = drivers_[index]->setup();
+  }
+
+  std::string step() {
+    const uint8_t what = choices_.byte();
+    const unsigned index = choices_.byte() % queues_;
+    switch (what % 16) {
+      case 0:
+      case 1:
+      case 2:
+      case 3:
+      case 4:
+      case 5:
+        offer(index);
+        return "";
+      case 6:
+        drivers_[index]->suppress(choices_.word());
+        return "";
+      case 7:
+        back_ends_.stimulate(choices_.word());
+        return judge();
+      case 8:
+        if (what == 8 || status_.broken) restart();
+        return "";
+      case 9:
+        if (what < 64) drivers_[index]->garble(choices_.word());
+        return "";
+      case 10:
+        return what < 128 ? reset_queue(index) : "";
+      case 11:
+        return what < 64 ? save_and_load() : "";
+      default:
+        device_->notify(index);
+        return judge();
+    }
+  }
+
+  // A few buffers of sizes and contents that drivers use, or that one byte changed.
+  void offer(unsigned index) {
+    const uint32_t shape = choices_.word();
+    std::vector<VirtqueueDriver::Buffer> buffers;
+    static constexpr uint32_t kSizes[] = {1, 2, 6, 8, 10, 12, 14, 16, 20, 60, 512, 1024, 1526, 4096, 32, 255};
+    const unsigned readable = shape & 3, writable = shape >> 2 & 3;
+    for (unsigned i = 0; i < readable + writable; ++i) {
+      const uint64_t at = kBuffers + (choices_.byte() * 0x100u) % (kRam - kBuffers - 0x1000);
+      buffers.push_back({at, kSizes[choices_.byte() % 16], i >= readable});
+    }
+    // Headers of all devices begin with a small number.
+    for (unsigned i = 0; i < readable; ++i)
+      for (unsigned at = 0; at < 16; ++at)
+        if ((shape >> (8 + at) & 1) != 0)
+          ram_->host()[buffers[i].address + at] = static_cast<std::byte>(choices_.byte() & 0x1f);
+    const bool indirect =
+        (features_ & virtio::feature(virtio::VIRTIO_F_INDIRECT_DESC)) != 0 && (shape >> 30) == 0;
+    drivers_[index]->offer(buffers, indirect);
+  }
+
+  std::string judge() {
+    for (auto& driver : drivers_)
+      if (const auto wrong = driver->collect(); !wrong.empty()) return wrong;
+    return "";
+  }
+
+  std::string reset_queue(unsigned index) {
+    if (!running_) return "";
+    device_->reset_queue(index);
+    begin_queue(index, choices_.byte());
+    device_->enable_queue(index, setups_[index]);
+    return "";
+  }
+
+  std::string save_and_load() {
+    device_->quiesce();
+    if (const auto wrong = judge(); !wrong.empty()) return wrong;
+    state::Saver saver;
+    device_->state(saver, running_, features_, setups_);
+    const auto stream = saver.take();
+    device_.reset();
+    make();
+    state::Loader loader(stream);
+    device_->state(loader, running_, features_, setups_);
+    return loader.finish() ? judge() : "a state that the device reached is refused";
+  }
+
+  const std::string kind_;
+  Choices choices_;
+  memory::AddressSpace memory_{"memory", memory::AddressSpace::kMemorySize};
+  std::shared_ptr<memory::RamBlock> ram_ = *memory::RamBlock::create({.name = "ram", .size = kRam});
+  memory::RamRegion region_{"ram", ram_};
+  VirtioBackends back_ends_;
+  Status status_;
+  std::unique_ptr<virtio::Device> device_;
+  unsigned queues_ = 0;
+  uint64_t features_ = 0;
+  bool running_ = false;
+  std::vector<std::optional<VirtqueueDriver>> drivers_;
+  std::vector<virtio::QueueSetup> setups_;
+};
+
+}  // namespace
+
+std::string run_virtqueues(const std::string& kind, std::span<const uint8_t> steps) {
+  return Run(kind, steps).run();
+}
+
+}  // namespace ostler::rigs
