@@ -54,6 +54,7 @@ struct Object {
   std::string origin;
 };
 
+// A network; hubport is a socket of the hub `hubid`.
 struct Netdev {
   std::string id;
   std::string type = "user";
@@ -91,6 +92,8 @@ struct Machine {
 
   std::string kernel, initrd, append;
   std::vector<Object> objects;
+  std::vector<Object>
+      filters;  // of networks: filter-dump, filter-rate; in order from the network to the card
   std::vector<BlockNode> block_nodes;
   std::vector<Drive> drives;
   std::vector<Netdev> netdevs;

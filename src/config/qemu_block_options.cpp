@@ -58,7 +58,8 @@ Result<void> option_object(QemuBuilder& b, std::string_view value) {
   const auto type = keys.take("qom-type");
   if (!type) return keys.error("qom-type", "is missing");
   object.type = *type;
-  static constexpr std::string_view kTypes[] = {"secret", "throttle-group", "iothread"};
+  static constexpr std::string_view kTypes[] = {"secret", "throttle-group", "iothread", "filter-dump",
+                                                "filter-rate"};
   if (std::find(std::begin(kTypes), std::end(kTypes), object.type) == std::end(kTypes))
     return keys.error("qom-type",
                       fmt::format("'{}' is not available in this version; there are {}{}", object.type,
@@ -67,11 +68,13 @@ Result<void> option_object(QemuBuilder& b, std::string_view value) {
   if (!id) return keys.error("id", "is missing: nothing could refer to this object");
   object.id = *id;
   if (!well_formed(object.id)) return keys.error("id", fmt::format("'{}' {}", object.id, kNameRule));
-  for (const Object& other : b.machine().objects)
-    if (other.id == object.id)
-      return keys.error("id", fmt::format("'{}' is taken by another object", object.id));
+  for (const auto* const list : {&b.machine().objects, &b.machine().filters})
+    for (const Object& other : *list)
+      if (other.id == object.id)
+        return keys.error("id", fmt::format("'{}' is taken by another object", object.id));
   object.properties = keys.take_rest();
-  b.machine().objects.push_back(std::move(object));
+  auto& list = object.type.starts_with("filter-") ? b.machine().filters : b.machine().objects;
+  list.push_back(std::move(object));
   return {};
 }
 

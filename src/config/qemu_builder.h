@@ -25,14 +25,16 @@ struct QemuBuilder {
   std::vector<PendingDrive> drives;
   struct PendingNic {
     Netdev netdev;
-    std::string model;
+    std::string model;  // empty: virtio
     Properties device_properties;
   };
   std::vector<PendingNic> nics;
+  // -net: cards and networks that share hub 0.
+  std::vector<PendingNic> hub_nics;
+  std::vector<Netdev> hub_networks;
   std::vector<std::string> serial_options;
   bool snapshot = false;  // -snapshot
   bool nographic = false;
-  bool no_net = false;
   unsigned next_anonymous = 0;
 
   Machine& machine() { return out.machine; }
@@ -42,6 +44,8 @@ struct QemuBuilder {
 
  private:
   Result<void> place_ide_drives();
+  void place_nics();
+  void add_nic(PendingNic nic);
 };
 
 using QemuHandler = Result<void> (*)(QemuBuilder&, std::string_view value);
@@ -69,6 +73,7 @@ Result<void> option_object(QemuBuilder& b, std::string_view value);
 Result<void> option_device(QemuBuilder& b, std::string_view value);
 Result<void> option_netdev(QemuBuilder& b, std::string_view value);
 Result<void> option_nic(QemuBuilder& b, std::string_view value);
+Result<void> option_net(QemuBuilder& b, std::string_view value);
 Result<void> option_chardev(QemuBuilder& b, std::string_view value);
 Result<void> option_debugcon(QemuBuilder& b, std::string_view value);
 Result<void> option_gdb(QemuBuilder& b, std::string_view value);

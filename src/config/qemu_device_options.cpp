@@ -1,4 +1,4 @@
-// -device, -netdev, -nic, -chardev, -serial, -debugcon, and what the whole command line decides.
+// -device, -chardev, -serial, -debugcon, and what the whole command line decides.
 
 #include <fmt/format.h>
 
@@ -60,36 +60,6 @@ Result<void> option_device(QemuBuilder& b, std::string_view value) {
   device.properties = keys.take_rest();
   for (auto& list : lists) device.properties.push_back(std::move(list));
   b.machine().devices.push_back(std::move(device));
-  return {};
-}
-
-Result<void> option_netdev(QemuBuilder& b, std::string_view value) {
-  TRY_ASSIGN(auto keys, KeyValues::parse_either("-netdev", value, "type"));
-  Netdev netdev;
-  netdev.origin = keys.origin();
-  TRY_ASSIGN(netdev.type, keys.take_choice("type", {"user"}));
-  const auto id = keys.take("id");
-  if (!id) return keys.error("id", "is missing: no device could use this network");
-  netdev.id = *id;
-  netdev.properties = keys.take_rest();
-  b.machine().netdevs.push_back(std::move(netdev));
-  return {};
-}
-
-Result<void> option_nic(QemuBuilder& b, std::string_view value) {
-  TRY_ASSIGN(auto keys, KeyValues::parse("-nic", value, "type"));
-  QemuBuilder::PendingNic nic;
-  nic.netdev.origin = keys.origin();
-  TRY_ASSIGN(nic.netdev.type, keys.take_choice("type", {"user", "none"}));
-  if (nic.netdev.type == "none") {
-    b.no_net = true;
-    return keys.finish();
-  }
-  nic.netdev.id = keys.take("id").value_or(b.anonymous_id("net"));
-  nic.model = keys.take("model").value_or("");
-  if (auto mac = keys.take("mac")) nic.device_properties.push_back({"mac", *mac});
-  nic.netdev.properties = keys.take_rest();
-  b.nics.push_back(std::move(nic));
   return {};
 }
 
@@ -192,15 +162,7 @@ Result<void> QemuBuilder::finish() {
     if (snapshot && !drive.drive.cdrom) drive.drive.snapshot = true;
     m.drives.push_back(std::move(drive.drive));
   }
-  for (auto& nic : nics) {
-    Device device{.type = nic.model.empty() || nic.model == "virtio" ? "virtio-net" + suffix : nic.model,
-                  .id = {},
-                  .properties = std::move(nic.device_properties),
-                  .origin = nic.netdev.origin};
-    device.properties.push_back({"netdev", nic.netdev.id});
-    m.devices.push_back(std::move(device));
-    m.netdevs.push_back(std::move(nic.netdev));
-  }
+  place_nics();
   if (serial_options.empty() && (nographic || m.defaults))
     serial_options.emplace_back(nographic ? "mon:stdio" : "null");
   if (serial_options.size() > kSerialPorts)

@@ -8,8 +8,6 @@
 #include "base/suggest.h"
 #include "chardev/open.h"
 #include "config/key_values.h"
-#include "net/user_backend.h"
-#include "net/user_options.h"
 
 namespace ostler::machine {
 namespace {
@@ -82,20 +80,6 @@ Result<void> Backends::open_chardevs(const config::Machine& config, event::Loop&
   return {};
 }
 
-Result<void> Backends::open_netdevs(const config::Machine& config, event::Loop& loop) {
-  for (const config::Netdev& each : config.netdevs) {
-    if (netdevs_.contains(each.id))
-      return Error(ErrorKind::kInvalidArgument,
-                   fmt::format("{}: the id '{}' is taken by another network", each.origin, each.id));
-    auto options = net::UserOptions::parse(each.properties);
-    if (!options) return std::move(options).error().with_context(each.origin);
-    auto backend = net::UserBackend::create(loop, *options);
-    if (!backend) return std::move(backend).error().with_context(each.origin);
-    netdevs_.emplace(each.id, *std::move(backend));
-  }
-  return {};
-}
-
 Result<void> Backends::claim(const std::string& kind, const std::string& id, const std::string& user) {
   const auto [entry, free] = users_.emplace(kind + " " + id, user);
   if (free) return {};
@@ -123,18 +107,11 @@ Result<chardev::CharBackend*> Backends::take_chardev(const std::string& id, cons
   return found->second.backend.get();
 }
 
-Result<net::Backend*> Backends::take_netdev(const std::string& id, const std::string& user) {
-  const auto found = netdevs_.find(id);
-  if (found == netdevs_.end()) return unknown(netdevs_, "network", id, user);
-  TRY(claim("network", id, user));
-  return found->second.get();
-}
-
 Result<std::unique_ptr<Backends>> Backends::create(const config::Machine& config, event::Loop& loop,
                                                    std::function<void()> quit, Disks::Stop stop) {
   std::unique_ptr<Backends> backends(new Backends);
   TRY_ASSIGN(backends->disks_, Disks::create(config, std::move(stop)));
-  TRY(backends->open_netdevs(config, loop));
+  TRY_ASSIGN(backends->networks_, Networks::create(config, loop));
   TRY(backends->open_chardevs(config, loop, quit));
   return backends;
 }

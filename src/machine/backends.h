@@ -13,7 +13,7 @@
 #include "config/machine.h"
 #include "event/loop.h"
 #include "machine/disks.h"
-#include "net/backend.h"
+#include "machine/networks.h"
 
 namespace ostler::machine {
 
@@ -26,14 +26,15 @@ class Backends {
   // Each back end serves one device (a multiplexed character back end several). kNotFound names the known
   // ids, kBusy who has it. `user` names the device for that.
   Result<chardev::CharBackend*> take_chardev(const std::string& id, const std::string& user);
-  Result<net::Backend*> take_netdev(const std::string& id, const std::string& user);
+  Result<net::Backend*> take_netdev(const std::string& id, const std::string& user) {
+    return networks_->take(id, user);
+  }
   Disks& disks() { return *disks_; }
 
  private:
   Backends() = default;
   Result<void> open_chardevs(const config::Machine& config, event::Loop& loop,
                              const std::function<void()>& quit);
-  Result<void> open_netdevs(const config::Machine& config, event::Loop& loop);
   Result<void> claim(const std::string& kind, const std::string& id, const std::string& user);
 
   struct Chardev {
@@ -42,7 +43,7 @@ class Backends {
   };
   std::map<std::string, Chardev> chardevs_;
   std::unique_ptr<Disks> disks_;
-  std::map<std::string, std::unique_ptr<net::Backend>> netdevs_;
+  std::unique_ptr<Networks> networks_;
   std::map<std::string, std::string> users_;  // "kind id" -> device
 };
 

@@ -1,0 +1,113 @@
+// -netdev, -nic and -net.
+
+#include <fmt/format.h>
+
+#include <utility>
+
+#include "config/qemu_builder.h"
+
+namespace ostler::config {
+namespace {
+
+// What `keys` says of the card itself.
+void take_card_properties(KeyValues& keys, QemuBuilder::PendingNic& nic) {
+  nic.model = keys.take("model").value_or("");
+  for (const auto& [option, property] :
+       {std::pair{"mac", "mac"}, {"macaddr", "mac"}, {"addr", "addr"}, {"vectors", "vectors"}})
+    if (auto value = keys.take(option)) nic.device_properties.push_back({property, *std::move(value)});
+}
+
+}  // namespace
+
+Result<void> option_netdev(QemuBuilder& b, std::string_view value) {
+  TRY_ASSIGN(auto keys, KeyValues::parse_either("-netdev", value, "type"));
+  Netdev netdev;
+  netdev.origin = keys.origin();
+  TRY_ASSIGN(netdev.type,
+             keys.take_choice("type", {"user", "tap", "bridge", "socket", "stream", "dgram", "hubport"}));
+  const auto id = keys.take("id");
+  if (!id) return keys.error("id", "is missing: no device could use this network");
+  netdev.id = *id;
+  netdev.properties = keys.take_rest();
+  b.machine().netdevs.push_back(std::move(netdev));
+  return {};
+}
+
+Result<void> option_nic(QemuBuilder& b, std::string_view value) {
+  TRY_ASSIGN(auto keys, KeyValues::parse("-nic", value, "type"));
+  QemuBuilder::PendingNic nic;
+  nic.netdev.origin = keys.origin();
+  TRY_ASSIGN(nic.netdev.type,
+             keys.take_choice("type", {"user", "none", "tap", "bridge", "socket", "stream", "dgram"}));
+  if (nic.netdev.type == "none") return keys.finish();
+  nic.netdev.id = keys.take("id").value_or(b.anonymous_id("net"));
+  take_card_properties(keys, nic);
+  nic.netdev.properties = keys.take_rest();
+  b.nics.push_back(std::move(nic));
+  return {};
+}
+
+Result<void> option_net(QemuBuilder& b, std::string_view value) {
+  TRY_ASSIGN(auto keys, KeyValues::parse("-net", value, "type"));
+  TRY_ASSIGN(const std::string type,
+             keys.take_choice("type", {"nic", "user", "none", "tap", "bridge", "socket"}));
+  if (type == "none") return keys.finish();
+  if (type != "nic") {
+    Netdev netdev{.id = {}, .type = type, .properties = {}, .origin = keys.origin()};
+    auto id = keys.take("id");
+    if (!id) id = keys.take("name");
+    netdev.id = id.value_or(b.anonymous_id("net"));
+    netdev.properties = keys.take_rest();
+    b.hub_networks.push_back(std::move(netdev));
+    return {};
+  }
+  QemuBuilder::PendingNic nic;
+  nic.netdev.origin = keys.origin();
+  take_card_properties(keys, nic);
+  static_cast<void>(keys.take("name"));
+  const auto netdev = keys.take("netdev");
+  TRY(keys.finish());
+  if (netdev) {
+    nic.netdev = {.id = *netdev, .type = "", .properties = {}, .origin = nic.netdev.origin};
+    b.nics.push_back(std::move(nic));
+  } else {
+    b.hub_nics.push_back(std::move(nic));
+  }
+  return {};
+}
+
+// The card of a network, which is added too unless its type is empty: then it exists.
+void QemuBuilder::add_nic(PendingNic nic) {
+  Machine& m = machine();
+  const char* const model = m.type == "microvm" ? "virtio-net-device" : "virtio-net-pci";
+  Device device{.type = nic.model.empty() || nic.model == "virtio" ? model : nic.model,
+                .id = {},
+                .properties = std::move(nic.device_properties),
+                .origin = nic.netdev.origin};
+  device.properties.push_back({"netdev", nic.netdev.id});
+  m.devices.push_back(std::move(device));
+  if (!nic.netdev.type.empty()) m.netdevs.push_back(std::move(nic.netdev));
+}
+
+void QemuBuilder::place_nics() {
+  // One card and one network need no hub between them, which would cost them their offloads.
+  if (hub_nics.size() == 1 && hub_networks.size() == 1) {
+    hub_nics[0].netdev = std::move(hub_networks[0]);
+  } else {
+    const auto port = [&](const std::string& origin) {
+      return Netdev{
+          .id = anonymous_id("port"), .type = "hubport", .properties = {{"hubid", "0"}}, .origin = origin};
+    };
+    for (Netdev& network : hub_networks) {
+      Netdev joined = port(network.origin);
+      joined.properties.push_back({"netdev", network.id});
+      machine().netdevs.push_back(std::move(network));
+      machine().netdevs.push_back(std::move(joined));
+    }
+    for (PendingNic& nic : hub_nics) nic.netdev = port(nic.netdev.origin);
+  }
+  for (auto* const list : {&hub_nics, &nics})
+    for (PendingNic& nic : *list) add_nic(std::move(nic));
+}
+
+}  // namespace ostler::config

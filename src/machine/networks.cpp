@@ -1,0 +1,139 @@
+#include "machine/networks.h"
+
+#include <fmt/format.h>
+
+#include "base/suggest.h"
+#include "config/key_values.h"
+#include "net/dump_filter.h"
+#include "net/filter_options.h"
+#include "net/open.h"
+#include "net/rate_filter.h"
+
+namespace ostler::machine {
+
+Networks::~Networks() {
+  for (auto& [id, network] : networks_)
+    for (auto& each : network.filters) each->attach(nullptr);
+  // Hubs let go of the networks that they join, and filters are in front of ports.
+  for (auto& [id, network] : networks_)
+    if (!network.owned)
+      while (!network.filters.empty()) network.filters.pop_back();
+  hubs_.clear();
+  for (auto& [id, network] : networks_)
+    while (!network.filters.empty()) network.filters.pop_back();
+}
+
+net::Hub& Networks::hub(uint64_t number) {
+  auto& hub = hubs_[number];
+  if (hub == nullptr) hub = std::make_unique<net::Hub>(loop_);
+  return *hub;
+}
+
+Result<void> Networks::open_port(const config::Netdev& netdev) {
+  auto keys = config::KeyValues::from(netdev.origin, netdev.properties);
+  TRY_ASSIGN(const auto number, keys.take_number("hubid"));
+  if (!number) return keys.error("hubid", "is missing: the number of the hub to join");
+  const auto joined = keys.take("netdev");
+  TRY(keys.finish());
+  // A port with a network is not for cards.
+  if (joined)
+    joins_.push_back({*number, *joined, netdev.origin});
+  else
+    networks_[netdev.id].backend = &hub(*number).add_port();
+  return {};
+}
+
+Result<void> Networks::open(const config::Netdev& netdev) {
+  if (networks_.contains(netdev.id))
+    return Error(ErrorKind::kInvalidArgument,
+                 fmt::format("{}: the id '{}' is taken by another network", netdev.origin, netdev.id));
+  if (netdev.type == "hubport") return open_port(netdev);
+  auto backend = net::open(loop_, netdev.type, netdev.properties);
+  if (!backend) return std::move(backend).error().with_context(netdev.origin);
+  Network& network = networks_[netdev.id];
+  network.owned = *std::move(backend);
+  network.backend = network.owned.get();
+  return {};
+}
+
+Result<Networks::Network*> Networks::find(const std::string& id, const std::string& user) {
+  const auto found = networks_.find(id);
+  if (found != networks_.end()) return &found->second;
+  std::vector<std::string_view> known;
+  for (const auto& entry : networks_) known.push_back(entry.first);
+  return Error(ErrorKind::kNotFound,
+               fmt::format("{}: there is no network '{}'{}", user, id, suggestion(id, known)));
+}
+
+Result<net::Backend*> Networks::take(const std::string& id, const std::string& user) {
+  TRY_ASSIGN(Network* const network, find(id, user));
+  if (!network->user.empty())
+    return Error(ErrorKind::kBusy,
+                 fmt::format("{}: the network '{}' is already used by {}", user, id, network->user));
+  network->user = user;
+  return network->backend;
+}
+
+namespace {
+
+// The filter that `object` describes, in front of the network that `find` gives for its netdev; null when it
+// is off.
+template <class Options, class Find, class Make>
+Result<std::unique_ptr<net::Filter>> make_filter(const config::Object& object,
+                                                 const config::PropertyTable<Options>& table, Find find,
+                                                 Make make) {
+  auto options = table.parse(object.properties);
+  if (!options) return std::move(options).error().with_context(object.origin);
+  if (options->netdev.empty())
+    return Error(ErrorKind::kInvalidArgument,
+                 object.origin + ": netdev is missing: the id of the network to filter");
+  TRY_ASSIGN(net::Backend* const inner, find(options->netdev));
+  if (!options->status) return std::unique_ptr<net::Filter>();
+  auto made = make(*inner, *options);
+  if (!made) return std::move(made).error().with_context(object.origin);
+  return made;
+}
+
+Result<std::unique_ptr<net::Filter>> make_dump(net::Backend& inner, const net::DumpOptions& options) {
+  if (options.file.empty())
+    return Error(ErrorKind::kInvalidArgument, "file is missing: where the capture goes");
+  TRY_ASSIGN(auto file, net::PcapFile::create(options.file, options.max_length));
+  return std::unique_ptr<net::Filter>(
+      std::make_unique<net::DumpFilter>(inner, std::move(file), options.direction));
+}
+
+}  // namespace
+
+Result<void> Networks::filter(const config::Object& object) {
+  Network* network = nullptr;
+  const auto find_inner = [&](const std::string& id) -> Result<net::Backend*> {
+    TRY_ASSIGN(network, find(id, object.origin));
+    return network->backend;
+  };
+  const auto make_rate = [&](net::Backend& inner,
+                             const net::RateOptions& options) -> Result<std::unique_ptr<net::Filter>> {
+    if (options.rate == 0)
+      return Error(ErrorKind::kInvalidArgument, "rate is missing: the bytes a second that may pass");
+    return std::unique_ptr<net::Filter>(std::make_unique<net::RateFilter>(inner, loop_, options));
+  };
+  const bool dump = object.type == "filter-dump";
+  TRY_ASSIGN(auto made, dump ? make_filter(object, net::dump_properties(), find_inner, make_dump)
+                             : make_filter(object, net::rate_properties(), find_inner, make_rate));
+  if (made == nullptr) return {};
+  network->backend = made.get();
+  network->filters.push_back(std::move(made));
+  return {};
+}
+
+Result<std::unique_ptr<Networks>> Networks::create(const config::Machine& config, event::Loop& loop) {
+  std::unique_ptr<Networks> networks(new Networks(loop));
+  for (const config::Netdev& each : config.netdevs) TRY(networks->open(each));
+  for (const config::Object& each : config.filters) TRY(networks->filter(each));
+  for (const Join& each : networks->joins_) {
+    TRY_ASSIGN(net::Backend* const backend, networks->take(each.network, each.user));
+    networks->hub(each.hub).join(*backend);
+  }
+  return networks;
+}
+
+}  // namespace ostler::machine

@@ -1,0 +1,56 @@
+// The networks of a machine: back ends by their ids, hubs that join some of them, and filters in front. The
+// machine's thread.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "config/machine.h"
+#include "event/loop.h"
+#include "net/backend.h"
+#include "net/filter.h"
+#include "net/hub.h"
+
+namespace ostler::machine {
+
+class Networks {
+ public:
+  // Opens networks in the order of the command line, then filters, then what joins hubs. Errors begin with
+  // the option.
+  static Result<std::unique_ptr<Networks>> create(const config::Machine& config, event::Loop& loop);
+  // Cards are gone.
+  ~Networks();
+
+  // What a card is connected to. Each network serves one card or hub: kNotFound names the nearest id, kBusy
+  // who has it. `user` names the device for that.
+  Result<net::Backend*> take(const std::string& id, const std::string& user);
+
+ private:
+  struct Network {
+    net::Backend* backend = nullptr;      // the outermost: the last filter, or what is filtered
+    std::unique_ptr<net::Backend> owned;  // null for a port, which its hub owns
+    std::vector<std::unique_ptr<net::Filter>> filters;
+    std::string user;  // the device that has it; "": free
+  };
+  explicit Networks(event::Loop& loop) : loop_(loop) {}
+  Result<void> open(const config::Netdev& netdev);
+  Result<void> open_port(const config::Netdev& netdev);
+  Result<void> filter(const config::Object& object);
+  Result<Network*> find(const std::string& id, const std::string& user);
+  net::Hub& hub(uint64_t number);
+
+  event::Loop& loop_;
+  std::map<std::string, Network> networks_;
+  std::map<uint64_t, std::unique_ptr<net::Hub>> hubs_;
+  struct Join {
+    uint64_t hub;
+    std::string network;
+    std::string user;
+  };
+  std::vector<Join> joins_;
+};
+
+}  // namespace ostler::machine
