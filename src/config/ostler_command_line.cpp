@@ -14,7 +14,7 @@ namespace ostler::config {
 namespace {
 
 struct RunOptions {
-  std::vector<std::string> disks, more_disks, forwards, devices;
+  std::vector<std::string> disks, more_disks, cdroms, forwards, devices;
   std::string kernel, initrd, append, memory = "1G", net = "user", accel, machine = "pc", cpu, name, log,
                                       log_file;
   unsigned cpus = 1;
@@ -38,6 +38,21 @@ Result<void> add_disk(QemuBuilder& b, const std::string& text, bool snapshot) {
   drive.drive.read_only = read_only.value_or(false);
   drive.drive.snapshot = temporary.value_or(false) || snapshot;
   TRY(keys.finish());
+  b.drives.push_back(std::move(drive));
+  return {};
+}
+
+Result<void> add_cdrom(QemuBuilder& b, const std::string& file) {
+  if (b.machine().type == "microvm")
+    return Error(ErrorKind::kUnsupported,
+                 fmt::format("--cdrom {}: the microvm machine has no CD drive; leave --machine out", file));
+  QemuBuilder::PendingDrive drive;
+  drive.drive.origin = "--cdrom " + file;
+  drive.drive.id = b.anonymous_id("cd");
+  drive.drive.options = "{}";
+  drive.drive.file = file;
+  drive.drive.read_only = drive.drive.cdrom = true;
+  drive.interface = "ide";
   b.drives.push_back(std::move(drive));
   return {};
 }
@@ -89,6 +104,8 @@ Result<CommandLine> build(const RunOptions& options) {
   }
   for (const auto* list : {&options.disks, &options.more_disks})
     for (const std::string& disk : *list) TRY(add_disk(b, disk, options.snapshot));
+
+  for (const std::string& file : options.cdroms) TRY(add_cdrom(b, file));
 
   if (options.net == "user") {
     QemuBuilder::PendingNic nic;
@@ -169,6 +186,7 @@ Result<CommandLine> parse_ostler_command_line(std::span<const std::string> argum
   run->add_option("--memory,-m", options.memory, "guest memory, like 512M or 4G")->capture_default_str();
   run->add_option("--cpus,-c", options.cpus, "number of vCPUs, 1 to 64")->capture_default_str();
   run->add_option("--disk", options.more_disks, "a disk; may be given several times");
+  run->add_option("--cdrom", options.cdroms, "an image in a CD drive; may be given several times");
   run->add_flag("--snapshot", options.snapshot,
                 "keep all disk images unchanged: writes are thrown away at the end");
   run->add_option("--net", options.net, "network: user (no privileges needed) or none")

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "config/block_node.h"
 #include "config/property.h"
 #include "config/qemu_builder.h"
 
@@ -25,20 +26,14 @@ constexpr std::string_view kNameRule = "is not a name: a letter, then letters, d
 
 }  // namespace
 
-Result<void> option_blockdev(QemuBuilder& b, std::string_view value) {
+Result<BlockNode> block_node(std::string_view text, std::string origin) {
   BlockNode node;
-  node.origin = fmt::format("-blockdev {}", value);
-  json options = json::object();
-  if (value.starts_with('{')) {
-    options = json::parse(value, nullptr, false);
-    if (!options.is_object())
-      return Error(ErrorKind::kInvalidArgument, node.origin + ": not a JSON object of settings");
-  } else {
-    TRY_ASSIGN(auto keys, KeyValues::parse("-blockdev", value, "driver"));
-    for (auto& [key, text] : keys.take_rest()) options[key] = std::move(text);
-  }
-  const auto error = [&](std::string_view key, std::string_view text) {
-    return Error(ErrorKind::kInvalidArgument, fmt::format("{}: {}: {}", node.origin, key, text));
+  node.origin = std::move(origin);
+  json options = json::parse(text, nullptr, false);
+  if (!options.is_object())
+    return Error(ErrorKind::kInvalidArgument, node.origin + ": not a JSON object of settings");
+  const auto error = [&](std::string_view key, std::string_view message) {
+    return Error(ErrorKind::kInvalidArgument, fmt::format("{}: {}: {}", node.origin, key, message));
   };
   if (!options.contains("driver")) return error("driver", "is missing");
   const auto name = options.find("node-name");
@@ -47,6 +42,18 @@ Result<void> option_blockdev(QemuBuilder& b, std::string_view value) {
   node.name = name->get<std::string>();
   if (!well_formed(node.name)) return error("node-name", fmt::format("'{}' {}", node.name, kNameRule));
   node.options = options.dump(-1, ' ', false, json::error_handler_t::replace);
+  return node;
+}
+
+Result<void> option_blockdev(QemuBuilder& b, std::string_view value) {
+  std::string options(value);
+  if (!value.starts_with('{')) {
+    json object = json::object();
+    TRY_ASSIGN(auto keys, KeyValues::parse("-blockdev", value, "driver"));
+    for (auto& [key, text] : keys.take_rest()) object[key] = std::move(text);
+    options = object.dump(-1, ' ', false, json::error_handler_t::replace);
+  }
+  TRY_ASSIGN(BlockNode node, block_node(options, fmt::format("-blockdev {}", value)));
   b.machine().block_nodes.push_back(std::move(node));
   return {};
 }

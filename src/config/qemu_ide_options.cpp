@@ -79,7 +79,7 @@ Result<void> QemuBuilder::place_ide_drives() {
                   .origin = drive.drive.origin};
     device.properties.push_back({"bus", fmt::format("ide.{}", *drive.index / kUnitsOfBus)});
     device.properties.push_back({"unit", std::to_string(*drive.index % kUnitsOfBus)});
-    if (!drive.drive.empty()) device.properties.push_back({"drive", drive.drive.id});
+    device.properties.push_back({"drive", drive.drive.id});
     machine().devices.push_back(std::move(device));
   }
   return {};

@@ -4,6 +4,7 @@
 
 #include "block/driver.h"
 #include "block/filters/overlay_node.h"
+#include "block/null/null_node.h"
 
 namespace ostler::machine {
 namespace {
@@ -90,6 +91,10 @@ block::Task<Result<NodePtr>> open_drive(Opener& opener, config::Drive drive) {
     co_return std::move(added).error();
   }
   co_return root;
+}
+
+NodePtr no_medium() {
+  return std::make_shared<block::NullNode>(0, true);
 }
 
 }  // namespace ostler::machine

@@ -12,4 +12,7 @@ block::Task<Result<block::NodePtr>> open_block_node(block::Opener& opener, confi
 // medium.
 block::Task<Result<block::NodePtr>> open_drive(block::Opener& opener, config::Drive drive);
 
+// What a drive without a medium has: a node of no bytes.
+block::NodePtr no_medium();
+
 }  // namespace ostler::machine

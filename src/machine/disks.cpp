@@ -3,12 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
 #include <utility>
 
 #include "base/log.h"
 #include "base/suggest.h"
-#include "block/null/null_node.h"
 #include "machine/disk_nodes.h"
 
 namespace ostler::machine {
@@ -67,13 +65,14 @@ const config::Drive* Disks::drive(const std::string& name) const {
   return found == drives_.end() ? nullptr : &found->second.settings;
 }
 
-namespace {
-
-NodePtr no_medium() {
-  return std::make_shared<block::NullNode>(0, true);
+Error Disks::unknown(const std::string& name, const std::string& prefix) const {
+  std::vector<std::string_view> known;
+  for (const auto& entry : drives_) known.push_back(entry.first);
+  for (const auto& entry : nodes_) known.push_back(entry.first);
+  for (const auto& entry : devices_) known.push_back(entry.first);
+  return Error(ErrorKind::kNotFound,
+               fmt::format("{}there is no disk or block node '{}'{}", prefix, name, suggestion(name, known)));
 }
-
-}  // namespace
 
 Result<NodePtr> Disks::find(const DiskWish& wish) {
   if (const auto found = drives_.find(wish.name); found != drives_.end()) {
@@ -89,12 +88,9 @@ Result<NodePtr> Disks::find(const DiskWish& wish) {
     drive.user = wish.user;
     return std::exchange(drive.root, nullptr);
   }
+  if (wish.name.empty() && wish.removable) return no_medium();
   if (NodePtr node = opener_.find(wish.name)) return node;
-  std::vector<std::string_view> known;
-  for (const auto& entry : drives_) known.push_back(entry.first);
-  for (const auto& entry : nodes_) known.push_back(entry.first);
-  return Error(ErrorKind::kNotFound, fmt::format("{}: there is no disk or block node '{}'{}", wish.user,
-                                                 wish.name, suggestion(wish.name, known)));
+  return unknown(wish.name, wish.user + ": ");
 }
 
 block::ErrorPolicy Disks::policy(const DiskWish& wish, const config::Drive* settings) {
@@ -123,7 +119,7 @@ Result<std::vector<std::shared_ptr<block::Backend>>> Disks::take(const DiskWish&
   }
   TRY_ASSIGN(NodePtr node, find(wish));
   block::Permissions permissions;
-  if (!node->read_only()) permissions.used |= block::kPermissionWrite;
+  if (!node->read_only() && !wish.removable) permissions.used |= block::kPermissionWrite;
   permissions.shared = block::kPermissionRead | block::kPermissionWriteUnchanged | block::kPermissionResize;
   if (wish.share_writes) permissions.shared |= block::kPermissionWrite;
   auto client = block::Client::attach(std::move(node), wish.name, permissions);
@@ -132,8 +128,9 @@ Result<std::vector<std::shared_ptr<block::Backend>>> Disks::take(const DiskWish&
   (*client)->set_writethrough(settings != nullptr && settings->writethrough);
   const block::ErrorPolicy errors = policy(wish, settings);
   // A node that lets others write may have several users.
-  std::string key = wish.name;
+  std::string key = wish.name.empty() ? wish.device : wish.name;
   while (in_use_.contains(key)) key += '\'';
+  if (!wish.device.empty()) devices_.emplace(wish.device, key);
   InUse& disk = in_use_[key];
   disk.client = *std::move(client);
   disk.removable = wish.removable;
@@ -147,69 +144,6 @@ Result<std::vector<std::shared_ptr<block::Backend>>> Disks::take(const DiskWish&
 
 void Disks::resumed() {
   for (const auto& [name, disk] : in_use_) disk.queues.front()->resumed();
-}
-
-namespace {
-
-// The client's former node is closed.
-block::Task<Result<void>> move_client(std::shared_ptr<block::Client> client, NodePtr to) {
-  NodePtr from = client->node();
-  {
-    const block::Drained drained = co_await block::Drained::begin(from);
-    CO_TRY(client->edge().replace(std::move(to)));
-  }
-  auto closed = co_await block::close_chain(std::move(from));
-  co_return closed;
-}
-
-block::Task<Result<void>> resize_node(NodePtr node, uint64_t bytes) {
-  const block::Drained drained = co_await block::Drained::begin(node);
-  auto result = co_await node->truncate(bytes, block::Preallocation::kOff);
-  co_return result;
-}
-
-}  // namespace
-
-Result<void> Disks::resize(const std::string& name, uint64_t bytes) {
-  NodePtr node;
-  const auto device = in_use_.find(name);
-  if (device != in_use_.end()) {
-    const std::lock_guard lock(block::graph_mutex());
-    node = device->second.client->node();
-  } else if (const auto drive = drives_.find(name); drive != drives_.end()) {
-    node = drive->second.root;
-  } else {
-    node = opener_.find(name);
-  }
-  if (node == nullptr)
-    return Error(ErrorKind::kNotFound,
-                 fmt::format("there is no disk or block node '{}' to be resized", name));
-  if (bytes == 0 || bytes % 512 != 0)
-    return Error(ErrorKind::kInvalidArgument,
-                 fmt::format("'{}' cannot have {} bytes: a disk has sectors of 512 bytes", name, bytes));
-  TRY(thread_.wait_for(resize_node(std::move(node), bytes)));
-  // The device was told while its disk was drained and still had its former size.
-  if (device != in_use_.end()) device->second.client->resized();
-  return {};
-}
-
-Result<void> Disks::change_medium(const std::string& name, const std::string& file,
-                                  const std::string& format) {
-  const auto device = in_use_.find(name);
-  if (device == in_use_.end() || !device->second.removable)
-    return Error(ErrorKind::kInvalidArgument,
-                 fmt::format("'{}' is not a drive with a removable medium that a device has", name));
-  NodePtr medium = no_medium();
-  if (!file.empty()) {
-    config::Drive next;
-    if (const config::Drive* const settings = drive(name)) next = *settings;
-    next.file = file;
-    next.options = format.empty() ? "{}" : nlohmann::json({{"driver", format}}).dump();
-    TRY_ASSIGN(medium, thread_.wait_for(open_drive(opener_, std::move(next))));
-  }
-  auto moved = thread_.wait_for(move_client(device->second.client, std::move(medium)));
-  device->second.client->resized();
-  return moved;
 }
 
 }  // namespace ostler::machine

@@ -19,10 +19,11 @@ namespace ostler::machine {
 
 // What a device asks of its disk.
 struct DiskWish {
-  std::string name;  // of a drive or a node
-  std::string user;  // the device, for messages
+  std::string name;         // of a drive or a node; of a removable one that is empty: a new name
+  std::string user;         // the device, for messages
+  std::string device = {};  // its id: the disk answers to that too
   bool share_writes = false;
-  bool removable = false;                         // its medium may be missing (a size of 0) and change
+  bool removable = false;                         // only read; may be missing (a size of 0) and change
   std::string write_error = {}, read_error = {};  // as config::Drive has them; "" or "auto": the drive's
   // The I/O thread of each queue, by its id; "": that of all disks. At least one.
   std::vector<std::string> iothreads = {""};
@@ -48,9 +49,22 @@ class Disks {
   // Gives a disk or a node another size in bytes while it is in use; devices tell the guest.
   Result<void> resize(const std::string& name, uint64_t bytes);
 
-  // Puts an image into a removable drive, in place of the one there; an empty name takes it out. The device
-  // is told by its handler of new sizes.
-  Result<void> change_medium(const std::string& name, const std::string& file, const std::string& format);
+  // What a removable drive's medium is from now on: an open node, or none. kInvalidArgument: the drive is
+  // none of these; kBusy.
+  Result<void> change_medium(const std::string& name, block::NodePtr medium);
+  // A medium for that drive, with the settings that the drive was made with. An empty format: recognised.
+  Result<block::NodePtr> open_medium(const std::string& name, const std::string& file,
+                                     const std::string& format);
+  bool has_medium(const std::string& name) const;
+  // Closes a node that was opened and is not used after all.
+  void give_back(block::NodePtr node);
+
+  // What users of a disk have: the root of a drive's or a device's graph, or a node by its own name.
+  // kNotFound.
+  Result<block::NodePtr> node(const std::string& name) const;
+  // "blockdev-add", "blockdev-del". kBusy: somebody uses the node.
+  Result<void> add_node(const config::BlockNode& node);
+  Result<void> remove_node(const std::string& name);
 
   // For jobs and exports: nodes by name, and the thread of disks without one of their own.
   block::Opener& opener() { return opener_; }
@@ -70,6 +84,8 @@ class Disks {
   };
   Result<void> open(const config::Machine& config);
   Result<block::NodePtr> find(const DiskWish& wish);
+  const InUse* in_use(const std::string& name) const;
+  Error unknown(const std::string& name, const std::string& prefix) const;
   block::ErrorPolicy policy(const DiskWish& wish, const config::Drive* settings);
 
   const Stop stop_;
@@ -78,7 +94,8 @@ class Disks {
   block::Opener opener_;
   std::map<std::string, block::NodePtr> nodes_;  // of -blockdev
   std::map<std::string, Drive> drives_;
-  std::map<std::string, InUse> in_use_;  // by the name that the device used
+  std::map<std::string, InUse> in_use_;         // by the name that the device used
+  std::map<std::string, std::string> devices_;  // that name by the id of the device
 };
 
 }  // namespace ostler::machine

@@ -7,12 +7,14 @@
 #include "acpi/smbios.h"
 #include "acpi/tables.h"
 #include "base/log.h"
+#include "config/block_node.h"
 #include "machine/backends.h"
 #include "machine/board.h"
 #include "machine/core.h"
 #include "machine/debugger.h"
 #include "machine/disk_errors.h"
 #include "machine/kernel_loader.h"
+#include "machine/media.h"
 #include "machine/microvm_board.h"
 #include "machine/pc_board.h"
 #include "machine/plugged_devices.h"
@@ -48,6 +50,7 @@ Machine::~Machine() {
   if (core_ != nullptr) core_->stop_vcpus();
   debugger_.reset();
   devices_.reset();
+  media_.reset();
   board_.reset();
   backends_.reset();
 }
@@ -73,12 +76,13 @@ Result<void> Machine::build() {
              Backends::create(
                  config_, core_->loop(), [this] { quit(0); },
                  [this](const std::string& disk, int error) { disk_errors_->failed(disk, error); }));
+  media_ = std::make_unique<Media>(backends_->disks());
   if (config_.type == "microvm") {
     TRY_ASSIGN(board_, MicrovmBoard::create(*core_, *backends_, *this));
   } else {
     TRY_ASSIGN(board_, PcBoard::create(*core_, *backends_, *this));
   }
-  TRY_ASSIGN(devices_, PluggedDevices::create(config_, *core_, *backends_, *board_, *this));
+  TRY_ASSIGN(devices_, PluggedDevices::create(config_, *core_, *backends_, *media_, *board_, *this));
   TRY(start_guest_code());
   if (config_.gdb_chardev) {
     TRY_ASSIGN(chardev::CharBackend * backend, backends_->take_chardev(*config_.gdb_chardev, "-gdb"));
@@ -169,6 +173,15 @@ RunState Machine::run_state() const {
 
 Result<void> Machine::block_resize(const std::string& name, uint64_t bytes) {
   return backends_->disks().resize(name, bytes);
+}
+
+Result<void> Machine::block_add(const std::string& options) {
+  TRY_ASSIGN(const config::BlockNode node, config::block_node(options, "block node"));
+  return backends_->disks().add_node(node);
+}
+
+Result<void> Machine::block_remove(const std::string& node) {
+  return backends_->disks().remove_node(node);
 }
 
 void Machine::pause() {

@@ -28,6 +28,7 @@ class Core;
 class Backends;
 class Debugger;
 class DiskErrors;
+class Media;
 class PluggedDevices;
 
 // kIoError: paused since a disk's request failed (werror=stop, or a full host disk).
@@ -64,6 +65,10 @@ class Machine final : private chipset::SystemRequests {
   void press_power_button();
   // Gives a drive or a block node another size in bytes; the guest is told.
   Result<void> block_resize(const std::string& name, uint64_t bytes);
+  // "blockdev-add" of a node with a name, {"driver": …, "node-name": …}, and "blockdev-del".
+  Result<void> block_add(const std::string& options);
+  Result<void> block_remove(const std::string& node);
+  Media& media() { return *media_; }      // trays, and what lies in them
   Snapshot save();                        // while paused
   Result<void> restore(const Snapshot&);  // while paused; on error the machine must be reset or destroyed
   uint64_t instructions() const;          // executed by all vCPUs
@@ -89,6 +94,7 @@ class Machine final : private chipset::SystemRequests {
   std::unique_ptr<Core> core_;
   std::unique_ptr<DiskErrors> disk_errors_;
   std::unique_ptr<Backends> backends_;
+  std::unique_ptr<Media> media_;
   std::unique_ptr<Board> board_;
   std::unique_ptr<PluggedDevices> devices_;
   std::unique_ptr<Debugger> debugger_;  // null: not asked for

@@ -20,6 +20,7 @@
 #include "machine/core.h"
 #include "machine/device_catalog.h"
 #include "machine/isa_devices.h"
+#include "machine/media.h"
 
 namespace ostler::machine {
 namespace {
@@ -76,16 +77,47 @@ std::string family_of(const std::string& type) {
   return type;
 }
 
+class IdeTray final : public Tray {
+ public:
+  IdeTray(ide::Channel& channel, unsigned unit, ide::CdDrive& drive)
+      : channel_(channel), unit_(unit), drive_(drive) {}
+  bool open(bool force) override {
+    return channel_.with_drive(unit_, [&](ide::Drive&) { return drive_.open_tray(force); });
+  }
+  void close() override {
+    channel_.with_drive(unit_, [&](ide::Drive&) {
+      drive_.close_tray();
+      return true;
+    });
+  }
+  bool is_open() const override {
+    return channel_.with_drive(unit_, [&](ide::Drive&) { return drive_.tray_open(); });
+  }
+  bool is_locked() const override {
+    return channel_.with_drive(unit_, [&](ide::Drive&) { return drive_.locked(); });
+  }
+
+ private:
+  ide::Channel& channel_;
+  const unsigned unit_;
+  ide::CdDrive& drive_;
+};
+
 }  // namespace
 
-PluggedDevices::PluggedDevices(Core& core, Backends& backends, Board& board,
+PluggedDevices::PluggedDevices(Core& core, Backends& backends, Media& media, Board& board,
                                chipset::SystemRequests& requests)
-    : core_(core), backends_(backends), board_(board), requests_(requests), ports_(core.ports()) {}
+    : core_(core),
+      backends_(backends),
+      media_(media),
+      board_(board),
+      requests_(requests),
+      ports_(core.ports()) {}
 
 Result<std::unique_ptr<PluggedDevices>> PluggedDevices::create(const config::Machine& config, Core& core,
-                                                               Backends& backends, Board& board,
+                                                               Backends& backends, Media& media, Board& board,
                                                                chipset::SystemRequests& requests) {
-  std::unique_ptr<PluggedDevices> devices(new PluggedDevices(core, backends, board, requests));
+  std::unique_ptr<PluggedDevices> devices(new PluggedDevices(core, backends, media, board, requests));
   for (const config::Device& device : config.devices) TRY(devices->plug(device));
   return devices;
 }
@@ -150,23 +182,16 @@ Result<void> PluggedDevices::plug_ide(const config::DeviceType& type, const std:
                  fmt::format("{}: this machine has no IDE controller; say virtio-blk-device", device.origin));
   const bool disk = type.name == "ide-hd";
   if (disk && own.drive.empty()) return missing(device, "drive");
-  std::shared_ptr<block::Backend> node;
-  Disks& disks = backends_.disks();
-  const config::Drive* const settings = disks.drive(own.drive);
-  if (settings != nullptr)
-    for (const auto& [key, action] :
-         {std::pair{"werror", &settings->write_error}, std::pair{"rerror", &settings->read_error}})
-      if (!action->empty() && *action != "report")
-        return Error(
-            ErrorKind::kUnsupported,
-            fmt::format("{}: an IDE drive reports errors to the guest; leave {}={} out, or use a virtio disk",
-                        device.origin, key, *action));
-  const bool no_medium = settings != nullptr && settings->empty();
-  if (!own.drive.empty() && (disk || !no_medium)) {
-    DiskWish wish{.name = own.drive, .user = device.origin};
-    TRY_ASSIGN(auto queues, disks.take(wish));
-    node = queues.front();
-  }
+  // A tray is called by something even if its device has no id.
+  std::string name = own.id;
+  if (name.empty() && !disk) name = own.drive.empty() ? fmt::format("cd{}", ide_drives_) : own.drive;
+  DiskWish wish{.name = own.drive, .user = device.origin, .device = name};
+  wish.removable = !disk;
+  wish.share_writes = own.share_rw;
+  wish.write_error = own.werror;
+  wish.read_error = own.rerror;
+  TRY_ASSIGN(auto queues, backends_.disks().take(wish));
+  std::shared_ptr<block::Backend> node = queues.front();
   if (disk && node->read_only())
     return Error(
         ErrorKind::kInvalidArgument,
@@ -180,12 +205,20 @@ Result<void> PluggedDevices::plug_ide(const config::DeviceType& type, const std:
   if (own.model.empty()) own.model = disk ? "OSTLER HARDDISK" : "OSTLER DVD-ROM";
   if (own.version.empty()) own.version = "1.0";
   std::unique_ptr<ide::Drive> drive;
-  if (disk)
+  ide::CdDrive* cd = nullptr;
+  if (disk) {
     drive = std::make_unique<ide::AtaDisk>(std::move(node), own);
-  else
-    drive = std::make_unique<ide::CdDrive>(std::move(node), own);
-  auto attached = board_.ide()->attach(std::move(drive), own.bus, own.unit);
-  return attached ? std::move(attached) : std::move(attached).error().with_context(device.origin);
+  } else {
+    auto made = std::make_unique<ide::CdDrive>(std::move(node), own);
+    cd = made.get();
+    drive = std::move(made);
+  }
+  auto place = board_.ide()->attach(std::move(drive), own.bus, own.unit);
+  if (!place) return std::move(place).error().with_context(device.origin);
+  if (cd != nullptr)
+    media_.add(name, own.drive,
+               std::make_unique<IdeTray>(board_.ide()->channel(place->channel), place->unit, *cd));
+  return {};
 }
 
 Result<void> PluggedDevices::plug_console_port(const config::DeviceType& type, const std::any& options,
@@ -213,6 +246,7 @@ Result<std::unique_ptr<virtio::Device>> PluggedDevices::make_virtio(const std::s
     if (own.drive.empty()) return missing(device, "drive");
     bus_options = own;
     DiskWish wish{.name = own.drive, .user = device.origin};
+    wish.device = own.id;
     wish.share_writes = own.share_rw;
     wish.write_error = own.werror;
     wish.read_error = own.rerror;

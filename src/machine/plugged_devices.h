@@ -26,16 +26,18 @@ namespace ostler::machine {
 class Backends;
 class Board;
 class Core;
+class Media;
 
 class PluggedDevices {
  public:
   // In the order of the configuration. Errors begin with the option as it was written.
   static Result<std::unique_ptr<PluggedDevices>> create(const config::Machine& config, Core& core,
-                                                        Backends& backends, Board& board,
+                                                        Backends& backends, Media& media, Board& board,
                                                         chipset::SystemRequests& requests);
 
  private:
-  PluggedDevices(Core& core, Backends& backends, Board& board, chipset::SystemRequests& requests);
+  PluggedDevices(Core& core, Backends& backends, Media& media, Board& board,
+                 chipset::SystemRequests& requests);
   Result<void> plug(const config::Device& device);
   Result<void> plug_isa(const config::DeviceType& type, const std::any& options,
                         const config::Device& device);
@@ -50,6 +52,7 @@ class PluggedDevices {
 
   Core& core_;
   Backends& backends_;
+  Media& media_;
   Board& board_;
   chipset::SystemRequests& requests_;
   FixedRegions ports_;

@@ -451,6 +451,12 @@ class Mistakes(Mistake):
     def test_ide_on_the_other_machine(self):
         self.qemu("-machine", "microvm", "-cdrom", F.disk, words=["-cdrom", "microvm"])
 
+    def test_cd_on_the_other_machine(self):
+        self.people("run", "--machine", "microvm", "--cdrom", F.disk, "--kernel", F.kernel, words=["--cdrom", "microvm"])
+
+    def test_cd_missing(self):
+        self.people("run", "--cdrom", F.missing, "--kernel", F.kernel, words=["--cdrom", F.missing])
+
     def test_node_that_is_no_json(self):
         self.qemu("-blockdev", '{"driver":', words=["-blockdev", "JSON"])
 

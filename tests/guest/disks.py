@@ -22,11 +22,11 @@ def _content(t, image, offset, size):
         return hashlib.sha256(disk.read(size)).hexdigest()
 
 
-def full_host_disk_pauses_the_guest(t):
+def _pause_on_a_full_host_disk(t, interface, device, drivers=""):
     """The image lies on a file system too small for what the guest writes, until a file there is removed."""
     folder = t.scratch.path / "small"
     folder.mkdir()
-    command = t.command(t.machine(memory="256M", extra=["-drive", f"file={folder}/disk.qcow2,if=virtio,format=qcow2"]))
+    command = t.command(t.machine(memory="256M", extra=["-drive", f"file={folder}/disk.qcow2,if={interface},format=qcow2"]))
     script = f"""set -e
         mount -t tmpfs -o size=24M tmpfs {folder}
         qemu-img create -q -f qcow2 {folder}/disk.qcow2 64M
@@ -38,9 +38,11 @@ def full_host_disk_pauses_the_guest(t):
     wrapped = ["unshare", "--mount", *(["--map-root-user"] if os.getuid() else []), "sh", "-c", script, "sh", *command]
     with t.start_command(wrapped) as running:
         console = t.shell(running)
+        if drivers:
+            t.run(console, f"modprobe -a {drivers}; until [ -b {device} ]; do sleep 0.1; done")
         digest = _random_file(t, console, 18)
         with t.steps.step("write more than there is room for"):
-            console.send("dd if=/tmp/new of=/dev/vda bs=1M conv=fsync 2>/dev/null; echo writ''ten $?\n")
+            console.send(f"dd if=/tmp/new of={device} bs=1M conv=fsync 2>/dev/null; echo writ''ten $?\n")
             console.wait_for(r"the guest is paused: disk '[^']*': No space left on device", 120, "the pause")
         with t.steps.step("make room"):
             with open(f"/proc/{running.process.pid}/root{folder}/room", "w", encoding="ascii") as room:
@@ -48,7 +50,7 @@ def full_host_disk_pauses_the_guest(t):
             console.wait_for(r"the guest goes on", 60, "the guest to go on")
             console.wait_for(r"written 0", 120, "the end of the guest's writing")
         t.run(console, "echo 3 >/proc/sys/vm/drop_caches")
-        t.expect(t.run(console, f"head -c {18 * MIB} /dev/vda | sha256sum").startswith(digest),
+        t.expect(t.run(console, f"head -c {18 * MIB} {device} | sha256sum").startswith(digest),
                  "the guest does not read what it wrote")
         t.expect(t.run(console, "dmesg | grep -ci 'i/o error' || true") == "0", "the guest saw an error")
         console.send("poweroff -f\n")
@@ -56,6 +58,14 @@ def full_host_disk_pauses_the_guest(t):
     image = t.scratch.path / "after.qcow2"
     subprocess.run(["qemu-img", "check", "-q", image], check=True)
     t.expect(_content(t, image, 0, 18 * MIB) == digest, "the image has other bytes than the guest wrote")
+
+
+def full_host_disk_pauses_the_guest(t):
+    _pause_on_a_full_host_disk(t, "virtio", "/dev/vda")
+
+
+def full_host_disk_pauses_a_guest_on_ide(t):
+    _pause_on_a_full_host_disk(t, "ide", "/dev/sda", "ata_piix sd_mod")
 
 
 def errors_are_reported_when_asked(t):

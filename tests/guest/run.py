@@ -18,10 +18,11 @@ import debian  # noqa: E402
 import debugger  # noqa: E402
 import devices  # noqa: E402
 import disks  # noqa: E402
+import media  # noqa: E402
 from guestlib import guests, vmm  # noqa: E402
 from guestlib.steps import Failed, Steps  # noqa: E402
 
-MODULES = (boot, devices, disks, debugger, debian)
+MODULES = (boot, devices, disks, media, debugger, debian)
 BOOT_SECONDS = 600      # a slow engine on a busy machine
 COMMAND_SECONDS = 120
 
@@ -40,9 +41,13 @@ class Context:
         return vmm.Machine(kernel=self.guests["kernel"], initrd=self.guests["initrd"],
                            append=f"console=ttyS0 {append}".strip(), **settings)
 
-    def command(self, machine):
+    def command(self, machine, program=None):
         """The command line of a machine."""
-        return vmm.command(self.program, machine)
+        return vmm.command(program or self.program, machine)
+
+    def people(self):
+        """The program `ostler` beside the one that is tested."""
+        return Path(self.program).resolve().with_name("ostler")
 
     def start(self, machine):
         """The running VMM, to be used in a `with` block."""

@@ -51,10 +51,13 @@ class IdeRig final : public Rig {
         for (unsigned i = 0; i < 256; ++i) channel_.command_ports().io_write(0, 2, more * i);
         return;
       case 8:
-        channel_.with_drive(1, [&](ide::Drive&) { return cd_->change_medium(disk_, (more & 2) != 0); });
+        channel_.with_drive(1, [&](ide::Drive&) { return cd_->open_tray((more & 2) != 0); });
         return;
       case 9:
-        channel_.with_drive(1, [&](ide::Drive&) { return cd_->request_eject(); });
+        channel_.with_drive(1, [&](ide::Drive&) {
+          cd_->close_tray();
+          return true;
+        });
         return;
       case 10:
         channel_.allow((more & 3) != 0, (more & 12) != 0);

@@ -108,6 +108,11 @@ void AtaDisk::data_read() {
   next_block(true);
 }
 
+void AtaDisk::write_block() {
+  begin_host(
+      buffer_request(HostRequest::Kind::kWrite, lba_ * kSector, uint64_t{std::min(left_, block_)} * kSector));
+}
+
 void AtaDisk::data_written() {
   if (action_ == Action::kWriteBuffer) {
     std::copy_n(buffer().begin(), kSector, scratch_.begin());
@@ -115,8 +120,7 @@ void AtaDisk::data_written() {
     return finish();
   }
   if (action_ != Action::kWrite || left_ == 0) return abort();
-  begin_host(
-      buffer_request(HostRequest::Kind::kWrite, lba_ * kSector, uint64_t{std::min(left_, block_)} * kSector));
+  write_block();
 }
 
 void AtaDisk::host_done(int error) {
@@ -140,6 +144,45 @@ void AtaDisk::host_done(int error) {
       if (action_ == Action::kVerify) return next_verify();
       return next_block(true);
     }
+    case Action::kNone:
+    case Action::kReadBuffer:
+    case Action::kWriteBuffer:
+      break;
+  }
+  fail(lba_);
+}
+
+bool AtaDisk::may_repeat() const {
+  switch (action_) {
+    case Action::kFlush:
+      return true;
+    case Action::kTrim:
+      return block_ != 0;
+    case Action::kRead:
+    case Action::kWrite:
+    case Action::kVerify:
+      return left_ != 0;
+    case Action::kNone:
+    case Action::kReadBuffer:
+    case Action::kWriteBuffer:
+      break;
+  }
+  return false;
+}
+
+void AtaDisk::repeat_host() {
+  switch (action_) {
+    case Action::kFlush:
+      return begin_host({});
+    case Action::kTrim:
+      --block_;
+      return next_trim();
+    case Action::kRead:
+      return next_block(false);
+    case Action::kVerify:
+      return next_verify();
+    case Action::kWrite:
+      return write_block();
     case Action::kNone:
     case Action::kReadBuffer:
     case Action::kWriteBuffer:

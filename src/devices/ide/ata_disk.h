@@ -34,6 +34,8 @@ class AtaDisk final : public Drive {
   void dma_done() override;
   void dma_failed(int error) override;
   void host_done(int error) override;
+  void repeat_host() override;
+  bool may_repeat() const override;
   void set_signature() override;
   void reset_drive(bool hardware) override;
   void drive_state(state::Archive& archive) override;
@@ -44,6 +46,7 @@ class AtaDisk final : public Drive {
   void set_lba(uint64_t lba);
   void begin(Action action, Way way, bool extended, bool through = false);
   void next_block(bool interrupt);
+  void write_block();
   void next_verify();
   void next_trim();
   void complete();

@@ -21,6 +21,7 @@ void BusMaster::write(unsigned port, uint8_t value) {
   if (port == 0) {
     const bool starts = (value & kStart) != 0 && (command_ & kStart) == 0;
     command_ = value & (kStart | kToMemory);
+    ++generation_;
     if ((command_ & kStart) == 0) status_ &= static_cast<uint8_t>(~kActive);
     if (!starts) return;
     status_ |= kActive;
@@ -39,6 +40,16 @@ void BusMaster::reset() {
   command_ = status_ = 0;
   table_ = region_ = address_ = left_ = 0;
   last_ = false;
+  ++generation_;
+}
+
+void BusMaster::go_back(const Position& position) {
+  if (position.generation != generation_) return;
+  if (position.active) status_ |= kActive;
+  region_ = position.region;
+  address_ = position.address;
+  left_ = position.left;
+  last_ = position.last;
 }
 
 BusMaster::Walk BusMaster::stop(Walk why) {

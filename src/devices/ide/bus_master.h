@@ -38,6 +38,17 @@ class BusMaster {
   void written(const memory::Mapping& mapping) { dma_.written(mapping, mapping.bytes); }
   void drive_finished();  // the command is done: the master is not active any more
 
+  // Where it is in the table; going back to it undoes map(), unless the guest has started or stopped the
+  // master since.
+  struct Position {
+    uint64_t generation = 0;
+    bool active = false;
+    uint32_t region = 0, address = 0, left = 0;
+    bool last = false;
+  };
+  Position position() const { return {generation_, active(), region_, address_, left_, last_}; }
+  void go_back(const Position& position);
+
   void state(state::Archive& archive);
 
  private:
@@ -56,6 +67,7 @@ class BusMaster {
   uint32_t address_ = 0;  // rest of the current one
   uint32_t left_ = 0;
   bool last_ = false;
+  uint64_t generation_ = 0;  // of command_
 };
 
 }  // namespace ostler::ide

@@ -58,7 +58,7 @@ bool needs_medium(Packet packet) {
 }  // namespace
 
 bool CdDrive::medium_ready(Sense& sense) const {
-  if (has_medium() && blocks() != 0) return true;
+  if (has_medium()) return true;
   sense = {kNotReady, 0x3a, static_cast<uint8_t>(tray_open_ ? 2 : 1)};
   return false;
 }
@@ -132,11 +132,7 @@ void CdDrive::start_stop_unit() {
   const bool start = (byte(4) & 1) != 0, load_eject = (byte(4) & 2) != 0;
   if ((byte(4) & 0xf0) != 0 || !load_eject) return good();  // power conditions; spinning
   if (start) {
-    if (tray_open_ && medium_ != nullptr) {
-      attention_ = new_medium_ = true;
-      event_ = MediaEvent::kNewMedium;
-    }
-    tray_open_ = false;
+    close_tray();
     return good();
   }
   if (locked_) return check_condition({kIllegalRequest, 0x53, 2});  // medium removal prevented

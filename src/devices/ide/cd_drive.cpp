@@ -194,27 +194,24 @@ void CdDrive::reset_drive(bool hardware) {
   dma_mode_ = 0x22;
 }
 
-bool CdDrive::change_medium(std::shared_ptr<block::Backend> medium, bool force) {
+bool CdDrive::open_tray(bool force) {
+  if (tray_open_) return true;
   if (locked_ && !force) {
     event_ = MediaEvent::kEjectRequest;
     return false;
   }
   if (step_ == Step::kBlocks) fail_data();
-  medium_ = std::move(medium);
-  tray_open_ = false;
-  attention_ = new_medium_ = medium_ != nullptr;
-  event_ = medium_ != nullptr ? MediaEvent::kNewMedium : MediaEvent::kRemoved;
+  tray_open_ = true;
+  event_ = MediaEvent::kRemoved;
   return true;
 }
 
-bool CdDrive::request_eject() {
-  if (!locked_) {
-    tray_open_ = true;
-    event_ = MediaEvent::kRemoved;
-    return true;
-  }
-  event_ = MediaEvent::kEjectRequest;
-  return false;
+void CdDrive::close_tray() {
+  if (!tray_open_) return;
+  tray_open_ = false;
+  if (blocks() == 0) return;
+  attention_ = new_medium_ = true;
+  event_ = MediaEvent::kNewMedium;
 }
 
 void CdDrive::drive_state(state::Archive& archive) {

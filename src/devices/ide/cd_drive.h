@@ -1,5 +1,5 @@
 // A CD and DVD reader (ATA/ATAPI-7 §5.8 PACKET; commands: SPC-3, MMC-5). The medium is one data track of
-// 2048-byte blocks, or none; the host can change it while the guest runs.
+// 2048-byte blocks, or none; the host can change it while the tray is open.
 #pragma once
 
 #include <memory>
@@ -12,15 +12,15 @@ namespace ostler::ide {
 
 class CdDrive final : public Drive {
  public:
-  // `medium` null: none.
+  // `medium` null: there is none, and never will be.
   CdDrive(std::shared_ptr<block::Backend> medium, const Options& options);
 
   // ---- the host's side; through Channel::with_drive() ----
-  // Another medium, or none. The guest is told by sense data and events. False: the guest has locked the
-  // tray, and `force` is not given.
-  bool change_medium(std::shared_ptr<block::Backend> medium, bool force);
-  // Asks a guest that has locked the tray to unlock it.
-  bool request_eject();
+  // The medium may change while the tray is open: the disk below has another size, 0 for none. False: the
+  // guest has locked the tray, and `force` is not given; it is asked to open it by an event.
+  bool open_tray(bool force);
+  // Sense data and an event tell the guest of the medium that is there now.
+  void close_tray();
   bool tray_open() const { return tray_open_; }
   bool locked() const { return locked_; }
 
@@ -43,6 +43,8 @@ class CdDrive final : public Drive {
   void dma_done() override;
   void dma_failed(int error) override;
   void host_done(int error) override;
+  void repeat_host() override { next_blocks(); }
+  bool may_repeat() const override { return step_ == Step::kBlocks && left_ != 0; }
   void set_signature() override;
   void reset_drive(bool hardware) override;
   void drive_state(state::Archive& archive) override;
@@ -58,7 +60,7 @@ class CdDrive final : public Drive {
   void good();
   void check_condition(Sense sense);
   bool medium_ready(Sense& sense) const;
-  bool has_medium() const { return medium_ != nullptr && !tray_open_; }
+  bool has_medium() const { return blocks() != 0 && !tray_open_; }
   uint32_t blocks() const;
   bool is_dvd() const;
 
@@ -89,7 +91,7 @@ class CdDrive final : public Drive {
   void put_text(size_t at, size_t bytes, const std::string& text);
   size_t put_page(size_t at, uint8_t page, uint8_t control);
 
-  std::shared_ptr<block::Backend> medium_;
+  const std::shared_ptr<block::Backend> medium_;
   const Options options_;
   bool tray_open_ = false, locked_ = false;
   bool attention_ = true;  // unit attention waits: of a reset, or of another medium

@@ -17,10 +17,12 @@ constexpr unsigned kMostAtOnce = 8;
 
 // Whoever comes second, the submitter or the completion, goes on with the drive.
 struct Channel::Flight {
-  Flight(Drive& of, HostRequest asked) : drive(of), request(std::move(asked)), node(of.node()) {}
+  Flight(Drive& of, HostRequest asked, const BusMaster::Position& before)
+      : drive(of), request(std::move(asked)), node(of.node()), position(before) {}
   Drive& drive;
   HostRequest request;
   std::shared_ptr<block::Backend> node;
+  const BusMaster::Position position;  // before the request took its part of the table
   std::atomic<bool> met{false};
   int error = 0;
 };
@@ -32,6 +34,8 @@ Channel::Channel(memory::AddressSpace& memory, bus::IrqLine irq)
       control_port_("ide control", *this, &Channel::read_control, &Channel::write_control) {}
 
 Channel::~Channel() {
+  for (const auto& drive : drives_)
+    if (drive != nullptr && drive->node() != nullptr) drive->node()->on_resume({});
   quiesce();
 }
 
@@ -39,6 +43,7 @@ Result<void> Channel::attach(unsigned unit, std::unique_ptr<Drive> drive) {
   if (drives_[unit] != nullptr)
     return Error(ErrorKind::kBusy, fmt::format("unit {} of this IDE bus is taken", unit));
   drive->reset(true);
+  if (const auto node = drive->node()) node->on_resume([this] { repeat_kept(); });
   drives_[unit] = std::move(drive);
   return {};
 }
@@ -151,10 +156,11 @@ void Channel::go_on(Lock& lock) {
 
 void Channel::run(Drive& drive, Lock& lock) {
   for (unsigned times = 0;; ++times) {
+    const BusMaster::Position position = master_.position();
     move_dma_locked(drive);
     auto request = drive.take_request();
     if (!request) return;
-    auto flight = std::make_shared<Flight>(drive, *std::move(request));
+    auto flight = std::make_shared<Flight>(drive, *std::move(request), position);
     ++in_flight_;
     lock.unlock();
     if (times < kMostAtOnce)
@@ -214,8 +220,38 @@ void Channel::done(const std::shared_ptr<Flight>& flight, int error) {
   idle_.notify_all();
 }
 
+// What the user wants for a request that failed. True: the drive keeps it.
+bool Channel::keep_locked(Flight& flight) {
+  using block::Verdict;
+  const bool reads = flight.request.kind == HostRequest::Kind::kRead;
+  const Verdict verdict = flight.node->judge(reads, flight.error);
+  if (verdict == Verdict::kIgnore) flight.error = 0;
+  if (verdict != Verdict::kKeep) return false;
+  const bool dma = flight.drive.in_dma();
+  if (!flight.drive.keep_request()) return false;
+  if (dma) master_.go_back(flight.position);
+  // After it is kept: the guest may go on at once.
+  flight.node->pause_guest(flight.error);
+  return true;
+}
+
+// On the machine's thread.
+void Channel::repeat_kept() {
+  Lock lock(mutex_);
+  for (const auto& drive : drives_)
+    if (drive != nullptr) drive->repeat_kept();
+  ++in_flight_;
+  go_on(lock);
+  --in_flight_;
+  idle_.notify_all();
+}
+
 void Channel::finish_locked(Flight& flight) {
   --in_flight_;
+  if (flight.error != 0 && keep_locked(flight)) {
+    idle_.notify_all();
+    return;
+  }
   HostRequest& request = flight.request;
   if (request.kind == HostRequest::Kind::kRead && flight.error == 0 && !request.mapping.spans.empty())
     master_.written(request.mapping);

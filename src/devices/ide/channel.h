@@ -3,7 +3,8 @@
 //
 // Threads: registers from any vCPU; the host's disk completes on its own threads. One mutex, not held while
 // the disk is called. A drive has one request with its disk at a time, whatever the guest does, a reset
-// included.
+// included. One that failed, and that the user wants to be made again (werror=stop), is kept until the guest
+// goes on.
 #pragma once
 
 #include <array>
@@ -73,6 +74,8 @@ class Channel final : public state::Savable {
   void submit(const std::shared_ptr<Flight>& flight);
   void done(const std::shared_ptr<Flight>& flight, int error);
   void finish_locked(Flight& flight);
+  bool keep_locked(Flight& flight);
+  void repeat_kept();
   void go_on(Lock& lock);
   void update_interrupt_locked();
 

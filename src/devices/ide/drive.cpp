@@ -170,7 +170,22 @@ void Drive::request_done(int error) {
   if (dma_left_ == 0) dma_done();
 }
 
+bool Drive::keep_request() {
+  if (reset_pending_ || lost_) return false;
+  with_host_ = false;
+  chunk_ = 0;
+  kept_ = true;
+  return true;
+}
+
+void Drive::repeat_kept() {
+  if (!std::exchange(kept_, false)) return;
+  // A transfer goes on where its piece began.
+  if (phase_ == Phase::kHost) repeat_host();
+}
+
 void Drive::fail_data() {
+  kept_ = false;
   if (with_host_)
     lost_ = true;
   else if (phase_ != Phase::kIdle)
@@ -195,7 +210,7 @@ void Drive::reset_now() {
   interrupt_ = false;
   phase_ = Phase::kIdle;
   request_.reset();
-  lost_ = false;
+  lost_ = kept_ = false;
   chunk_ = 0;
   at_ = end_ = 0;
   reset_drive(reset_hardware_);
@@ -211,7 +226,7 @@ void Drive::diagnose() {
 }
 
 void Drive::state(state::Archive& archive) {
-  archive.section("ide drive", 1);
+  archive.section("ide drive", 2);
   for (Pair* pair : {&task_.features, &task_.count, &task_.low, &task_.mid, &task_.high}) {
     archive.field("register", pair->now);
     archive.field("register before", pair->before);
@@ -221,7 +236,10 @@ void Drive::state(state::Archive& archive) {
   archive.field("status", idle_status_);
   archive.check((idle_status_ & (status::kBusy | status::kDataRequest)) == 0, "status");
   archive.field("phase", phase_);
-  archive.check(static_cast<uint8_t>(phase_) < kPhases && phase_ != Phase::kHost, "phase");
+  archive.check(static_cast<uint8_t>(phase_) < kPhases, "phase");
+  if (archive.loading()) kept_ = false;
+  if (archive.version() >= 2) archive.field("kept", kept_);
+  archive.check(kept_ ? phase_ == Phase::kHost || phase_ == Phase::kDma : phase_ != Phase::kHost, "kept");
   uint64_t at = at_, end = end_;
   archive.field("at", at);
   archive.field("end", end);
@@ -246,7 +264,12 @@ void Drive::state(state::Archive& archive) {
                   "dma range");
   else if (phase_ == Phase::kDma)
     archive.check(at_ < end_, "dma data");
-  if (archive.loading() && archive.failed()) phase_ = Phase::kIdle;
+  else if (phase_ == Phase::kHost)
+    archive.check(may_repeat(), "kept request");
+  if (archive.loading() && archive.failed()) {
+    phase_ = Phase::kIdle;
+    kept_ = false;
+  }
 }
 
 }  // namespace ostler::ide

@@ -58,7 +58,7 @@ class Drive {
   void diagnose();  // EXECUTE DEVICE DIAGNOSTIC reaches both drives
 
   // ---- DMA ----
-  bool wants_dma() const { return phase_ == Phase::kDma && !with_host_; }
+  bool wants_dma() const { return phase_ == Phase::kDma && !with_host_ && !kept_; }
   bool in_dma() const { return phase_ == Phase::kDma; }
   bool dma_to_guest() const { return dma_to_guest_; }
   // True: between the guest's memory and the disk itself; false: through dma_buffer().
@@ -73,6 +73,10 @@ class Drive {
   std::optional<HostRequest> take_request();
   void request_done(int error);  // a positive errno
   bool with_host() const { return with_host_; }
+  // Instead of request_done(): the request will be made again, and the drive is busy until then. False:
+  // nobody waits for it any more.
+  bool keep_request();
+  void repeat_kept();
 
   void state(state::Archive& archive);
 
@@ -95,6 +99,8 @@ class Drive {
   virtual void dma_done() = 0;
   virtual void dma_failed(int error) = 0;
   virtual void host_done(int error) = 0;
+  virtual void repeat_host() = 0;       // begin_host() again, as the last one was
+  virtual bool may_repeat() const = 0;  // for saved states: there is such a request
   virtual void set_signature() = 0;
   virtual void reset_drive(bool hardware) = 0;
   virtual void drive_state(state::Archive& archive) = 0;
@@ -135,6 +141,7 @@ class Drive {
   bool with_host_ = false;              // left or taken, and not done
   uint64_t chunk_ = 0;                  // bytes of DMA that are with the host
   bool lost_ = false;                   // fail_data() waits for the host
+  bool kept_ = false;                   // a request failed and will be made again
   bool reset_pending_ = false, reset_hardware_ = false;
 };
 

@@ -2,13 +2,15 @@
 
 #include <vector>
 
+#include "config/word_property.h"
+
 namespace ostler::ide {
 namespace {
 
 using namespace config;
 
 std::vector<Property<Options>> common() {
-  return {
+  std::vector<Property<Options>> all = {
       text<Options>("id", &Options::id, "the device's name"),
       text<Options>("bus", &Options::bus, "ide.0 or ide.1"),
       number<Options, uint32_t>("unit", &Options::unit, 0, 1,
@@ -18,6 +20,8 @@ std::vector<Property<Options>> common() {
       text<Options>("ver", &Options::version, "version of the firmware, at most 8 characters"),
       number<Options, uint32_t>("bootindex", &Options::bootindex, 0, 0xffffffff, "place in the boot order"),
   };
+  for (auto& each : error_actions<Options>()) all.push_back(std::move(each));
+  return all;
 }
 
 const PropertySchema& disk_properties() {
@@ -30,6 +34,7 @@ const PropertySchema& disk_properties() {
     all.push_back(number<Options, uint32_t>("rotation_rate", &Options::rotation_rate, 0, 65534,
                                             "rotations per minute; 1: does not rotate"));
     all.push_back(number<Options, uint64_t>("wwn", &Options::wwn, 0, ~uint64_t{0}, "world wide name"));
+    all.push_back(boolean<Options>("share-rw", &Options::share_rw, "let others write to the disk too"));
     all.push_back(boolean<Options>("discard", &Options::discard, "let the guest give space back (TRIM)"));
     return all;
   }());

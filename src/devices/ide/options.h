@@ -22,6 +22,8 @@ struct Options {
   uint64_t wwn = 0;            // 0: none
   bool discard = true;
   uint32_t bootindex = 0;
+  bool share_rw = false;
+  std::string werror, rerror;  // report, ignore, stop, enospc, auto; "": auto
 };
 
 std::span<const config::DeviceType> device_types();

@@ -37,7 +37,7 @@ void PiixIde::preset() {
   config_changed_locked(0, pci::ConfigSpace::kConventional);
 }
 
-Result<void> PiixIde::attach(std::unique_ptr<Drive> drive, const std::string& bus, unsigned unit) {
+Result<PiixIde::Place> PiixIde::attach(std::unique_ptr<Drive> drive, const std::string& bus, unsigned unit) {
   if (!bus.empty() && bus != "ide.0" && bus != "ide.1")
     return Error(ErrorKind::kInvalidArgument,
                  fmt::format("there is no IDE bus '{}'; known are ide.0, ide.1", bus));
@@ -45,7 +45,9 @@ Result<void> PiixIde::attach(std::unique_ptr<Drive> drive, const std::string& bu
     if (!bus.empty() && bus.back() != static_cast<char>('0' + c)) continue;
     for (unsigned u = 0; u < Channel::kUnits; ++u) {
       if (unit < Channel::kUnits && unit != u) continue;
-      if (!channels_[c]->has(u)) return channels_[c]->attach(u, std::move(drive));
+      if (channels_[c]->has(u)) continue;
+      TRY(channels_[c]->attach(u, std::move(drive)));
+      return Place{c, u};
     }
   }
   if (!bus.empty() && unit < Channel::kUnits)

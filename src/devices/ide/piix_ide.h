@@ -27,9 +27,12 @@ class PiixIde final : public pci::Function, private bus::IoHandler {
 
   // What firmware would do: both channels answer. Once on the bus; kept over resets.
   void preset();
+  struct Place {
+    unsigned channel, unit;
+  };
   // Where "bus" and "unit" of a device say, or the first place that is free. kInvalidArgument: no such bus;
   // kBusy; kNoResource.
-  Result<void> attach(std::unique_ptr<Drive> drive, const std::string& bus, unsigned unit);
+  Result<Place> attach(std::unique_ptr<Drive> drive, const std::string& bus, unsigned unit);
   void quiesce();
 
  private:

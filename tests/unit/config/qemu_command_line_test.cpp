@@ -143,11 +143,12 @@ TEST(QemuCommandLine, OldNamesOfIdeDrives) {
   EXPECT_EQ(ide_place(machine({"disk.img"}), 0), "ide-hd ide.0 0");
 }
 
-TEST(QemuCommandLine, EmptyCdDriveHasNoNode) {
+TEST(QemuCommandLine, EmptyCdDriveCanGetAMedium) {
   const Machine m = machine({"-drive", "if=ide,media=cdrom,bus=1,unit=1"});
   EXPECT_EQ(ide_place(m, 0), "ide-cd ide.1 1");
   EXPECT_TRUE(m.drives.at(0).empty());
-  for (const auto& property : m.devices.at(0).properties) EXPECT_NE(property.key, "drive");
+  EXPECT_EQ(m.devices[0].properties.back().key, "drive");
+  EXPECT_EQ(m.devices[0].properties.back().value, m.drives[0].id);
 }
 
 TEST(QemuCommandLine, PlacesOfIdeDrivesAreChecked) {

@@ -166,34 +166,26 @@ TEST_F(DiskGraph, ADiskIsResizedWhileItIsInUse) {
   disk->on_resize({});
 }
 
-TEST_F(DiskGraph, AMediumIsChangedAndTakenOut) {
-  make_file("a.iso", std::string(4096, 'a'));
-  make_file("b.iso", std::string(8192, 'b'));
-  open({"-drive", "if=none,id=cd,media=cdrom", "-drive", "if=none,id=hd,driver=null-co"});
-  DiskWish wish{.name = "cd", .user = "-device test"};
-  EXPECT_NE(take_error(wish).find("is empty"), std::string::npos);
-  wish.removable = true;
-  const auto cd = take(wish).at(0);
-  int changes = 0;
-  cd->on_resize([&] { ++changes; });
-  EXPECT_EQ(cd->size(), 0u);
-  ASSERT_TRUE(disks->change_medium("cd", path("a.iso"), "raw"));
-  EXPECT_EQ(cd->size(), 4096u);
-  EXPECT_TRUE(cd->read_only());
-  EXPECT_EQ(read(cd, 0, 512), kSector);
-  EXPECT_FALSE(disks->change_medium("cd", path("c.iso"), "raw"));
-  EXPECT_EQ(read(cd, 0, 512), kSector);
-  ASSERT_TRUE(disks->change_medium("cd", path("b.iso"), ""));
-  EXPECT_EQ(read(cd, 4096, 512), std::string(512, 'b'));
-  // Nobody holds the former one any more.
-  qemu_img("resize -q -f raw " + path("a.iso") + " 16384");
-  ASSERT_TRUE(disks->change_medium("cd", "", ""));
-  EXPECT_EQ(cd->size(), 0u);
-  EXPECT_EQ(changes, 3);
-  take("hd");
-  EXPECT_NE(disks->change_medium("hd", "", "").error().message().find("not a drive with a removable"),
+TEST_F(DiskGraph, NodesComeAndGoWhileTheGuestRuns) {
+  make_file("a.img", std::string(4096, 'a'));
+  open({"-drive", "if=none,id=d,driver=null-co"});
+  config::BlockNode node{.name = "n",
+                         .options = R"({"driver":"raw","node-name":"n","file.driver":"file",)"
+                                    R"("file.filename":")" +
+                                    path("a.img") + "\"}",
+                         .origin = {}};
+  ASSERT_TRUE(disks->add_node(node));
+  const config::BlockNode same{
+      .name = "n", .options = R"({"driver":"null-co","node-name":"n"})", .origin = {}};
+  EXPECT_NE(disks->add_node(same).error().message().find("there is a block node 'n' already"),
             std::string::npos);
-  cd->on_resize({});
+  EXPECT_EQ((*disks->node("n"))->size(), 4096u);
+  node.name = "d";
+  EXPECT_NE(disks->add_node(node).error().message().find("is taken by another disk"), std::string::npos);
+  EXPECT_NE(take("n"), nullptr);
+  EXPECT_EQ(disks->remove_node("n").error().message(), "'n' is in use by 'n'");
+  EXPECT_NE(disks->remove_node("m").error().message().find("there is no block node 'm'"), std::string::npos);
+  EXPECT_EQ(disks->node("nn").error().message(), "there is no disk or block node 'nn'; did you mean 'n'?");
 }
 
 }  // namespace

@@ -1,31 +1,13 @@
 // The properties of virtio-blk, as -device knows them.
-#include <algorithm>
-
+#include "config/word_property.h"
 #include "devices/virtio/block/device.h"
 
 namespace ostler::virtio::block {
 namespace {
 
-// One of `choices`, the last of them the default.
-config::Property<Options> action(std::string name, std::string Options::*member,
-                                 std::vector<std::string_view> choices, std::string help) {
-  std::string type;
-  for (const auto& each : choices) type += (type.empty() ? "" : "|") + std::string(each);
-  return {{std::move(name), type, std::move(help)},
-          [=](Options& options, std::string_view value) -> Result<void> {
-            if (std::find(choices.begin(), choices.end(), value) == choices.end())
-              return Error(ErrorKind::kInvalidArgument, "'" + std::string(value) + "' is not one of " + type);
-            options.*member = value;
-            return {};
-          },
-          [=](const Options& options) {
-            return options.*member == "" ? std::string(choices.back()) : options.*member;
-          }};
-}
-
 std::vector<config::Property<Options>> own() {
   using namespace config;
-  return {
+  std::vector<Property<Options>> all = {
       reference<Options>("drive", "block node", &Options::drive, "the disk that this device shows"),
       text<Options>("serial", &Options::serial, "serial number, at most 20 characters"),
       number<Options, uint32_t>("logical_block_size", &Options::logical_block_size, 512, 32768,
@@ -44,15 +26,13 @@ std::vector<config::Property<Options>> own() {
       on_off_auto<Options>("write-cache", &Options::write_cache,
                            "off: completed writes are on stable storage"),
       boolean<Options>("share-rw", &Options::share_rw, "let others write to the disk too"),
-      action("werror", &Options::werror, {"report", "ignore", "stop", "enospc", "auto"},
-             "what happens when a write fails"),
-      action("rerror", &Options::rerror, {"report", "ignore", "stop", "auto"},
-             "what happens when a read fails"),
       reference<Options>("iothread", "iothread", &Options::iothread, "the thread that serves all queues"),
       text<Options>("iothread-vq-mapping", &Options::iothread_vq_mapping,
                     "threads of the queues: a list, with -device in JSON"),
       number<Options, uint32_t>("bootindex", &Options::bootindex, 0, 0xffffffff, "place in the boot order"),
   };
+  for (auto& each : error_actions<Options>()) all.push_back(std::move(each));
+  return all;
 }
 
 }  // namespace

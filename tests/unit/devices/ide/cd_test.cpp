@@ -11,6 +11,15 @@ class Cd : public CdTest {
   std::string blocks_of_cd(uint32_t first, uint32_t count) const {
     return cd->bytes.substr(size_t{first} * 2048, size_t{count} * 2048);
   }
+  bool open_tray(bool force = false) {
+    return channel.with_drive(0, [&](Drive&) { return drive->open_tray(force); });
+  }
+  void close_tray() {
+    channel.with_drive(0, [this](Drive&) {
+      drive->close_tray();
+      return true;
+    });
+  }
 };
 
 TEST_F(Cd, ResetShowsTheSignatureOfAPacketDevice) {
@@ -215,20 +224,29 @@ TEST_F(Cd, LockedTraysStayClosed) {
   EXPECT_EQ(packet({0x1e, 0, 0, 0, 1}), kIdle);
   EXPECT_EQ(packet({0x1b, 0, 0, 0, 2}), kFailed);
   EXPECT_EQ(sense(), "5/53/02");
-  EXPECT_FALSE(channel.with_drive(0, [this](Drive&) { return drive->change_medium(nullptr, false); }));
+  EXPECT_FALSE(open_tray());
   // The guest hears of the wish.
   EXPECT_EQ(packet({0x4a, 1, 0, 0, 0x10, 0, 0, 0, 8}), kIdle);
   EXPECT_EQ(at(4), 1);
   EXPECT_EQ(at(5), 2);
   EXPECT_EQ(packet({0x1e, 0, 0, 0, 0}), kIdle);
-  EXPECT_TRUE(channel.with_drive(0, [this](Drive&) { return drive->request_eject(); }));
+  EXPECT_TRUE(open_tray());
   EXPECT_TRUE(drive->tray_open());
 }
 
+TEST_F(Cd, ForceOpensALockedTray) {
+  EXPECT_EQ(packet({0x1e, 0, 0, 0, 1}), kIdle);
+  EXPECT_TRUE(open_tray(true));
+  EXPECT_EQ(packet({0x4a, 1, 0, 0, 0x10, 0, 0, 0, 8}), kIdle);
+  EXPECT_EQ(at(4), 3) << "media removal";
+  EXPECT_EQ(packet({0}), kFailed);
+  EXPECT_EQ(sense(), "2/3a/02");
+}
+
 TEST_F(Cd, AnotherMediumIsToldBySenseAndEvent) {
-  auto other = std::make_shared<MemoryDisk>(10 * 2048);
-  other->bytes.replace(0, 5, "other");
-  EXPECT_TRUE(channel.with_drive(0, [&](Drive&) { return drive->change_medium(other, false); }));
+  EXPECT_TRUE(open_tray());
+  cd->bytes = "other" + std::string(10 * 2048 - 5, '\0');
+  close_tray();
   EXPECT_EQ(packet({0x4a, 1, 0, 0, 0x10, 0, 0, 0, 8}), kIdle);
   EXPECT_EQ(at(4), 2) << "new medium";
   EXPECT_EQ(packet({0x4a, 1, 0, 0, 0x10, 0, 0, 0, 8}), kIdle);
@@ -249,7 +267,9 @@ TEST_F(Cd, EventsMustBePolled) {
 }
 
 TEST_F(Cd, WithoutMediumItSaysSo) {
-  EXPECT_TRUE(channel.with_drive(0, [this](Drive&) { return drive->change_medium(nullptr, false); }));
+  EXPECT_TRUE(open_tray());
+  cd->bytes.clear();
+  close_tray();
   EXPECT_EQ(packet({0}), kFailed);
   EXPECT_EQ(sense(), "2/3a/01");
   EXPECT_EQ(packet({0x46, 0, 0, 0, 0, 0, 0, 1, 0}), kIdle);
@@ -257,23 +277,22 @@ TEST_F(Cd, WithoutMediumItSaysSo) {
   EXPECT_EQ(packet({0x12, 0, 0, 0, 36}), kIdle);
 }
 
-TEST_F(Cd, ChangeInTheMiddleOfATransferEndsIt) {
+TEST_F(Cd, OpeningInTheMiddleOfATransferEndsIt) {
   // Between two pieces of DMA, while the host reads the first.
   cd->hold = true;
   table({{kMemory, 2048}});
   send_packet({0x28, 0, 0, 0, 0, 0, 0, 0, 2}, true);
   start(true);
-  auto other = std::make_shared<MemoryDisk>(2048);
-  EXPECT_TRUE(channel.with_drive(0, [&](Drive&) { return drive->change_medium(other, true); }));
+  EXPECT_TRUE(open_tray());
   cd->release();
   EXPECT_EQ(status(), kFailed);
   EXPECT_EQ(sense(), "3/11/00");
 }
 
-TEST_F(Cd, ChangeBetweenTwoBlocksOfDataEndsTheCommand) {
+TEST_F(Cd, OpeningBetweenTwoBlocksOfDataEndsTheCommand) {
   send_packet({0x28, 0, 0, 0, 0, 0, 0, 0, 2}, false, 2048);
   EXPECT_EQ(status(), kData);
-  EXPECT_TRUE(channel.with_drive(0, [this](Drive&) { return drive->change_medium(nullptr, true); }));
+  EXPECT_TRUE(open_tray());
   EXPECT_EQ(status(), kFailed);
 }
 

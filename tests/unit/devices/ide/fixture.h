@@ -62,7 +62,7 @@ class MemoryDisk final : public block::Backend {
       log += 'd';
       if (!fits(offset, length)) return done(EINVAL);
       std::memset(bytes.data() + offset, 'd', length);
-      done(0);
+      done(discard_error);
     });
   }
   void write_zeroes(uint64_t, uint64_t, bool, block::Done done) override { done(ENOTSUP); }
@@ -70,6 +70,10 @@ class MemoryDisk final : public block::Backend {
     static block::WorkerPool pool(1);  // outlives every disk
     pool.run(std::move(task));
   }
+
+  block::Verdict judge(bool, int) override { return verdict; }
+  void pause_guest(int error) override { paused_for = error; }
+  void on_resume(std::function<void()> handler) override { resume = std::move(handler); }
 
   void release() {
     auto now = std::exchange(held_, {});
@@ -79,9 +83,12 @@ class MemoryDisk final : public block::Backend {
 
   std::string bytes;
   bool hold = false;
-  int read_error = 0, write_error = 0, flush_error = 0;
+  int read_error = 0, write_error = 0, flush_error = 0, discard_error = 0;
   unsigned reads = 0;
   std::string log;  // w, f, d in their order
+  block::Verdict verdict = block::Verdict::kReport;
+  int paused_for = 0;
+  std::function<void()> resume;
 
  private:
   bool fits(uint64_t offset, uint64_t length) const {
