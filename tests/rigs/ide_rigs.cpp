@@ -64,6 +64,12 @@ class IdeRig final : public Rig {
         return;
       case 11:
         if (more % 8 == 0) channel_.reset();
+        if (more % 8 == 1) disk_->go_on();
+        if (more % 8 > 4) {
+          disk_->set_full(true);
+          transfer(more >> 3);
+          disk_->set_full(false);
+        }
         return;
       default:
         channel_.write_bus_master(0, (more & 1) != 0 ? 9 : 1);

@@ -20,13 +20,13 @@ class PromptDisk final : public block::Backend {
   void read(uint64_t offset, std::vector<iovec> iov, block::Done done) override {
     check(offset, iov);
     for (const iovec& piece : iov) std::memset(piece.iov_base, 0x5a, piece.iov_len);
-    done(0);
+    done(error_);
   }
   void write(uint64_t offset, std::vector<iovec> iov, block::Done done) override {
     check(offset, iov);
-    done(0);
+    done(error_);
   }
-  void flush(block::Done done) override { done(0); }
+  void flush(block::Done done) override { done(error_); }
   void discard(uint64_t offset, uint64_t length, block::Done done) override {
     check_range(offset, length);
     done(EIO);
@@ -34,6 +34,16 @@ class PromptDisk final : public block::Backend {
   void write_zeroes(uint64_t, uint64_t, bool, block::Done done) override { done(EIO); }
   // The caller holds no lock, so that its own thread is as good as another.
   void defer(std::function<void()> task) override { task(); }
+
+  // While it is full, requests fail, to be made again when the guest goes on.
+  void set_full(bool full) { error_ = full ? ENOSPC : 0; }
+  block::Verdict judge(bool, int) override {
+    return error_ != 0 ? block::Verdict::kKeep : block::Verdict::kReport;
+  }
+  void on_resume(std::function<void()> handler) override { resume_ = std::move(handler); }
+  void go_on() const {
+    if (resume_) resume_();
+  }
 
  private:
   // Devices check what their guest asks for.
@@ -46,6 +56,8 @@ class PromptDisk final : public block::Backend {
     check_range(offset, length);
   }
   const std::string name_ = "prompt";
+  int error_ = 0;
+  std::function<void()> resume_;
 };
 
 }  // namespace ostler::rigs
