@@ -451,12 +451,6 @@ class Mistakes(Mistake):
     def test_ide_on_the_other_machine(self):
         self.qemu("-machine", "microvm", "-cdrom", F.disk, words=["-cdrom", "microvm"])
 
-    def test_cd_on_the_other_machine(self):
-        self.people("run", "--machine", "microvm", "--cdrom", F.disk, "--kernel", F.kernel, words=["--cdrom", "microvm"])
-
-    def test_cd_missing(self):
-        self.people("run", "--cdrom", F.missing, "--kernel", F.kernel, words=["--cdrom", F.missing])
-
     def test_node_that_is_no_json(self):
         self.qemu("-blockdev", '{"driver":', words=["-blockdev", "JSON"])
 
@@ -595,6 +589,12 @@ class PeopleMistakes(Mistake):
 
     def test_initrd_without_kernel(self):
         self.people("run", "--initrd", F.initrd, words=["--initrd", "--kernel"])
+
+    def test_cd_on_the_other_machine(self):
+        self.people("run", "--machine", "microvm", "--cdrom", F.disk, "--kernel", F.kernel, words=["--cdrom", "microvm"])
+
+    def test_cd_missing(self):
+        self.people("run", "--cdrom", F.missing, "--kernel", F.kernel, words=["--cdrom", F.missing])
 
     def test_disk_missing(self):
         self.people("run", F.missing, "--kernel", F.kernel, words=["--disk", F.missing])
