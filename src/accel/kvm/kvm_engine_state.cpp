@@ -36,14 +36,11 @@ bool KvmEngine::store_state() {
     xcrs.nr_xcrs = 1;
     xcrs.xcrs[0].value = state_.xcr0;
     if (const int done = call_vcpu(kSetXcrs, &xcrs); done < 0) return refused(kSetXcrs, done);
-    alignas(64) std::byte area[kXsaveSize];
-    xsave_from_cpu(state_, context_.model.xcr0_supported() | 3, area);
-    if (const int done = call_vcpu(kSetXsave, area); done < 0) return refused(kSetXsave, done);
-  } else {
-    kvm_fpu fpu{};
-    from_cpu(state_, fpu);
-    if (const int done = call_vcpu(kSetFpu, &fpu); done < 0) return refused(kSetFpu, done);
   }
+  // Also for guests without XSAVE: KVM_SET_FPU leaves MXCSR out.
+  alignas(64) std::byte area[kXsaveSize];
+  xsave_from_cpu(state_, context_.model.xcr0_supported() | 3, area);
+  if (const int done = call_vcpu(kSetXsave, area); done < 0) return refused(kSetXsave, done);
   store_msrs();
 
   kvm_debugregs debug{};
@@ -53,7 +50,7 @@ bool KvmEngine::store_state() {
   kvm_vcpu_events events{};
   from_cpu(state_, events);
   if (const int done = call_vcpu(kSetVcpuEvents, &events); done < 0) return refused(kSetVcpuEvents, done);
-  run_area().ready_for_interrupt_injection = 0;
+  run_area().ready_for_interrupt_injection = state_.flag(x86::rflags::kIf) && !state_.interrupt_shadow;
   unfinished_ = false;
   changed_ = false;
   return true;
@@ -71,14 +68,10 @@ bool KvmEngine::load_state() {
     if (const int done = call_vcpu(kGetXcrs, &xcrs); done < 0) return refused(kGetXcrs, done);
     for (uint32_t i = 0; i < std::min<uint32_t>(xcrs.nr_xcrs, KVM_MAX_XCRS); ++i)
       if (xcrs.xcrs[i].xcr == 0) state_.xcr0 = xcrs.xcrs[i].value;
-    alignas(64) std::byte area[kXsaveSize];
-    if (const int done = call_vcpu(kGetXsave, area); done < 0) return refused(kGetXsave, done);
-    xsave_to_cpu(area, state_);
-  } else {
-    kvm_fpu fpu{};
-    if (const int done = call_vcpu(kGetFpu, &fpu); done < 0) return refused(kGetFpu, done);
-    to_cpu(fpu, state_);
   }
+  alignas(64) std::byte area[kXsaveSize];
+  if (const int done = call_vcpu(kGetXsave, area); done < 0) return refused(kGetXsave, done);
+  xsave_to_cpu(area, state_);
   load_msrs();
   kvm_debugregs debug{};
   if (const int done = call_vcpu(kGetDebugregs, &debug); done < 0) return refused(kGetDebugregs, done);

@@ -123,30 +123,4 @@ void from_cpu(const CpuState& cpu, kvm_vcpu_events& events) {
   events.flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW;
 }
 
-void to_cpu(const kvm_fpu& fpu, CpuState& cpu) {
-  x86::FxState& fx = cpu.fx;
-  fx.fcw = fpu.fcw;
-  fx.fsw = fpu.fsw;
-  fx.ftw = fpu.ftwx;
-  fx.fop = fpu.last_opcode;
-  fx.fip = fpu.last_ip;
-  fx.fdp = fpu.last_dp;
-  fx.mxcsr = fpu.mxcsr;
-  for (unsigned i = 0; i < 8; ++i) std::memcpy(fx.st[i], fpu.fpr[i], 16);
-  for (unsigned i = 0; i < 16; ++i) std::memcpy(cpu.vec[i], fpu.xmm[i], 16);
-}
-
-void from_cpu(const CpuState& cpu, kvm_fpu& fpu) {
-  const x86::FxState& fx = cpu.fx;
-  fpu.fcw = fx.fcw;
-  fpu.fsw = fx.fsw;
-  fpu.ftwx = fx.ftw;
-  fpu.last_opcode = fx.fop;
-  fpu.last_ip = fx.fip;
-  fpu.last_dp = fx.fdp;
-  fpu.mxcsr = fx.mxcsr;
-  for (unsigned i = 0; i < 8; ++i) std::memcpy(fpu.fpr[i], fx.st[i], 16);
-  for (unsigned i = 0; i < 16; ++i) std::memcpy(fpu.xmm[i], cpu.vec[i], 16);
-}
-
 }  // namespace ostler::accel::kvm

@@ -24,10 +24,6 @@ void from_cpu(const x86::CpuState& cpu, kvm_debugregs& debug);
 void to_cpu(const kvm_vcpu_events& events, x86::CpuState& cpu);
 void from_cpu(const x86::CpuState& cpu, kvm_vcpu_events& events);
 
-// x87 and SSE, of processors without XSAVE.
-void to_cpu(const kvm_fpu& fpu, x86::CpuState& cpu);
-void from_cpu(const x86::CpuState& cpu, kvm_fpu& fpu);
-
 // An XSAVE area in standard form (SDM 1 §13.4). `components`: those that the guest may have, as in XCR0.
 inline constexpr size_t kXsaveSize = 4096;
 void xsave_to_cpu(std::span<const std::byte, kXsaveSize> area, x86::CpuState& cpu);

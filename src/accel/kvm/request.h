@@ -58,7 +58,6 @@ inline constexpr Request kGetApiVersion{KVM_GET_API_VERSION, "KVM_GET_API_VERSIO
     kGetDirtyLog{KVM_GET_DIRTY_LOG, "KVM_GET_DIRTY_LOG"}, kCreateVcpu{KVM_CREATE_VCPU, "KVM_CREATE_VCPU"},
     kRun{KVM_RUN, "KVM_RUN"}, kGetRegs{KVM_GET_REGS, "KVM_GET_REGS"}, kSetRegs{KVM_SET_REGS, "KVM_SET_REGS"},
     kGetSregs2{KVM_GET_SREGS2, "KVM_GET_SREGS2"}, kSetSregs2{KVM_SET_SREGS2, "KVM_SET_SREGS2"},
-    kGetFpu{KVM_GET_FPU, "KVM_GET_FPU"}, kSetFpu{KVM_SET_FPU, "KVM_SET_FPU"},
     kGetXsave{_IOR(KVMIO, 0xa4, std::byte[4096]), "KVM_GET_XSAVE"},
     kSetXsave{_IOW(KVMIO, 0xa5, std::byte[4096]), "KVM_SET_XSAVE"}, kGetXcrs{KVM_GET_XCRS, "KVM_GET_XCRS"},
     kSetXcrs{KVM_SET_XCRS, "KVM_SET_XCRS"}, kGetMsrs{_IOWR(KVMIO, 0x88, uint64_t), "KVM_GET_MSRS"},
