@@ -128,6 +128,31 @@ Bytes build_mcfg(uint64_t ecam) {
   return t.finish();
 }
 
+// System Resource Affinity Table: §5.2.16.
+Bytes build_srat(const Description& machine) {
+  constexpr uint32_t kEnabled = 1;
+  constexpr uint32_t kFirstX2ApicOnly = 255;
+  TableWriter t("SRAT", 3);
+  t.u32(1).zeros(8);
+  for (size_t i = 0; i < machine.apic_ids.size() && i < machine.numa.node_of.size(); ++i) {
+    const uint32_t id = machine.apic_ids[i], node = machine.numa.node_of[i];
+    if (id < kFirstX2ApicOnly)
+      t.u8(0).u8(16).u8(node & 0xff).u8(id).u32(kEnabled).u8(0).u8(node >> 8).u16(node >> 16).u32(0);
+    else
+      t.u8(2).u8(24).u16(0).u32(node).u32(id).u32(kEnabled).u32(0).u32(0);
+  }
+  for (const Numa::Memory& each : machine.numa.memory)
+    t.u8(1).u8(40).u32(each.node).u16(0).u64(each.base).u64(each.size).u32(0).u32(kEnabled).u64(0);
+  return t.finish();
+}
+
+// System Locality Information Table: §5.2.17.
+Bytes build_slit(const Numa& numa) {
+  TableWriter t("SLIT", 1);
+  t.u64(numa.nodes).bytes(numa.distances);
+  return t.finish();
+}
+
 }  // namespace
 
 Tables build_tables(const Description& machine, GuestPhys address) {
@@ -145,6 +170,8 @@ Tables build_tables(const Description& machine, GuestPhys address) {
   listed.push_back(add(build_madt(machine)));
   if (machine.hpet) listed.push_back(add(build_hpet(*machine.hpet)));
   if (machine.pci && machine.pci->ecam) listed.push_back(add(build_mcfg(*machine.pci->ecam)));
+  if (machine.numa.nodes != 0) listed.push_back(add(build_srat(machine)));
+  if (!machine.numa.distances.empty()) listed.push_back(add(build_slit(machine.numa)));
   TableWriter rsdt("RSDT", 1), xsdt("XSDT", 1);
   for (const uint32_t table : listed) {
     rsdt.u32(table);

@@ -36,8 +36,21 @@ struct ReducedHardware {
   uint32_t sleep_base = 0;  // sleep control at +0, sleep status at +1, reset at +2
 };
 
+// Nodes of processors and memory; nodes == 0: the guest is told of none.
+struct Numa {
+  struct Memory {
+    unsigned node = 0;
+    uint64_t base = 0, size = 0;  // bytes
+  };
+  unsigned nodes = 0;
+  std::vector<unsigned> node_of;  // per processor of Description::apic_ids
+  std::vector<Memory> memory;
+  std::vector<uint8_t> distances;  // nodes * nodes, row by row; empty: not told
+};
+
 struct Description {
   std::vector<uint32_t> apic_ids;  // of the vCPUs present at start
+  Numa numa;
   uint32_t local_apic = 0xfee00000;
   uint32_t io_apic = 0xfec00000;
   uint8_t io_apic_id = 0;
@@ -66,7 +79,7 @@ struct Description {
 
 struct Tables {
   GuestPhys address;           // of `bytes`
-  std::vector<uint8_t> bytes;  // FACS, DSDT, FADT, MADT, HPET, MCFG, XSDT, RSDT
+  std::vector<uint8_t> bytes;  // FACS, DSDT, FADT, MADT, HPET, MCFG, SRAT, SLIT, XSDT, RSDT
   std::vector<uint8_t> rsdp;   // 36 bytes, revision 2, to be placed on a 16-byte boundary
 };
 

@@ -24,6 +24,7 @@
 #include "machine/device_catalog.h"
 #include "machine/machine.h"
 #include "machine/properties.h"
+#include "ps/program.h"
 #include "x86/cpu_model.h"
 
 namespace {
@@ -122,6 +123,8 @@ int main(int argc, char** argv) {
                                     std::span(arguments).subspan(1), kVersion);
   if (program == "ostler" && !arguments.empty() && arguments[0] == "doctor")
     return ostler::doctor::run_program(std::span(arguments).subspan(1));
+  if (program == "ostler" && !arguments.empty() && arguments[0] == "ps")
+    return ostler::ps::run_program(std::span(arguments).subspan(1));
   const bool qemu_names = program.starts_with("ostler-system") || program.starts_with("qemu-system");
   const auto command = qemu_names ? ostler::config::parse_qemu_command_line(arguments)
                                   : ostler::config::parse_ostler_command_line(arguments);

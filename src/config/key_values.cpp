@@ -88,6 +88,20 @@ std::optional<std::string> KeyValues::take(std::string_view key) {
   return found;
 }
 
+std::vector<std::string> KeyValues::take_all(std::string_view key) {
+  asked_.emplace_back(key);
+  std::vector<std::string> found;
+  std::erase_if(pairs_, [&](auto& pair) {
+    const std::string_view name = pair.key;
+    const bool member = name.starts_with(key) && name.substr(key.size()).starts_with('.') &&
+                        name.find_first_not_of("0123456789", key.size() + 1) == std::string_view::npos;
+    if (name != key && !member) return false;
+    found.push_back(std::move(pair.value));
+    return true;
+  });
+  return found;
+}
+
 Result<std::optional<bool>> KeyValues::take_bool(std::string_view key) {
   const auto text = take(key);
   if (!text) return std::optional<bool>();

@@ -29,6 +29,8 @@ class KeyValues {
 
   // The last value of `key`, removed; none when absent.
   std::optional<std::string> take(std::string_view key);
+  // All of them, in order; a list of JSON ("key.0", "key.1") likewise.
+  std::vector<std::string> take_all(std::string_view key);
   Result<std::optional<bool>> take_bool(std::string_view key);
   Result<std::optional<uint64_t>> take_number(std::string_view key);
   Result<std::optional<uint64_t>> take_size(std::string_view key, uint64_t unit);

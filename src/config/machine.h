@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "config/key_value.h"
@@ -48,7 +49,7 @@ struct Drive {
 
 // -object
 struct Object {
-  std::string type;  // secret, throttle-group, iothread
+  std::string type;  // secret, throttle-group, iothread, memory-backend-…
   std::string id;
   Properties properties;
   std::string origin;
@@ -80,6 +81,30 @@ struct Rtc {
   std::string clock = "host";
 };
 
+// -numa: see machine::NumaTopology.
+struct NumaNode {
+  bool given = false;                               // false: only nodes of higher numbers are
+  uint64_t memory = 0;                              // bytes; 0: memdev, or an equal share
+  std::string memdev;                               // id of an object
+  std::vector<std::pair<unsigned, unsigned>> cpus;  // first to last
+  std::string origin;
+};
+struct NumaCpu {
+  unsigned node = 0;
+  std::optional<unsigned> socket, die, core, thread;  // none: all
+  std::string origin;
+};
+struct NumaDistance {
+  unsigned from = 0, to = 0;
+  uint8_t value = 0;
+  std::string origin;
+};
+struct Numa {
+  std::vector<NumaNode> nodes;  // by number
+  std::vector<NumaCpu> cpus;
+  std::vector<NumaDistance> distances;
+};
+
 struct Machine {
   std::string type = "pc";  // pc, microvm
   Properties machine_properties;
@@ -87,8 +112,13 @@ struct Machine {
   std::string cpu_model;                  // empty: the machine's default; as -cpu writes it
   unsigned cpus = 1;
   unsigned max_cpus = 1;
-  unsigned sockets = 1, cores = 1, threads = 1;
+  unsigned sockets = 1, dies = 1, cores = 1, threads = 1;  // dies per socket, cores per die
   uint64_t memory_bytes = 128u << 20;
+  std::string memory_path;       // -mem-path
+  bool memory_prealloc = false;  // -mem-prealloc
+  bool memory_huge = false;      // in reserved huge pages
+  bool memory_lock = false;      // -overcommit mem-lock=on
+  Numa numa;
 
   std::string kernel, initrd, append;
   std::vector<Object> objects;

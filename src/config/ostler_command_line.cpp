@@ -19,6 +19,7 @@ struct RunOptions {
                                       log_file;
   unsigned cpus = 1;
   std::string gdb;
+  bool huge_pages = false, prealloc = false;
   bool paused = false, snapshot = false, no_reboot = false, no_rng = false;
 };
 
@@ -87,6 +88,8 @@ Result<CommandLine> build(const RunOptions& options) {
   TRY(option_memory(b, options.memory));
   TRY(option_smp(b, std::to_string(options.cpus)));
   Machine& m = b.machine();
+  m.memory_huge = options.huge_pages;
+  m.memory_prealloc = options.prealloc;
   m.cpu_model = options.cpu;
   m.kernel = options.kernel;
   m.initrd = options.initrd;
@@ -178,12 +181,17 @@ Result<CommandLine> parse_ostler_command_line(std::span<const std::string> argum
   app.add_subcommand("image",
                      "make, copy, check and change disk images; `ostler image --help` tells its commands");
   app.add_subcommand("doctor", "tell what this host can do for guests; `ostler doctor --json` for programs");
+  app.add_subcommand("ps",
+                     "list the guests that run here, with the memory they take; `ostler ps --json` too");
   CLI::App* version = app.add_subcommand("version", "print the version");
   run->add_option("disk", options.disks, "disk image: PATH[,readonly][,snapshot]");
   run->add_option("--kernel", options.kernel, "kernel to boot: bzImage, ELF with a PVH note, or multiboot");
   run->add_option("--initrd", options.initrd, "initial RAM disk for the kernel");
   run->add_option("--append", options.append, "kernel command line");
   run->add_option("--memory,-m", options.memory, "guest memory, like 512M or 4G")->capture_default_str();
+  run->add_flag("--huge-pages", options.huge_pages, "guest memory in huge pages that the host has reserved");
+  run->add_flag("--prealloc", options.prealloc,
+                "take all guest memory from the host before the guest starts");
   run->add_option("--cpus,-c", options.cpus, "number of vCPUs, 1 to 64")->capture_default_str();
   run->add_option("--disk", options.more_disks, "a disk; may be given several times");
   run->add_option("--cdrom", options.cdroms, "an image in a CD drive; may be given several times");
@@ -224,7 +232,7 @@ Result<CommandLine> parse_ostler_command_line(std::span<const std::string> argum
     if (run->parsed()) {
       known = option_names(*run, storage);
     } else {
-      known = {"run", "image", "doctor", "version", "--help", "--version"};
+      known = {"run", "image", "doctor", "ps", "version", "--help", "--version"};
     }
     return Error(ErrorKind::kInvalidArgument,
                  fmt::format("{}: there is no such {}{}; 'ostler {}--help' lists them all", extras.front(),

@@ -35,6 +35,7 @@ struct QemuBuilder {
   std::vector<std::string> serial_options;
   bool snapshot = false;  // -snapshot
   bool nographic = false;
+  bool memory_given = false;  // -m
   unsigned next_anonymous = 0;
 
   Machine& machine() { return out.machine; }
@@ -46,6 +47,7 @@ struct QemuBuilder {
   Result<void> place_ide_drives();
   void place_nics();
   void add_nic(PendingNic nic);
+  Result<void> size_memory();  // without -m: that of the backends
 };
 
 using QemuHandler = Result<void> (*)(QemuBuilder&, std::string_view value);
@@ -56,6 +58,8 @@ Result<void> option_accel(QemuBuilder& b, std::string_view value);
 Result<void> option_cpu(QemuBuilder& b, std::string_view value);
 Result<void> option_smp(QemuBuilder& b, std::string_view value);
 Result<void> option_memory(QemuBuilder& b, std::string_view value);
+Result<void> option_overcommit(QemuBuilder& b, std::string_view value);
+Result<void> option_numa(QemuBuilder& b, std::string_view value);
 Result<void> option_rtc(QemuBuilder& b, std::string_view value);
 Result<void> option_name(QemuBuilder& b, std::string_view value);
 Result<void> option_uuid(QemuBuilder& b, std::string_view value);

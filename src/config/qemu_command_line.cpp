@@ -51,9 +51,23 @@ constexpr Option kOptions[] = {
     {"enable-kvm", "", "the same as -accel kvm",
      [](QemuBuilder& b, std::string_view) { return option_accel(b, "kvm"); }},
     {"cpu", "model[,+feature][,-feature][,feature=on|off]", "CPU model; 'help' lists them", option_cpu},
-    {"smp", "[cpus=]n[,maxcpus=n][,sockets=n][,cores=n][,threads=n]", "number and topology of vCPUs, 1 to 64",
-     option_smp},
+    {"smp", "[cpus=]n[,maxcpus=n][,sockets=n][,dies=n][,cores=n][,threads=n]",
+     "number and topology of vCPUs, 1 to 64", option_smp},
     {"m", "[size=]megabytes", "guest memory; suffixes M and G are understood (default 128M)", option_memory},
+    {"mem-path", "path", "guest memory from this file, or a file in this folder (of hugetlbfs, say)",
+     [](QemuBuilder& b, std::string_view v) -> Result<void> {
+       b.machine().memory_path = v;
+       return {};
+     }},
+    {"mem-prealloc", "", "take all guest memory from the host before the guest starts",
+     [](QemuBuilder& b, std::string_view) -> Result<void> {
+       b.machine().memory_prealloc = true;
+       return {};
+     }},
+    {"overcommit", "[mem-lock=on|off]", "keep guest memory out of the host's swap", option_overcommit},
+    {"numa",
+     "node[,nodeid=n][,cpus=a[-b]][,memdev=id] | dist,src=n,dst=n,val=n | cpu,node-id=n[,socket-id=n][,…]",
+     "a NUMA node of the guest, a distance, or vCPUs of a node", option_numa},
     {"kernel", "file", "boot this bzImage, ELF (PVH) or multiboot kernel",
      [](QemuBuilder& b, std::string_view v) -> Result<void> {
        b.machine().kernel = v;
@@ -80,8 +94,10 @@ constexpr Option kOptions[] = {
      "a disk with its image", option_drive},
     {"blockdev", "[driver=]raw|qcow2|file|…,node-name=n[,…]",
      "a node of the block graph; JSON is understood too", option_blockdev},
-    {"object", "secret|throttle-group|iothread|filter-dump|filter-rate,id=name[,…]",
-     "a passphrase, limits that disks share, a thread for disks, a network's capture or its limit",
+    {"object",
+     "secret|throttle-group|iothread|filter-dump|filter-rate|memory-backend-ram|…-memfd|…-file,id=name[,…]",
+     "a passphrase, limits that disks share, a thread for disks, a network's capture or its limit, guest "
+     "memory",
      option_object},
     {"snapshot", "", "write to temporary files instead of the disk images",
      [](QemuBuilder& b, std::string_view) -> Result<void> {

@@ -147,6 +147,7 @@ Result<void> option_gdb(QemuBuilder& b, std::string_view value) {
 }
 
 Result<void> QemuBuilder::finish() {
+  TRY(size_memory());
   Machine& m = machine();
   const std::string suffix = m.type == "microvm" ? "-device" : "-pci";
   TRY(place_ide_drives());

@@ -1,4 +1,4 @@
-// -machine, -accel, -cpu, -smp, -m, -rtc, -name, -uuid.
+// -machine, -accel, -cpu, -smp, -rtc, -name, -uuid.
 
 #include <fmt/format.h>
 
@@ -81,51 +81,37 @@ Result<void> option_smp(QemuBuilder& b, std::string_view value) {
   TRY_ASSIGN(const auto threads, keys.take_number("threads"));
   TRY_ASSIGN(const auto dies, keys.take_number("dies"));
   TRY(keys.finish());
-  if (dies.value_or(1) != 1) return keys.error("dies", "only 1 is available");
-  for (const auto& count : {cpus, maxcpus, sockets, cores, threads})
+  for (const auto& count : {cpus, maxcpus, sockets, dies, cores, threads})
     if (count && (*count == 0 || *count > kMostCpus))
       return keys.error("cpus", fmt::format("{} is outside 1 to {}", *count, kMostCpus));
   // As the field does since QEMU 6.2: what is not given is 1, cores preferred over sockets, and the rest
   // follows.
-  const uint64_t t = threads.value_or(1);
+  const uint64_t t = threads.value_or(1), d = dies.value_or(1);
   uint64_t s = sockets.value_or(0), c = cores.value_or(0);
   const uint64_t wanted = maxcpus.value_or(cpus.value_or(0));
   if (s == 0 && c == 0) {
     s = 1;
-    c = wanted == 0 ? 1 : wanted / t;
+    c = wanted == 0 ? 1 : wanted / (d * t);
   } else if (s == 0) {
-    s = wanted == 0 ? 1 : wanted / (c * t);
+    s = wanted == 0 ? 1 : wanted / (d * c * t);
   } else if (c == 0) {
-    c = wanted == 0 ? 1 : wanted / (s * t);
+    c = wanted == 0 ? 1 : wanted / (s * d * t);
   }
-  const uint64_t most = maxcpus.value_or(std::max(cpus.value_or(0), s * c * t));
+  const uint64_t most = maxcpus.value_or(std::max(cpus.value_or(0), s * d * c * t));
   const uint64_t present = cpus.value_or(most);
-  if (s * c * t != most)
-    return keys.error("maxcpus", fmt::format("sockets {} x cores {} x threads {} give {} vCPUs, not {}", s, c,
-                                             t, s * c * t, most));
+  if (s * d * c * t != most)
+    return keys.error(
+        "maxcpus", fmt::format("sockets {} x dies {} x cores {} x threads {} give {} vCPUs, not {}", s, d, c,
+                               t, s * d * c * t, most));
   if (present > most) return keys.error("cpus", fmt::format("{} is more than maxcpus {}", present, most));
   if (most > kMostCpus) return keys.error("maxcpus", fmt::format("{} is outside 1 to {}", most, kMostCpus));
   Machine& m = b.machine();
   m.cpus = static_cast<unsigned>(present);
   m.max_cpus = static_cast<unsigned>(most);
   m.sockets = static_cast<unsigned>(s);
+  m.dies = static_cast<unsigned>(d);
   m.cores = static_cast<unsigned>(c);
   m.threads = static_cast<unsigned>(t);
-  return {};
-}
-
-Result<void> option_memory(QemuBuilder& b, std::string_view value) {
-  constexpr uint64_t kMebibyte = 1u << 20;
-  TRY_ASSIGN(auto keys, KeyValues::parse("-m", value, "size"));
-  TRY_ASSIGN(const auto size, keys.take_size("size", kMebibyte));
-  TRY_ASSIGN(const auto slots, keys.take_number("slots"));
-  TRY_ASSIGN(const auto maxmem, keys.take_size("maxmem", kMebibyte));
-  TRY(keys.finish());
-  if (slots.value_or(0) != 0 || (maxmem && size && *maxmem != *size))
-    return keys.error("maxmem", "memory hotplug is not available in this version; give the size alone");
-  if (!size) return {};
-  if (*size < kMebibyte) return keys.error("size", "a guest needs at least 1M");
-  b.machine().memory_bytes = *size & ~uint64_t{0xfff};
   return {};
 }
 

@@ -17,15 +17,6 @@ namespace {
 constexpr size_t kDecodedCodePerVcpu = size_t{4} << 20, kDecodedCodeInAll = size_t{8} << 20,
                  kLeastDecodedCode = size_t{1} << 20;
 
-// As -m takes it: "512M", "3G".
-std::string size_text(uint64_t bytes) {
-  constexpr std::string_view kUnits = "MGT";
-  uint64_t count = bytes >> 20;
-  size_t unit = 0;
-  for (; unit + 1 < kUnits.size() && count != 0 && count % 1024 == 0; ++unit) count /= 1024;
-  return fmt::format("{}{}", count, kUnits[unit]);
-}
-
 // Time of day; the virtual clock is at 0 when the machine is built.
 int64_t wall_clock_ns() {
   timespec now{};
@@ -43,7 +34,7 @@ void VcpuTsc::move(uint64_t change) {
   __atomic_fetch_add(&state_->msr.tsc_offset, change, __ATOMIC_RELAXED);
 }
 
-Core::Core(const config::Machine& config, x86::CpuModel model, std::shared_ptr<memory::RamBlock> ram)
+Core::Core(const config::Machine& config, x86::CpuModel model, GuestRam ram)
     : config_(config),
       layout_(config.memory_bytes),
       model_(std::move(model)),
@@ -52,16 +43,11 @@ Core::Core(const config::Machine& config, x86::CpuModel model, std::shared_ptr<m
       memory_("memory", memory::AddressSpace::kMemorySize),
       ports_("ports", memory::AddressSpace::kPortSize),
       kvm_clock_(clock_, wall_clock_ns()),
-      low_ram_("ram.low", ram_, 0, layout_.low),
       code_(memory_, group_),
       apic_page_(apic_bus_),
       apic_region_("local-apic", apic_page_, chipset::ApicPage::kSize, 4) {
+  ram_.map(layout_, memory_);
   memory::Transaction change(memory_);
-  change.add(memory_.root(), 0, low_ram_);
-  if (layout_.high != 0) {
-    high_ram_ = std::make_unique<memory::RamRegion>("ram.high", ram_, layout_.low, layout_.high);
-    change.add(memory_.root(), kHighRam.value, *high_ram_);
-  }
   change.add(memory_.root(), kLocalApic.value, apic_region_, 1);
 }
 
@@ -73,10 +59,10 @@ Result<std::unique_ptr<Core>> Core::create(const config::Machine& config, chipse
     TRY(model.restrict_to(accelerator.kvm->features(), "this host's KVM"));
   }
   warnings.insert(warnings.end(), model.warnings().begin(), model.warnings().end());
-  auto ram = memory::RamBlock::create({.name = "ram", .size = config.memory_bytes});
-  if (!ram) return std::move(ram).error().with_context("-m " + size_text(config.memory_bytes));
+  TRY_ASSIGN(const MachineProperties properties, machine_properties(config));
+  TRY_ASSIGN(GuestRam ram, GuestRam::create(config, properties, warnings));
 
-  std::unique_ptr<Core> core(new Core(config, std::move(model), *std::move(ram)));
+  std::unique_ptr<Core> core(new Core(config, std::move(model), std::move(ram)));
   core->warnings_ = std::move(warnings);
   const uint64_t tsc_hz = x86::host_tsc_hz();
   if (accelerator.translates) {
@@ -91,10 +77,9 @@ Result<std::unique_ptr<Core>> Core::create(const config::Machine& config, chipse
   }
   for (unsigned i = 0; i < config.cpus; ++i) {
     x86::VcpuInfo info;
-    info.apic_id = x86::apic_id_of(i, config.cores, config.threads);
-    info.sockets = config.sockets;
-    info.cores = config.cores;
-    info.threads = config.threads;
+    info.topology = {
+        .sockets = config.sockets, .dies = config.dies, .cores = config.cores, .threads = config.threads};
+    info.apic_id = info.topology.apic_id(i);
     info.kvm_features = Paravirt::kFeatures;
     info.tsc_hz = tsc_hz;
     info.apic_timer_hz = chipset::LocalApic::kTimerHz;

@@ -15,6 +15,7 @@
 #include "devices/chipset/system_requests.h"
 #include "devices/chipset/tsc_clock.h"
 #include "event/loop.h"
+#include "machine/guest_ram.h"
 #include "machine/memory_layout.h"
 #include "machine/tsc_base.h"
 #include "memory/address_space.h"
@@ -46,7 +47,7 @@ class Core {
   event::Loop& loop() { return loop_; }
   memory::AddressSpace& memory() { return memory_; }
   memory::AddressSpace& ports() { return ports_; }
-  memory::RamBlock& ram() { return *ram_; }
+  const GuestRam& ram() const { return ram_; }
   chipset::ApicBus& apic_bus() { return apic_bus_; }
   size_t cpu_count() const { return processors_.size(); }
   // What the user should know once the machine stands.
@@ -54,6 +55,7 @@ class Core {
   accel::Vcpu& vcpu(size_t index);
   chipset::LocalApic& local_apic(size_t index);
   std::vector<uint32_t> apic_ids() const;
+  acpi::Numa numa() const { return ram_.numa(layout_); }
 
   // ---- control thread ----
   void start_vcpus();  // threads, paused
@@ -65,7 +67,7 @@ class Core {
   void set_fpu_error(bus::IrqLine line) { fpu_error_ = line; }  // before vCPUs start
 
  private:
-  Core(const config::Machine& config, x86::CpuModel model, std::shared_ptr<memory::RamBlock> ram);
+  Core(const config::Machine& config, x86::CpuModel model, GuestRam ram);
   Result<std::unique_ptr<accel::Engine>> make_engine(unsigned index, Processor& processor,
                                                      const x86::VcpuInfo& info);
 
@@ -75,12 +77,10 @@ class Core {
   std::vector<std::string> warnings_;
   event::VirtualClock clock_;
   event::Loop loop_;
-  std::shared_ptr<memory::RamBlock> ram_;
+  GuestRam ram_;
   memory::AddressSpace memory_, ports_;
   TscBase tsc_;
   chipset::KvmClockBase kvm_clock_;
-  memory::RamRegion low_ram_;
-  std::unique_ptr<memory::RamRegion> high_ram_;
   mmu::VcpuGroup group_;
   mmu::CodePages code_;
   chipset::ApicBus apic_bus_;

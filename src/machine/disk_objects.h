@@ -14,6 +14,9 @@ namespace ostler::machine {
 
 class DiskObjects {
  public:
+  static bool has(std::string_view type) {
+    return type == "secret" || type == "throttle-group" || type == "iothread";
+  }
   // Secrets go to `opener`. Errors begin with the option.
   Result<void> add(const config::Object& object, block::Opener& opener);
   // kNotFound names the known ones.

@@ -20,7 +20,8 @@ Result<std::unique_ptr<Disks>> Disks::create(const config::Machine& config, Stop
 }
 
 Result<void> Disks::open(const config::Machine& config) {
-  for (const config::Object& each : config.objects) TRY(objects_.add(each, opener_));
+  for (const config::Object& each : config.objects)
+    if (DiskObjects::has(each.type)) TRY(objects_.add(each, opener_));
   for (const config::BlockNode& each : config.block_nodes) {
     auto node = thread_.wait_for(open_block_node(opener_, each));
     if (!node) return std::move(node).error().with_context(each.origin);

@@ -41,6 +41,17 @@ bool is_zero(std::span<const std::byte> page) {
   return std::all_of(page.begin(), page.end(), [](std::byte b) { return b == std::byte{0}; });
 }
 
+// visit(offset among all RAM, host address)
+template <class Visit>
+void for_each_page(const GuestRam& ram, Visit&& visit) {
+  uint64_t begin = 0;
+  for (const auto& block : ram.blocks()) {
+    for (uint64_t offset = 0; offset < block->size(); offset += kPageSize)
+      visit(begin + offset, block->host() + offset);
+    begin += block->size();
+  }
+}
+
 }  // namespace
 
 Machine::Machine(const config::Machine& config) : config_(config) {}
@@ -223,26 +234,23 @@ Snapshot Machine::save() {
   state::Saver saver;
   state(saver);
   snapshot.devices = saver.take();
-  const memory::RamBlock& ram = core_->ram();
-  for (uint64_t offset = 0; offset < ram.size(); offset += kPageSize) {
-    const std::span<const std::byte> page(ram.host() + offset, kPageSize);
+  for_each_page(core_->ram(), [&](uint64_t offset, std::byte* host) {
+    const std::span<const std::byte> page(host, kPageSize);
     if (!is_zero(page)) snapshot.pages.emplace_back(offset, std::vector<std::byte>(page.begin(), page.end()));
-  }
+  });
   return snapshot;
 }
 
 Result<void> Machine::restore(const Snapshot& snapshot) {
-  memory::RamBlock& ram = core_->ram();
   auto next = snapshot.pages.begin();
-  for (uint64_t offset = 0; offset < ram.size(); offset += kPageSize) {
-    std::byte* page = ram.host() + offset;
+  for_each_page(core_->ram(), [&](uint64_t offset, std::byte* page) {
     if (next != snapshot.pages.end() && next->first == offset) {
       std::copy(next->second.begin(), next->second.end(), page);
       ++next;
     } else if (!is_zero({page, kPageSize})) {
       std::fill_n(page, kPageSize, std::byte{0});
     }
-  }
+  });
   state::Loader loader(snapshot.devices);
   state(loader);
   return loader.finish();

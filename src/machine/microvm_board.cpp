@@ -140,6 +140,7 @@ class Microvm final : public Board {
   acpi::Description acpi() const override {
     acpi::Description d;
     d.apic_ids = core_.apic_ids();
+    d.numa = core_.numa();
     d.has_8259 = d.has_8042 = d.has_rtc = false;
     d.reduced = acpi::ReducedHardware{.ged_base = static_cast<uint32_t>(kGed.value),
                                       .ged_gsi = kGedPin,

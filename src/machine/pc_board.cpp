@@ -145,6 +145,7 @@ class Pc final : public Board {
     const uint64_t window = core_.layout().pci_window64().value;
     acpi::Description d;
     d.apic_ids = core_.apic_ids();
+    d.numa = core_.numa();
     d.hpet = static_cast<uint32_t>(kHpet.value);
     d.fixed = acpi::FixedHardware{.pm1_event = kPmBase + chipset::AcpiPm::kEvent,
                                   .pm1_control = kPmBase + chipset::AcpiPm::kControl,

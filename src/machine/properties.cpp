@@ -15,11 +15,25 @@ config::Property<MachineProperties> kernel_entry() {
                                                         "how a bzImage is started");
 }
 
+// Of every machine, and `more`.
+std::vector<config::Property<MachineProperties>> with(std::vector<config::Property<MachineProperties>> more) {
+  using config::boolean;
+  more.push_back(kernel_entry());
+  more.push_back(config::reference<MachineProperties>("memory-backend", "memory backend",
+                                                      &MachineProperties::memory_backend,
+                                                      "where guest memory comes from"));
+  more.push_back(boolean<MachineProperties>("mem-merge", &MachineProperties::mem_merge,
+                                            "the host may merge equal pages (KSM)"));
+  more.push_back(boolean<MachineProperties>("dump-guest-core", &MachineProperties::dump_guest_core,
+                                            "guest memory in core dumps of this program"));
+  return more;
+}
+
 const Table& table_of(const std::string& type) {
-  static const Table pc("-machine pc", {kernel_entry()});
-  static const Table microvm("-machine microvm",
-                             {kernel_entry(), config::boolean<MachineProperties>(
-                                                  "pcie", &MachineProperties::pcie, "a PCI bus with ECAM")});
+  static const Table pc("-machine pc", with({}));
+  static const Table microvm(
+      "-machine microvm",
+      with({config::boolean<MachineProperties>("pcie", &MachineProperties::pcie, "a PCI bus with ECAM")}));
   return type == "microvm" ? microvm : pc;
 }
 

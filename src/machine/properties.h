@@ -12,7 +12,10 @@ enum class KernelEntry { kAuto, kPvh, kLinux64 };
 
 struct MachineProperties {
   KernelEntry kernel_entry = KernelEntry::kAuto;
-  bool pcie = false;  // microvm
+  bool pcie = false;           // microvm
+  std::string memory_backend;  // id of an object; empty: memory of the machine's own
+  bool mem_merge = true;
+  bool dump_guest_core = false;
 };
 
 // Errors name the property and the nearest valid one.

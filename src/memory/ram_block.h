@@ -1,6 +1,6 @@
-// A block of guest RAM or ROM: private memory of ours, and one flag byte for each page. Host memory is taken
-// as the guest touches it, in huge pages where the host has them: they spare the host's TLB most of its
-// misses. The mapping lives as long as the block.
+// A block of guest RAM or ROM: host memory, and one flag byte for each page. Host memory is taken as the
+// guest touches it, in huge pages where the host has them: they spare the host's TLB most of its misses. The
+// mapping lives as long as the block.
 //
 // Flag bytes tell writers what else a write means. Page state machine of the dirty log:
 //     not logged --start_dirty_log()--> kTracked --first write--> kDirty --collect_dirty()--> kTracked ...
@@ -13,10 +13,12 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/result.h"
 #include "memory/address.h"
+#include "memory/host_memory.h"
 
 namespace ostler::memory {
 
@@ -28,23 +30,18 @@ inline constexpr uint8_t kTracked = 8;      // dirty log: the next write must be
 inline constexpr uint8_t kDirty = 16;       // dirty log: written since the last collection
 }  // namespace page_flag
 
-struct RamOptions {
-  std::string name;   // for error messages and /proc/pid/maps
-  uint64_t size = 0;  // bytes, a positive multiple of 4096
-};
-
 class RamBlock {
  public:
-  // Errors: kInvalidArgument (size), kNoResource (larger than the host's memory and swap, or the host
-  // refuses).
+  // Errors: those of HostMemory.
   static Result<std::shared_ptr<RamBlock>> create(const RamOptions& options);
   ~RamBlock();
   RamBlock(const RamBlock&) = delete;
   RamBlock& operator=(const RamBlock&) = delete;
 
   const std::string& name() const { return name_; }
-  uint64_t size() const { return size_; }
+  uint64_t size() const { return memory_.size(); }
   std::byte* host() const { return host_; }  // page-aligned
+  const HostMemory& memory() const { return memory_; }
 
   std::atomic<uint8_t>& flags(uint64_t offset) const { return flags_[offset / kPageSize]; }
   // What a writer looks at after it has stored its bytes. A read-modify-write, so that it comes either before
@@ -70,13 +67,12 @@ class RamBlock {
   }
 
  private:
-  RamBlock() = default;
+  RamBlock(std::string name, HostMemory memory)
+      : name_(std::move(name)), memory_(std::move(memory)), host_(memory_.data()) {}
 
-  std::string name_;
-  uint64_t size_ = 0;
-  void* reservation_ = nullptr;
-  size_t reserved_ = 0;
-  std::byte* host_ = nullptr;
+  const std::string name_;
+  const HostMemory memory_;
+  std::byte* const host_;
   std::atomic<uint8_t>* flags_ = nullptr;  // size / 4096, in lazily touched anonymous memory
 };
 

@@ -13,6 +13,7 @@
 #include "x86/feature.h"
 #include "x86/host_cpu.h"
 #include "x86/state.h"
+#include "x86/topology.h"
 
 namespace ostler::x86 {
 
@@ -21,20 +22,11 @@ enum class Vendor : uint8_t { kIntel, kAmd };
 // What CPUID tells about one vCPU and the machine around it.
 struct VcpuInfo {
   uint32_t apic_id = 0;
-  uint32_t sockets = 1;
-  uint32_t cores = 1;          // per socket
-  uint32_t threads = 1;        // per core
+  Topology topology = {};
   uint32_t kvm_features = 0;   // bits of leaf 0x40000001 EAX that the machine provides; 0: no KVM leaves
   uint64_t tsc_hz = 0;         // 0: not told
   uint64_t apic_timer_hz = 0;  // what the local APIC timer counts at, before its divider; 0: not told
-
-  uint32_t logical_per_socket() const { return cores * threads; }
 };
-
-// APIC IDs as the topology leaves describe them: thread, core and socket in bit fields of their own width.
-unsigned apic_id_core_shift(uint32_t threads);
-unsigned apic_id_socket_shift(uint32_t cores, uint32_t threads);
-uint32_t apic_id_of(uint32_t vcpu_index, uint32_t cores, uint32_t threads);
 
 struct ModelListing {
   std::string_view name, description;

@@ -13,12 +13,13 @@ using F = Feature;
 using R = CpuidRegister;
 
 constexpr uint32_t kKvmBase = 0x40000000;
+constexpr uint32_t kTopologyV1 = 0xb, kTopologyV2 = 0x1f;
 constexpr uint32_t kAvxOffset = 576, kAvxSize = 256;  // of the YMM component in the standard XSAVE form
 
 // One cache for leaves 4 and 0x8000001d: type 1 data, 2 instruction, 3 unified; 64-byte lines.
 struct Cache {
   uint32_t type, level, ways, kib;
-  bool per_socket;
+  bool per_die;
 };
 constexpr Cache kCaches[] = {
     {1, 1, 8, 32, false}, {2, 1, 8, 32, false}, {3, 2, 8, 512, false}, {3, 3, 16, 16384, true}};
@@ -26,13 +27,12 @@ constexpr Cache kCaches[] = {
 CpuidResult cache_leaf(uint32_t index, const VcpuInfo& vcpu, bool intel) {
   if (index >= std::size(kCaches)) return {};
   const Cache& cache = kCaches[index];
-  const uint32_t sharing = cache.per_socket ? 1u << apic_id_socket_shift(vcpu.cores, vcpu.threads)
-                                            : 1u << apic_id_core_shift(vcpu.threads);
+  const Topology& topology = vcpu.topology;
+  const uint32_t sharing = 1u << (cache.per_die ? topology.die_shift() : topology.core_shift());
   CpuidResult r;
   r.eax = cache.type | cache.level << 5 | 1u << 8 /* self-initializing */ | (sharing - 1) << 14;
   if (intel) {
-    const unsigned core_bits =
-        apic_id_socket_shift(vcpu.cores, vcpu.threads) - apic_id_core_shift(vcpu.threads);
+    const unsigned core_bits = topology.socket_shift() - topology.core_shift();
     r.eax |= ((1u << core_bits) - 1) << 26;
   }
   r.ebx = (64 - 1) | (cache.ways - 1) << 22;
@@ -40,19 +40,27 @@ CpuidResult cache_leaf(uint32_t index, const VcpuInfo& vcpu, bool intel) {
   return r;
 }
 
-// Extended topology, leaf 0xb (SDM 3A §10.9.1).
-CpuidResult topology_leaf(uint32_t level, const VcpuInfo& vcpu) {
+// Extended topology (SDM 3A §10.9.1), leaf 0xb, and leaf 0x1f, which knows dies. Each level tells how far the
+// APIC ID is shifted to leave the next level's number, and how many logical processors it has.
+CpuidResult topology_leaf(uint32_t leaf, uint32_t level, const VcpuInfo& vcpu) {
+  constexpr uint32_t kSmt = 1, kCore = 2, kDie = 5;
+  const Topology& topology = vcpu.topology;
+  const bool dies = leaf == kTopologyV2;
   CpuidResult r;
   r.ecx = level & 0xff;
   r.edx = vcpu.apic_id;
   if (level == 0) {
-    r.eax = apic_id_core_shift(vcpu.threads);
-    r.ebx = vcpu.threads;
-    r.ecx |= 1u << 8;  // SMT
+    r.eax = topology.core_shift();
+    r.ebx = topology.threads;
+    r.ecx |= kSmt << 8;
   } else if (level == 1) {
-    r.eax = apic_id_socket_shift(vcpu.cores, vcpu.threads);
-    r.ebx = vcpu.logical_per_socket();
-    r.ecx |= 2u << 8;  // core
+    r.eax = dies ? topology.die_shift() : topology.socket_shift();
+    r.ebx = dies ? topology.logical_per_die() : topology.logical_per_socket();
+    r.ecx |= kCore << 8;
+  } else if (level == 2 && dies) {
+    r.eax = topology.socket_shift();
+    r.ebx = topology.logical_per_socket();
+    r.ecx |= kDie << 8;
   }
   return r;
 }
@@ -85,21 +93,6 @@ CpuidResult text_leaf(const char* text16) {
 
 }  // namespace
 
-unsigned apic_id_core_shift(uint32_t threads) {
-  return static_cast<unsigned>(std::bit_width(threads - 1));
-}
-
-unsigned apic_id_socket_shift(uint32_t cores, uint32_t threads) {
-  return apic_id_core_shift(threads) + static_cast<unsigned>(std::bit_width(cores - 1));
-}
-
-uint32_t apic_id_of(uint32_t vcpu_index, uint32_t cores, uint32_t threads) {
-  const uint32_t thread = vcpu_index % threads;
-  const uint32_t core = vcpu_index / threads % cores;
-  const uint32_t socket = vcpu_index / threads / cores;
-  return thread | core << apic_id_core_shift(threads) | socket << apic_id_socket_shift(cores, threads);
-}
-
 uint32_t xsave_area_size(uint64_t xcr0) {
   return (xcr0 & 4) != 0 ? kAvxOffset + kAvxSize : kAvxOffset;
 }
@@ -122,7 +115,8 @@ CpuidResult CpuModel::cpuid(uint32_t leaf, uint32_t subleaf, const CpuState& sta
 
 CpuidResult CpuModel::basic_leaf(uint32_t leaf, uint32_t subleaf, const CpuState& state,
                                  const VcpuInfo& vcpu) const {
-  const uint32_t highest = !amd() && vcpu.tsc_hz != 0 ? std::max(basic_max_, 0x16u) : basic_max_;
+  uint32_t highest = !amd() && vcpu.tsc_hz != 0 ? std::max(basic_max_, 0x16u) : basic_max_;
+  if (!amd() && vcpu.topology.dies > 1) highest = std::max(highest, kTopologyV2);
   if (leaf > highest) {
     if (amd()) return {};
     leaf = highest;  // SDM: beyond the highest leaf, its data
@@ -139,8 +133,8 @@ CpuidResult CpuModel::basic_leaf(uint32_t leaf, uint32_t subleaf, const CpuState
     }
     case 1: {
       CpuidResult r;
-      const uint32_t logical = vcpu.logical_per_socket();
-      const uint32_t ids = 1u << apic_id_socket_shift(vcpu.cores, vcpu.threads);
+      const uint32_t logical = vcpu.topology.logical_per_socket();
+      const uint32_t ids = 1u << vcpu.topology.socket_shift();
       r.eax = signature();
       r.ebx = 8u << 8 /* CLFLUSH line, in 8 bytes */ | (vcpu.apic_id & 0xff) << 24;
       r.ecx = feature_bits(1, 0, R::kEcx);
@@ -164,8 +158,9 @@ CpuidResult CpuModel::basic_leaf(uint32_t leaf, uint32_t subleaf, const CpuState
         return {2, feature_bits(7, 0, R::kEbx), feature_bits(7, 0, R::kEcx), feature_bits(7, 0, R::kEdx)};
       if (subleaf == 1) return {feature_bits(7, 1, R::kEax), 0, 0, 0};
       return subleaf == 2 ? CpuidResult{0, 0, 0, feature_bits(7, 2, R::kEdx)} : CpuidResult{};
-    case 0xb:
-      return topology_leaf(subleaf, vcpu);
+    case kTopologyV1:
+    case kTopologyV2:
+      return topology_leaf(leaf, subleaf, vcpu);
     case 0xd: {
       const uint64_t supported = xcr0_supported();
       if (supported == 0) return {};
@@ -207,7 +202,7 @@ CpuidResult CpuModel::kvm_leaf(uint32_t leaf, const VcpuInfo& vcpu) const {
 CpuidResult CpuModel::extended_leaf(uint32_t leaf, uint32_t subleaf, const CpuState& state,
                                     const VcpuInfo& vcpu) const {
   const bool topology = amd() && has(F::kTopoext);
-  const uint32_t logical = vcpu.logical_per_socket();
+  const uint32_t logical = vcpu.topology.logical_per_socket();
   switch (leaf) {
     case 0x80000000: {
       CpuidResult r;
@@ -250,16 +245,16 @@ CpuidResult CpuModel::extended_leaf(uint32_t leaf, uint32_t subleaf, const CpuSt
       CpuidResult r;
       r.eax = physical_bits_ | linear_bits() << 8;
       r.ebx = feature_bits(leaf, 0, R::kEbx);
-      if (amd() && logical > 1) r.ecx = (logical - 1) | apic_id_socket_shift(vcpu.cores, vcpu.threads) << 12;
+      if (amd() && logical > 1) r.ecx = (logical - 1) | vcpu.topology.socket_shift() << 12;
       return r;
     }
     case 0x8000001d:
       return topology ? cache_leaf(subleaf, vcpu, false) : CpuidResult{};
-    case 0x8000001e:
+    case 0x8000001e:  // a node of the processor is a die
       if (!topology) return {};
       return {vcpu.apic_id,
-              ((vcpu.apic_id >> apic_id_core_shift(vcpu.threads)) & 0xff) | (vcpu.threads - 1) << 8,
-              (vcpu.apic_id >> apic_id_socket_shift(vcpu.cores, vcpu.threads)) & 0xff, 0};
+              ((vcpu.apic_id >> vcpu.topology.core_shift()) & 0xff) | (vcpu.topology.threads - 1) << 8,
+              ((vcpu.apic_id >> vcpu.topology.die_shift()) & 0xff) | (vcpu.topology.dies - 1) << 8, 0};
     default:
       return {};
   }

@@ -77,7 +77,7 @@ def busybox_memory_above_4_gibibytes(t):
         total = int(t.run(console, "awk '/MemTotal/ { print $2 }' /proc/meminfo"))
         t.expect(total > 4700 << 10, f"the guest sees {total} kB of its 5 GiB")
         t.run(console, "mkdir -p /high; mount -t tmpfs none /high")
-        t.run(console, "head -c 32M /dev/urandom >/high/a; cp /high/a /high/b; cmp /high/a /high/b")
+        t.run(console, "head -c 32m /dev/urandom >/high/a && cp /high/a /high/b && cmp /high/a /high/b")
 
 
 def busybox_without_acpi(t):

@@ -96,7 +96,8 @@ int ClockworkGuest::wait_for_end() {
 }
 
 uint32_t ClockworkGuest::word(uint64_t offset) const {
-  const auto* at = reinterpret_cast<const uint32_t*>(machine_->core().ram().host() + kShared + offset);
+  const auto* at =
+      reinterpret_cast<const uint32_t*>(machine_->core().ram().blocks()[0]->host() + kShared + offset);
   return __atomic_load_n(at, __ATOMIC_ACQUIRE);
 }
 

@@ -18,6 +18,8 @@ uint32_t subleaves_of(uint32_t leaf) {
     case 0xb:
     case 0xd:
       return 3;
+    case 0x1f:
+      return 4;
     default:
       return 0;
   }

@@ -98,8 +98,58 @@ TEST(AcpiTables, IaslAcceptsEveryMicrovmTableWithoutWarning) {
   }
 }
 
+Description with_nodes(Description machine) {
+  const auto cpus = static_cast<unsigned>(machine.apic_ids.size());
+  machine.numa.nodes = 2;
+  for (unsigned i = 0; i < cpus; ++i) machine.numa.node_of.push_back(i < cpus / 2 ? 0 : 1);
+  machine.numa.memory = {{0, 0, 0x40000000}, {1, 0x40000000, 0x40000000}, {1, 0x100000000, 0x80000000}};
+  machine.numa.distances = {10, 21, 31, 10};
+  return machine;
+}
+
+TEST(AcpiTables, IaslAcceptsTheTablesOfNodesWithoutWarning) {
+  Description machine = with_nodes(pc(4));
+  machine.apic_ids[3] = 300;
+  std::string names;
+  for (const auto& table : split(build_tables(machine, {0x3ff0000}))) {
+    const std::string name(table.begin(), table.begin() + 4);
+    EXPECT_EQ(iasl(table, name), "") << name;
+    names += name + " ";
+  }
+  EXPECT_NE(names.find("SRAT SLIT"), std::string::npos) << names;
+}
+
+TEST(AcpiTables, ASratTellsTheNodesOfProcessorsAndMemory) {
+  Description machine = with_nodes(pc(2));
+  machine.apic_ids[1] = 300;
+  for (const auto& table : split(build_tables(machine, {0x3ff0000}))) {
+    const std::string name(table.begin(), table.begin() + 4);
+    if (name == "SLIT") {
+      EXPECT_EQ(load_le<uint64_t>(&table[36]), 2u);
+      EXPECT_EQ((std::vector<uint8_t>(table.begin() + 44, table.end())), machine.numa.distances);
+    }
+    if (name != "SRAT") continue;
+    EXPECT_EQ(table[48], 0);  // a local APIC
+    EXPECT_EQ(table[50], 0);  // its node
+    EXPECT_EQ(table[64], 2);  // an x2APIC
+    EXPECT_EQ(load_le<uint32_t>(&table[68]), 1u);
+    EXPECT_EQ(load_le<uint32_t>(&table[72]), 300u);
+    EXPECT_EQ(table[88 + 80], 1);  // the third range of memory
+    EXPECT_EQ(load_le<uint32_t>(&table[88 + 82]), 1u);
+    EXPECT_EQ(load_le<uint64_t>(&table[88 + 88]), 0x100000000u);
+    EXPECT_EQ(load_le<uint64_t>(&table[88 + 96]), 0x80000000u);
+  }
+}
+
+TEST(AcpiTables, WithoutNodesTheGuestIsToldOfNone) {
+  for (const auto& table : split(build_tables(pc(2), {0x3ff0000}))) {
+    const std::string name(table.begin(), table.begin() + 4);
+    EXPECT_TRUE(name != "SRAT" && name != "SLIT");
+  }
+}
+
 TEST(AcpiTables, EveryChecksumIsZero) {
-  const Tables tables = build_tables(pc(64), {0x3ff0000});
+  const Tables tables = build_tables(with_nodes(pc(64)), {0x3ff0000});
   for (const auto& table : split(tables)) {
     if (std::string(table.begin(), table.begin() + 4) == "FACS") continue;  // has none
     EXPECT_EQ(sum(table), 0) << std::string(table.begin(), table.begin() + 4);
@@ -109,7 +159,11 @@ TEST(AcpiTables, EveryChecksumIsZero) {
 }
 
 TEST(AcpiTables, SixtyFourCpusFitTheirArea) {
-  EXPECT_LT(build_tables(pc(64), {0x3ff0000}).bytes.size(), 64u * 1024);
+  Description machine = with_nodes(pc(64));
+  machine.numa.nodes = 128;
+  machine.numa.memory.resize(129);
+  machine.numa.distances.assign(size_t{128} * 128, 20);
+  EXPECT_LT(build_tables(machine, {0x3ff0000}).bytes.size(), 64u * 1024);
 }
 
 TEST(AcpiTables, RsdpLeadsToXsdtAndFadtToDsdt) {

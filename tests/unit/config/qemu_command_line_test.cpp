@@ -45,10 +45,58 @@ TEST(QemuCommandLine, SmpTopologyGivesTheCount) {
   EXPECT_EQ(machine({"-smp", "sockets=2,cores=2,threads=2"}).cpus, 8u);
 }
 
+TEST(QemuCommandLine, DiesAreALevelBetweenSocketsAndCores) {
+  const Machine m = machine({"-smp", "16,sockets=2,dies=2,threads=2"});
+  EXPECT_EQ(m.dies, 2u);
+  EXPECT_EQ(m.cores, 2u);
+  EXPECT_EQ(machine({"-smp", "sockets=2,dies=2,cores=3"}).cpus, 12u);
+}
+
+TEST(QemuCommandLine, NumaNodesNameTheirVcpusAndMemory) {
+  const Machine m = machine({"-smp", "8", "-object", "memory-backend-ram,id=a,size=1G", "-object",
+                             "memory-backend-ram,id=b,size=512M", "-numa",
+                             "node,nodeid=1,cpus=0-2,cpus=5,memdev=a", "-numa", "node,memdev=b", "-numa",
+                             "cpu,node-id=0,core-id=3", "-numa", "dist,src=0,dst=1,val=25"});
+  ASSERT_EQ(m.numa.nodes.size(), 2u);
+  EXPECT_EQ(m.numa.nodes[0].memdev, "b");
+  EXPECT_EQ(m.numa.nodes[1].memdev, "a");
+  EXPECT_EQ(m.numa.nodes[1].cpus, (std::vector<std::pair<unsigned, unsigned>>{{0, 2}, {5, 5}}));
+  ASSERT_EQ(m.numa.cpus.size(), 1u);
+  EXPECT_EQ(m.numa.cpus[0].core, 3u);
+  EXPECT_FALSE(m.numa.cpus[0].socket);
+  ASSERT_EQ(m.numa.distances.size(), 1u);
+  EXPECT_EQ(m.numa.distances[0].value, 25);
+  EXPECT_EQ(m.memory_bytes, 1536u << 20) << "without -m the nodes' memory";
+}
+
+TEST(QemuCommandLine, MistakesInNumaOptionsAreNamed) {
+  EXPECT_EQ(error({"-numa", "node,cpus=3-1"}),
+            "-numa node,cpus=3-1: cpus: '3-1' is not a number or a range like 0-3");
+  EXPECT_EQ(error({"-numa", "node,nodeid=0", "-numa", "node,nodeid=0"}),
+            "-numa node,nodeid=0: nodeid: node 0 is given already");
+  EXPECT_EQ(error({"-numa", "node,nodeid=128"}), "-numa node,nodeid=128: nodeid: 128 is outside 0 to 127");
+  EXPECT_EQ(error({"-numa", "dist,src=0,dst=1"}), "-numa dist,src=0,dst=1: val: is missing");
+  EXPECT_EQ(error({"-numa", "dist,src=0,dst=1,val=256"}),
+            "-numa dist,src=0,dst=1,val=256: val: 256 is outside 0 to 255");
+  EXPECT_EQ(error({"-numa", "nodes"}), "-numa nodes: type: 'nodes' is none of node, dist, cpu");
+}
+
+TEST(QemuCommandLine, WithoutMTheBackendGivesTheSize) {
+  EXPECT_EQ(machine({"-machine", "pc,memory-backend=r", "-object",
+                     R"({"qom-type":"memory-backend-memfd","id":"r","size":805306368})"})
+                .memory_bytes,
+            768u << 20);
+  EXPECT_EQ(machine({"-machine", "pc,memory-backend=r", "-m", "1G", "-object",
+                     "memory-backend-memfd,id=r,size=768M"})
+                .memory_bytes,
+            1u << 30)
+      << "they disagree, which the machine tells";
+}
+
 TEST(QemuCommandLine, SmpTopologyThatContradictsTheCountIsRefused) {
-  EXPECT_EQ(
-      error({"-smp", "4,sockets=3,cores=1,threads=1"}),
-      "-smp 4,sockets=3,cores=1,threads=1: maxcpus: sockets 3 x cores 1 x threads 1 give 3 vCPUs, not 4");
+  EXPECT_EQ(error({"-smp", "4,sockets=3,cores=1,threads=1"}),
+            "-smp 4,sockets=3,cores=1,threads=1: maxcpus: sockets 3 x dies 1 x cores 1 x threads 1 give 3 "
+            "vCPUs, not 4");
 }
 
 TEST(QemuCommandLine, SixtyFiveCpusAreTooMany) {

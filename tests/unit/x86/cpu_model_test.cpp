@@ -145,8 +145,8 @@ TEST(CpuModel, signatures_are_those_of_the_real_processors) {
 class Cpuid : public testing::Test {
  protected:
   Cpuid() {
-    vcpu_.cores = 2;
-    vcpu_.threads = 2;
+    vcpu_.topology.cores = 2;
+    vcpu_.topology.threads = 2;
     vcpu_.apic_id = 3;
     vcpu_.kvm_features = ~0u;
     vcpu_.tsc_hz = 2'600'000'000;
@@ -193,10 +193,29 @@ TEST_F(Cpuid, topology_counts_and_ids_agree) {
   EXPECT_EQ(of(m, 0xb, 2), (CpuidResult{0, 0, 2, 3}));
 }
 
+TEST_F(Cpuid, dies_have_a_leaf_of_their_own) {
+  const CpuModel m = model("Haswell");
+  EXPECT_LT(of(m, 0).eax, 0x1fu) << "guests without dies are not told of them";
+  vcpu_.topology = {.sockets = 2, .dies = 2, .cores = 3, .threads = 2};
+  vcpu_.apic_id = vcpu_.topology.apic_id(23);
+  EXPECT_EQ(vcpu_.apic_id, 1u << 4 | 1u << 3 | 2u << 1 | 1u);
+  EXPECT_EQ(of(m, 0).eax, 0x1fu);
+  EXPECT_EQ(of(m, 0x1f, 0), (CpuidResult{1, 2, 0x100, 29}));
+  EXPECT_EQ(of(m, 0x1f, 1), (CpuidResult{3, 6, 0x201, 29}));
+  EXPECT_EQ(of(m, 0x1f, 2), (CpuidResult{4, 12, 0x502, 29}));
+  EXPECT_EQ(of(m, 0x1f, 3), (CpuidResult{0, 0, 3, 29}));
+  EXPECT_EQ(of(m, 0xb, 1), (CpuidResult{4, 12, 0x201, 29})) << "who does not know dies sees sockets";
+  EXPECT_EQ(of(m, 4, 3).eax >> 14 & 0xfff, 7u) << "the last cache is a die's";
+  EXPECT_EQ(of(m, 4, 3).eax >> 26, 7u);
+  const CpuModel amd = model("EPYC");
+  EXPECT_EQ(of(amd, 0x8000001e).ecx, 0x103u) << "node 3, two to a socket";
+}
+
 TEST_F(Cpuid, apic_ids_leave_gaps_for_odd_counts) {
-  EXPECT_EQ(apic_id_of(3, 3, 1), 4u);  // second socket starts at the next power of two
-  EXPECT_EQ(apic_id_of(2, 2, 2), 2u);
-  EXPECT_EQ(apic_id_of(4, 2, 2), 4u);
+  EXPECT_EQ((Topology{.sockets = 2, .cores = 3}).apic_id(3),
+            4u);  // second socket starts at the next power of two
+  EXPECT_EQ((Topology{.sockets = 2, .cores = 2, .threads = 2}).apic_id(2), 2u);
+  EXPECT_EQ((Topology{.sockets = 2, .cores = 2, .threads = 2}).apic_id(4), 4u);
 }
 
 TEST_F(Cpuid, tsc_leaf_gives_the_frequency_and_fits_32_bit_arithmetic) {
