@@ -48,7 +48,9 @@ Result<void> Networks::open(const config::Netdev& netdev) {
     return Error(ErrorKind::kInvalidArgument,
                  fmt::format("{}: the id '{}' is taken by another network", netdev.origin, netdev.id));
   if (netdev.type == "hubport") return open_port(netdev);
-  auto backend = net::open(loop_, netdev.type, netdev.properties);
+  auto properties = netdev.properties;
+  properties.push_back({"id", netdev.id});
+  auto backend = net::open(loop_, netdev.type, properties);
   if (!backend) return std::move(backend).error().with_context(netdev.origin);
   Network& network = networks_[netdev.id];
   network.owned = *std::move(backend);

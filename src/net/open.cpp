@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <iterator>
 
+#include "net/socket_options.h"
 #include "net/user_backend.h"
 #include "net/user_options.h"
 
@@ -11,24 +12,39 @@ namespace {
 
 using Made = Result<std::unique_ptr<Backend>>;
 
-// `Own::create(loop, options)` with the options that `parse` reads.
-template <class Own, class Options>
-Made make(event::Loop& loop, const config::PropertyTable<Options>& table,
-          std::span<const config::KeyValue> values) {
-  TRY_ASSIGN(const Options options, table.parse(values));
-  TRY_ASSIGN(auto backend, Own::create(loop, options));
-  return std::unique_ptr<Backend>(std::move(backend));
-}
-
 struct Type {
   std::string_view name;
   Made (*open)(event::Loop&, std::span<const config::KeyValue>);
 };
 
+// A backend from options that are parsed already.
+template <class Own, class Options>
+Made create(event::Loop& loop, Result<Options> options) {
+  if (!options) return std::move(options).error();
+  TRY_ASSIGN(auto backend, Own::create(loop, *options));
+  return std::unique_ptr<Backend>(std::move(backend));
+}
+
+Made open_socket(event::Loop& loop, std::span<const config::KeyValue> values) {
+  TRY_ASSIGN(const SocketOptions options, parse_socket(values));
+  if (const auto* const stream = std::get_if<StreamOptions>(&options))
+    return create<StreamBackend>(loop, Result<StreamOptions>(*stream));
+  return create<DatagramBackend>(loop, Result<DatagramOptions>(std::get<DatagramOptions>(options)));
+}
+
 constexpr Type kTypes[] = {
+    {"socket", open_socket},
+    {"stream",
+     [](event::Loop& loop, std::span<const config::KeyValue> values) {
+       return create<StreamBackend>(loop, parse_stream(values));
+     }},
+    {"dgram",
+     [](event::Loop& loop, std::span<const config::KeyValue> values) {
+       return create<DatagramBackend>(loop, parse_datagram(values));
+     }},
     {"user",
      [](event::Loop& loop, std::span<const config::KeyValue> values) {
-       return make<UserBackend>(loop, user_properties(), values);
+       return create<UserBackend>(loop, UserOptions::parse(values));
      }},
 };
 
