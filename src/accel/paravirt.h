@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <optional>
 
+#include "x86/hypercall.h"
+
 namespace ostler::accel {
 
 class Paravirt {
@@ -14,8 +16,12 @@ class Paravirt {
   // nullopt, false: not one of its MSRs, or a bad value.
   virtual std::optional<uint64_t> read_msr(uint32_t index) = 0;
   virtual bool write_msr(uint32_t index, uint64_t value) = 0;
-  virtual void tsc_changed() = 0;  // the guest changed its TSC's offset
-  virtual uint64_t hypercall(uint64_t number, const uint64_t (&arguments)[4]) = 0;
+  virtual void tsc_changed() = 0;                              // the guest changed its TSC's offset
+  virtual uint64_t hypercall(const x86::Hypercall& call) = 0;  // the result for RAX
+  // The vCPU halted, and runs no guest code until running(). True: its TLB is to be flushed before it does.
+  virtual void halted() {}
+  virtual bool running() { return false; }
+  virtual void interrupted() {}  // an interrupt is taken
 };
 
 }  // namespace ostler::accel

@@ -63,6 +63,7 @@ void Vcpu::stop() {
 
 void Vcpu::reset() {
   events_.store(kNothing);
+  unhalt_.store(false);
   engine_->reset(false);
   if (index_ != 0) engine_->cpu_state().activity = Activity::kWaitForSipi;
 }
@@ -72,6 +73,9 @@ void Vcpu::state(state::Archive& archive) {
   uint32_t events = events_.load();
   archive.field("events", events);
   events_.store(events);
+  bool unhalt = unhalt_.load();
+  archive.field("unhalt", unhalt);
+  unhalt_.store(unhalt);
   engine_->state(archive);
 }
 
@@ -106,6 +110,11 @@ void Vcpu::sipi(uint8_t vector) {
   if (sleeping_.load()) wake();
 }
 
+void Vcpu::unhalt() {
+  unhalt_.store(true);
+  if (sleeping_.load()) wake();
+}
+
 void Vcpu::wake() {
   { const std::lock_guard lock(mutex_); }  // not between the sleeper's last look and its wait
   wake_.notify_all();
@@ -113,7 +122,11 @@ void Vcpu::wake() {
 
 bool Vcpu::has_reason_to_wake() {
   if (pause_.load() || quit_.load() || events_.load() != kNothing) return true;
-  return engine_->cpu_state().activity == Activity::kHalted && engine_->wants_wakeup();
+  return wakes_from_halt();
+}
+
+bool Vcpu::wakes_from_halt() {
+  return engine_->cpu_state().activity == Activity::kHalted && (unhalt_.load() || engine_->wants_wakeup());
 }
 
 void Vcpu::sleep_until_woken() {
@@ -165,9 +178,8 @@ void Vcpu::thread_main() {
     }
     if (events_.load() != kNothing) take_events();
     x86::CpuState& state = engine_->cpu_state();
-    const bool runs = state.activity == Activity::kRunning ||
-                      (state.activity == Activity::kHalted && engine_->wants_wakeup());
-    if (!runs) {
+    if (state.activity == Activity::kHalted && unhalt_.exchange(false)) state.activity = Activity::kRunning;
+    if (state.activity != Activity::kRunning && !wakes_from_halt()) {
       sleep_until_woken();
       continue;
     }

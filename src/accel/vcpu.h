@@ -55,6 +55,7 @@ class Vcpu final : public bus::CpuEvents {
   void smi() override;
   void init() override;
   void sipi(uint8_t vector) override;
+  void unhalt() override;
 
  private:
   void thread_main();
@@ -62,6 +63,7 @@ class Vcpu final : public bus::CpuEvents {
   void pause_for_debugger();
   void sleep_until_woken();
   bool has_reason_to_wake();
+  bool wakes_from_halt();
   void wake();
 
   static constexpr uint32_t kNothing = 0, kInit = 1u << 8, kSipi = 1u << 9;  // low byte: SIPI vector
@@ -72,6 +74,7 @@ class Vcpu final : public bus::CpuEvents {
   std::unique_ptr<Engine> engine_;
   std::thread thread_;
   std::atomic<uint32_t> events_{kNothing};
+  std::atomic<bool> unhalt_{false};
   std::atomic<bool> sleeping_{false};
   std::mutex mutex_;  // the following, and both condition variables
   std::condition_variable wake_, paused_cv_;

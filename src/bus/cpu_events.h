@@ -16,6 +16,7 @@ class CpuEvents {
   virtual void smi() = 0;
   virtual void init() = 0;
   virtual void sipi(uint8_t vector) = 0;
+  virtual void unhalt() = 0;  // the next or present HLT ends, whatever RFLAGS.IF says
 };
 
 // The local APIC (with the 8259 behind it) as its vCPU sees it. Called on the vCPU's own thread, except

@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <optional>
 
+#include "x86/hypercall.h"
+
 namespace ostler::x86 {
 struct VcpuInfo;
 }
@@ -24,7 +26,7 @@ class Environment {
   virtual std::optional<uint64_t> read_msr(uint32_t index) = 0;
   virtual bool write_msr(uint32_t index, uint64_t value) = 0;
   // VMCALL, VMMCALL under the KVM leaves: result for RAX.
-  virtual uint64_t hypercall(uint64_t number, const uint64_t (&arguments)[4]) = 0;
+  virtual uint64_t hypercall(const x86::Hypercall& call) = 0;
   // An external interrupt's vector (INTA cycle), none if it went away.
   virtual std::optional<uint8_t> acknowledge_interrupt() = 0;
   // FERR#: an unmasked x87 exception is pending at a waiting instruction and CR0.NE is clear. The machine

@@ -80,7 +80,7 @@ Result<std::unique_ptr<Core>> Core::create(const config::Machine& config, chipse
     info.topology = {
         .sockets = config.sockets, .dies = config.dies, .cores = config.cores, .threads = config.threads};
     info.apic_id = info.topology.apic_id(i);
-    info.kvm_features = Paravirt::kFeatures;
+    info.kvm_features = core->vm_ != nullptr ? Paravirt::kUnderKvm : Paravirt::kFeatures;
     info.tsc_hz = tsc_hz;
     info.apic_timer_hz = chipset::LocalApic::kTimerHz;
     chipset::LocalApic::Options apic{
@@ -184,7 +184,7 @@ void Core::reset() {
   tsc_.reset();
   for (auto& processor : processors_) {
     processor->apic().reset();
-    processor->paravirt().clock().reset();
+    processor->paravirt().reset();
     processor->vcpu().reset();
   }
 }
@@ -196,7 +196,7 @@ void Core::state(state::Archive& archive) {
   for (auto& processor : processors_) {
     processor->vcpu().state(archive);
     processor->apic().state(archive);
-    processor->paravirt().clock().state(archive);
+    processor->paravirt().state(archive);
   }
 }
 

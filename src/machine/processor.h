@@ -32,10 +32,11 @@ class Processor {
             chipset::ApicBus& bus, event::Loop& loop, chipset::KvmClockBase& clock,
             memory::AddressSpace& memory, std::function<void()> triple_fault)
       : tsc_(tsc_base, tsc_hz),
-        paravirt_(clock, tsc_, memory),
+        paravirt_(clock, tsc_, memory, bus),
         apic_(apic, bus, loop, tsc_),
         vcpu_(index, std::move(triple_fault)) {
     apic_.attach(vcpu_);
+    paravirt_.attach(apic_);
   }
 
   VcpuTsc& tsc() { return tsc_; }

@@ -54,6 +54,9 @@ class Dma {
   template <class T>
   requires std::is_integral_v<T>
   bool store_release(GuestPhys to, T value);
+  // What was there before; in one step also for the guest's own locked instructions.
+  template <class T>
+  requires std::is_integral_v<T> std::optional<T> exchange(GuestPhys at, T value);
 
   // Appends [address, address + length) to `mapping`; at most `most_spans` in all (preadv: 1024).
   bool map(GuestPhys address, uint64_t length, Direction direction, Mapping& mapping,
@@ -120,6 +123,15 @@ bool Dma::store_release(GuestPhys to, T value) {
   __atomic_store_n(reinterpret_cast<T*>(at.host()), value, __ATOMIC_RELEASE);
   space().ram_written(*at.ram, at.offset, sizeof(T));
   return true;
+}
+
+template <class T>
+requires std::is_integral_v<T> std::optional<T> Dma::exchange(GuestPhys at, T value) {
+  const Place here = place(at, sizeof(T), Direction::kToGuest);
+  if (here.ram == nullptr || here.offset % sizeof(T) != 0) return std::nullopt;
+  const T before = __atomic_exchange_n(reinterpret_cast<T*>(here.host()), value, __ATOMIC_SEQ_CST);
+  space().ram_written(*here.ram, here.offset, sizeof(T));
+  return before;
 }
 
 }  // namespace ostler::memory

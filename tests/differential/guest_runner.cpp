@@ -43,7 +43,7 @@ class NoDevices final : public interp::Environment {
   void set_cr8(uint8_t) override {}
   std::optional<uint64_t> read_msr(uint32_t) override { return std::nullopt; }
   bool write_msr(uint32_t, uint64_t) override { return false; }
-  uint64_t hypercall(uint64_t, const uint64_t (&)[4]) override { return 0; }
+  uint64_t hypercall(const x86::Hypercall&) override { return 0; }
   std::optional<uint8_t> acknowledge_interrupt() override { return std::nullopt; }
 
  private:

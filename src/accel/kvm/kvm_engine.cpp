@@ -190,9 +190,9 @@ std::optional<VcpuExit> KvmEngine::handle_exit() {
       handle_wrmsr();
       return std::nullopt;
     case KVM_EXIT_HYPERCALL: {
-      uint64_t arguments[4];
-      std::copy_n(run.hypercall.args, 4, arguments);
-      run.hypercall.ret = context_.paravirt.hypercall(run.hypercall.nr, arguments);
+      x86::Hypercall call{.number = run.hypercall.nr};
+      std::copy_n(run.hypercall.args, 4, call.arguments);
+      run.hypercall.ret = context_.paravirt.hypercall(call);
       unfinished_ = true;
       return std::nullopt;
     }

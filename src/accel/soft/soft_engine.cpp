@@ -61,11 +61,15 @@ VcpuExit SoftEngine::run() {
     context_.bind_thread();
     bound_ = true;
   }
+  if (parked_ && context_.paravirt.running()) mmu_.flush_all();
+  parked_ = false;
   mmu_.participant().enter_running();
   const interp::Exit exit = interpreter_.run();
   mmu_.participant().leave_running();
   switch (exit) {
     case interp::Exit::kHalted:
+      context_.paravirt.halted();
+      parked_ = true;
       return VcpuExit::kHalted;
     case interp::Exit::kShutdown:
       return VcpuExit::kShutdown;
@@ -91,6 +95,7 @@ void SoftEngine::state(state::Archive& archive) {
   state_.state(archive);
   interpreter_.state(archive);
   if (!archive.loading() || archive.failed()) return;
+  parked_ = true;
   forget_translations();
   interpreter_.state_changed();
 }
@@ -166,9 +171,14 @@ bool SoftEngine::write_msr(uint32_t index, uint64_t value) {
                             : context_.paravirt.write_msr(index, value);
 }
 
-uint64_t SoftEngine::hypercall(uint64_t number, const uint64_t (&arguments)[4]) {
+uint64_t SoftEngine::hypercall(const x86::Hypercall& call) {
   const OutsideGuest outside(mmu_);
-  return context_.paravirt.hypercall(number, arguments);
+  return context_.paravirt.hypercall(call);
+}
+
+std::optional<uint8_t> SoftEngine::acknowledge_interrupt() {
+  context_.paravirt.interrupted();
+  return context_.interrupts.acknowledge();
 }
 
 }  // namespace ostler::accel

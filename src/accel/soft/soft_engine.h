@@ -67,8 +67,8 @@ class SoftEngine final : public Engine, private interp::Environment {
   void set_cr8(uint8_t value) override { context_.interrupts.set_cr8(value); }
   std::optional<uint64_t> read_msr(uint32_t index) override;
   bool write_msr(uint32_t index, uint64_t value) override;
-  uint64_t hypercall(uint64_t number, const uint64_t (&arguments)[4]) override;
-  std::optional<uint8_t> acknowledge_interrupt() override { return context_.interrupts.acknowledge(); }
+  uint64_t hypercall(const x86::Hypercall& call) override;
+  std::optional<uint8_t> acknowledge_interrupt() override;
   void fpu_error() override { context_.fpu_error(); }
 
   SoftContext context_;
@@ -81,6 +81,7 @@ class SoftEngine final : public Engine, private interp::Environment {
   DebugRequest debug_;
   DebugStop debug_stop_;
   bool bound_ = false;
+  bool parked_ = true;  // others may think that this vCPU does not run
 };
 
 }  // namespace ostler::accel

@@ -67,6 +67,10 @@ void ApicBus::send(const ApicMessage& message) {
   if (best != nullptr) best->receive(message);
 }
 
+void ApicBus::unhalt(uint64_t id) {
+  if (id < by_id_.size() && by_id_[id] != nullptr) by_id_[id]->unhalt();
+}
+
 void ApicBus::send_to_all(const ApicMessage& message, const LocalApic* except) {
   for (LocalApic* apic : apics_)
     if (apic != except) apic->receive(message);

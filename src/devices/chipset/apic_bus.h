@@ -36,6 +36,7 @@ class ApicBus final : public bus::MsiSink, public bus::IrqSink {
  public:
   static constexpr unsigned kIntrPin = 0;
   static constexpr unsigned kNmiPin = 1;
+  static constexpr uint32_t kBroadcast = 0xffffffff;  // as a wide destination
 
   // Construction time only. APIC ids are unique and below 255.
   void add(LocalApic& apic);
@@ -44,6 +45,7 @@ class ApicBus final : public bus::MsiSink, public bus::IrqSink {
   void set_ext_int_source(ExtIntSource& source) { ext_int_ = &source; }
 
   void send(const ApicMessage& message);
+  void unhalt(uint64_t id);  // CpuEvents::unhalt() for the vCPU with this APIC id, if there is one
   void send_to_all(const ApicMessage& message, const LocalApic* except);
   void send_msi(GuestPhys address, uint32_t data) override;
   void set_irq(unsigned pin, bool level) override;

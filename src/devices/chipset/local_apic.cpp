@@ -77,6 +77,7 @@ void LocalApic::registers_reset() {
     initial_count_ = 0;
     stop_timer_locked();
   }
+  eoi_offered_.store(false);
   irr_.reset();
   tmr_.reset();
   isr_.reset();
@@ -144,7 +145,7 @@ void LocalApic::raise(uint8_t vector, bool level) {
   else if (tmr_.test(vector))
     tmr_.clear(vector);
   if (!irr_.set(vector)) return;  // merged with one that is still to be taken
-  if ((vector >> 4) <= (ppr_.load() >> 4)) return;
+  if ((vector >> 4) <= (ppr_.load() >> 4) && !eoi_offered_.load()) return;
   attention_.store(true);
   if (cpu_ != nullptr) cpu_->interrupt_changed();
 }
@@ -174,11 +175,12 @@ bool LocalApic::ext_int_deliverable() const {
 }
 
 bool LocalApic::pending() const {
-  if (attention_.load(std::memory_order_acquire) && deliverable()) return true;
+  if (attention_.load(std::memory_order_acquire) && (deliverable() || eoi_offered_.load())) return true;
   return ext_int_deliverable();
 }
 
 std::optional<uint8_t> LocalApic::acknowledge() {
+  settle_eoi();
   if (ext_int_deliverable()) {
     ext_int_latched_.store(false);
     return bus_.acknowledge_ext_int();
@@ -192,6 +194,7 @@ std::optional<uint8_t> LocalApic::acknowledge() {
   irr_.clear(vector);
   isr_.set(vector);
   update_priority();
+  offer_eoi(vector);
   return vector;
 }
 
@@ -211,6 +214,7 @@ void LocalApic::set_tpr(uint8_t value) {
 }
 
 void LocalApic::set_cr8(uint8_t value) {
+  settle_eoi();
   set_tpr(static_cast<uint8_t>((value & 15) << 4));
 }
 
@@ -271,6 +275,10 @@ void LocalApic::error(uint32_t bit) {
 }
 
 void LocalApic::state(state::Archive& archive) {
+  if (archive.loading())
+    eoi_offered_.store(false);
+  else
+    settle_eoi();
   archive.section("local-apic", 1);
   irr_.state(archive, "irr");
   tmr_.state(archive, "tmr");

@@ -26,6 +26,7 @@
 namespace ostler::chipset {
 
 class ApicBus;
+class MemoryEoi;
 
 // 256 bits by vector.
 class VectorSet {
@@ -59,8 +60,9 @@ class LocalApic final : public bus::CpuInterrupts, public bus::IoHandler, public
   LocalApic(const Options& options, ApicBus& bus, event::Loop& loop, const TscClock& tsc);
   ~LocalApic() override;
 
-  void attach(bus::CpuEvents& cpu) { cpu_ = &cpu; }  // before the vCPU runs
-  void reset();                                      // power-up; every thread of the machine stopped
+  void attach(bus::CpuEvents& cpu) { cpu_ = &cpu; }            // before the vCPU runs
+  void set_memory_eoi(MemoryEoi& eoi) { memory_eoi_ = &eoi; }  // likewise
+  void reset();  // power-up; every thread of the machine stopped
 
   // ---- for ApicBus: any thread ----
   uint32_t id() const { return options_.id; }
@@ -70,6 +72,13 @@ class LocalApic final : public bus::CpuInterrupts, public bus::IoHandler, public
   void receive(const ApicMessage& message);
   void set_lint0(bool level);
   void set_lint1(bool level);
+  void unhalt() {
+    if (cpu_ != nullptr) cpu_->unhalt();
+  }
+
+  // The vCPU's thread, or while it is paused: what the guest's memory says about the end of an interrupt goes
+  // into the registers.
+  void settle_eoi();
 
   // ---- bus::CpuInterrupts ----
   bool pending() const override;
@@ -102,6 +111,7 @@ class LocalApic final : public bus::CpuInterrupts, public bus::IoHandler, public
   bool write_base(uint64_t value);
   void send_ipi(uint64_t command);
   void end_of_interrupt();
+  void offer_eoi(uint8_t vector);
   void set_tpr(uint8_t value);
   void accept(uint8_t vector, bool level);
   void update_priority();
@@ -131,9 +141,11 @@ class LocalApic final : public bus::CpuInterrupts, public bus::IoHandler, public
   event::Loop& loop_;
   const TscClock& tsc_;
   bus::CpuEvents* cpu_ = nullptr;
+  MemoryEoi* memory_eoi_ = nullptr;
 
   VectorSet irr_, tmr_, isr_;
-  std::atomic<bool> attention_{false};  // something may be deliverable
+  std::atomic<bool> attention_{false};    // something may be deliverable
+  std::atomic<bool> eoi_offered_{false};  // see local_apic_eoi.cpp
   std::atomic<bool> lint0_{false}, lint1_{false};
   std::atomic<bool> ext_int_latched_{false};  // an ExtINT message arrived
   std::atomic<uint64_t> base_{0};

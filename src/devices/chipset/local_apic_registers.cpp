@@ -28,6 +28,7 @@ enum class Shorthand : uint8_t { kNone = 0, kSelf = 1, kAll = 2, kOthers = 3 };
 }  // namespace
 
 uint64_t LocalApic::io_read(uint64_t offset, unsigned size) {
+  settle_eoi();
   if (!hardware_enabled() || x2apic()) return size_mask(size);  // the page is not there
   // Registers are 32 bits on 16-byte boundaries; the rest of each slot reads as zero.
   const unsigned within = offset & 15;
@@ -37,6 +38,7 @@ uint64_t LocalApic::io_read(uint64_t offset, unsigned size) {
 }
 
 void LocalApic::io_write(uint64_t offset, unsigned size, uint64_t value) {
+  settle_eoi();
   if (!hardware_enabled() || x2apic()) return;
   if ((offset & 15) != 0 || size != 4) {
     log::guest_error("local apic {}: {}-byte write at {:#x}", id(), size, offset);
@@ -207,6 +209,7 @@ void LocalApic::send_ipi(uint64_t command) {
 }
 
 std::optional<uint64_t> LocalApic::read_msr(uint32_t index) {
+  settle_eoi();
   if (index == kMsrApicBase) return base_.load();
   if (index == kMsrTscDeadline) return deadline();
   uint64_t value = 0;
@@ -216,6 +219,7 @@ std::optional<uint64_t> LocalApic::read_msr(uint32_t index) {
 }
 
 bool LocalApic::write_msr(uint32_t index, uint64_t value) {
+  settle_eoi();
   if (index == kMsrApicBase) return write_base(value);
   if (index == kMsrTscDeadline) {
     write_deadline(value);

@@ -105,11 +105,12 @@ const Op* hypercall(Cpu& cpu, const Op* op) {
   if (cpu.model.cpuid(0x40000001, 0, s, cpu.env.vcpu_info()).eax == 0) x86::raise(Vector::kUd);
   constexpr uint64_t kNotPermitted = static_cast<uint64_t>(-1);
   const unsigned size = cpu.code_size == x86::CodeSize::k64 ? 8 : 4;
-  const uint64_t arguments[4] = {truncate(s.gpr[x86::kRbx], size), truncate(s.gpr[x86::kRcx], size),
-                                 truncate(s.gpr[x86::kRdx], size), truncate(s.gpr[x86::kRsi], size)};
-  const uint64_t result = s.cpl() != 0 ? kNotPermitted : outside_guest(cpu, [&] {
-    return cpu.env.hypercall(truncate(s.gpr[x86::kRax], size), arguments);
-  });
+  const x86::Hypercall call{.number = truncate(s.gpr[x86::kRax], size),
+                            .arguments = {truncate(s.gpr[x86::kRbx], size), truncate(s.gpr[x86::kRcx], size),
+                                          truncate(s.gpr[x86::kRdx], size), truncate(s.gpr[x86::kRsi], size)},
+                            .wide = size == 8};
+  const uint64_t result =
+      s.cpl() != 0 ? kNotPermitted : outside_guest(cpu, [&] { return cpu.env.hypercall(call); });
   set_register(cpu, x86::kRax * 8, size, result);
   return next(cpu, op);
 }

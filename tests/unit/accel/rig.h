@@ -75,7 +75,7 @@ class FakeParavirt final : public Paravirt {
   std::optional<uint64_t> read_msr(uint32_t index) override;
   bool write_msr(uint32_t index, uint64_t value) override;
   void tsc_changed() override {}
-  uint64_t hypercall(uint64_t, const uint64_t (&)[4]) override { return 0; }
+  uint64_t hypercall(const x86::Hypercall&) override { return 0; }
   uint64_t system_time = 0;
 };
 

@@ -45,13 +45,14 @@ struct FakeIrqs final : bus::IrqSink {
 
 struct FakeCpu final : bus::CpuEvents {
   std::atomic<int> interrupts = 0;  // counted by several threads in some tests
-  int nmis = 0, smis = 0, inits = 0;
+  int nmis = 0, smis = 0, inits = 0, unhalts = 0;
   std::vector<uint8_t> sipis;
   void interrupt_changed() override { ++interrupts; }
   void nmi() override { ++nmis; }
   void smi() override { ++smis; }
   void init() override { ++inits; }
   void sipi(uint8_t vector) override { sipis.push_back(vector); }
+  void unhalt() override { ++unhalts; }
 };
 
 // 2 GHz, in step with the virtual clock.

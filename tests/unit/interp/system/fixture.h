@@ -64,9 +64,7 @@ class FakeEnvironment : public Environment {
     return index == 0x1b ? std::optional<uint64_t>(0xfee00900) : std::nullopt;
   }
   bool write_msr(uint32_t index, uint64_t) override { return index == 0x1b; }
-  uint64_t hypercall(uint64_t number, const uint64_t (&arguments)[4]) override {
-    return number * 100 + arguments[0];
-  }
+  uint64_t hypercall(const x86::Hypercall& call) override { return call.number * 100 + call.arguments[0]; }
   std::optional<uint8_t> acknowledge_interrupt() override { return std::nullopt; }
 
   uint64_t tsc_base = 1000;
