@@ -4,6 +4,7 @@
 #include <iterator>
 
 #include "net/socket_options.h"
+#include "net/tap_backend.h"
 #include "net/user_backend.h"
 #include "net/user_options.h"
 
@@ -32,20 +33,17 @@ Made open_socket(event::Loop& loop, std::span<const config::KeyValue> values) {
   return create<DatagramBackend>(loop, Result<DatagramOptions>(std::get<DatagramOptions>(options)));
 }
 
+// A back end whose options are `parse`d first.
+template <class Own, auto parse>
+Made open_with(event::Loop& loop, std::span<const config::KeyValue> values) {
+  return create<Own>(loop, parse(values));
+}
+
 constexpr Type kTypes[] = {
-    {"socket", open_socket},
-    {"stream",
-     [](event::Loop& loop, std::span<const config::KeyValue> values) {
-       return create<StreamBackend>(loop, parse_stream(values));
-     }},
-    {"dgram",
-     [](event::Loop& loop, std::span<const config::KeyValue> values) {
-       return create<DatagramBackend>(loop, parse_datagram(values));
-     }},
-    {"user",
-     [](event::Loop& loop, std::span<const config::KeyValue> values) {
-       return create<UserBackend>(loop, UserOptions::parse(values));
-     }},
+    {"user", open_with<UserBackend, UserOptions::parse>},  {"tap", open_with<TapBackend, parse_tap>},
+    {"bridge", open_with<TapBackend, parse_bridge>},       {"socket", open_socket},
+    {"stream", open_with<StreamBackend, parse_stream>},    {"peer", open_with<StreamBackend, parse_peer>},
+    {"dgram", open_with<DatagramBackend, parse_datagram>},
 };
 
 }  // namespace

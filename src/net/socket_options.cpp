@@ -233,4 +233,21 @@ Result<DatagramOptions> parse_datagram(std::span<const config::KeyValue> values)
   return datagram;
 }
 
+Result<StreamOptions> parse_peer(std::span<const config::KeyValue> values) {
+  struct Words {
+    std::string id, path;
+  };
+  static const PropertyTable<Words> table(
+      "peer", {text<Words>("id", &Words::id, "the name that a device's netdev= uses"),
+               text<Words>("path", &Words::path, "the UNIX socket where two guests meet")});
+  TRY_ASSIGN(const Words words, table.parse(values));
+  if (words.path.empty()) return invalid("path is missing: the socket where two guests meet");
+  StreamOptions stream;
+  stream.id = words.id;
+  stream.address.kind = Endpoint::Kind::kUnix;
+  stream.address.path = words.path;
+  stream.role = StreamOptions::Role::kEither;
+  return stream;
+}
+
 }  // namespace ostler::net

@@ -19,5 +19,7 @@ Result<SocketOptions> parse_socket(std::span<const config::KeyValue> values);
 Result<StreamOptions> parse_stream(std::span<const config::KeyValue> values);
 // -netdev dgram: local.… and remote.…, as addr.… of a stream.
 Result<DatagramOptions> parse_datagram(std::span<const config::KeyValue> values);
+// --net peer=SOCKET: path=, a UNIX socket that two guests meet at, whichever comes first.
+Result<StreamOptions> parse_peer(std::span<const config::KeyValue> values);
 
 }  // namespace ostler::net

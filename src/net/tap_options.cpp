@@ -1,0 +1,120 @@
+#include "net/tap_options.h"
+
+#include <unistd.h>
+
+namespace ostler::net {
+namespace {
+
+using namespace config;
+
+constexpr const char* kDefaultScript = "/etc/qemu-ifup";
+constexpr const char* kDefaultDownScript = "/etc/qemu-ifdown";
+constexpr const char* kDefaultHelper = "/usr/lib/qemu/qemu-bridge-helper";
+
+struct Words : TapOptions {
+  std::string fd, descriptors, script_word, downscript_word, helper_word;
+  uint32_t queue_count = 0;
+  bool vhost = false;
+};
+
+Error invalid(std::string sentence) {
+  return Error(ErrorKind::kInvalidArgument, std::move(sentence));
+}
+
+const PropertyTable<Words>& tap_properties() {
+  static const PropertyTable<Words> table(
+      "tap",
+      {
+          text<Words>("id", &Words::id, "the name that a device's netdev= uses"),
+          text<Words>("ifname", &Words::ifname, "name of the tap device; made if it is not there"),
+          text<Words>("fd", &Words::fd, "an open tap device that this program inherited"),
+          text<Words>("fds", &Words::descriptors, "several, with ':' between, one for each queue pair"),
+          text<Words>("script", &Words::script_word,
+                      "program to run with the device's name at the start; no: none"),
+          text<Words>("downscript", &Words::downscript_word, "the same at the end"),
+          text<Words>("br", &Words::bridge, "bridge for the helper to join"),
+          text<Words>("helper", &Words::helper_word, "program that makes a tap device on a bridge"),
+          number<Words, uint32_t>("queues", &Words::queue_count, 1, kMaxTapQueues, "queue pairs"),
+          on_off_auto<Words>("vnet_hdr", &Words::vnet_hdr, "offloads"),
+          size<Words, uint64_t>("sndbuf", &Words::sndbuf, INT32_MAX,
+                                "bytes that may wait in the kernel; 0: no limit"),
+          boolean<Words>("vhost", &Words::vhost, "let the kernel carry the packets"),
+      });
+  return table;
+}
+
+const PropertyTable<Words>& bridge_properties() {
+  static const PropertyTable<Words> table(
+      "bridge", {
+                    text<Words>("id", &Words::id, "the name that a device's netdev= uses"),
+                    text<Words>("br", &Words::bridge, "bridge to join (br0)"),
+                    text<Words>("helper", &Words::helper_word, "program that makes a tap device on it"),
+                });
+  return table;
+}
+
+Result<std::vector<int>> parse_descriptors(std::string_view words) {
+  std::vector<int> fds;
+  while (true) {
+    const size_t colon = words.find(':');
+    TRY_ASSIGN(const uint64_t fd, parse_number_between(words.substr(0, colon), 0, INT32_MAX));
+    fds.push_back(static_cast<int>(fd));
+    if (colon == std::string_view::npos) break;
+    words.remove_prefix(colon + 1);
+  }
+  if (fds.size() > kMaxTapQueues) return invalid("more descriptors than queue pairs can be");
+  return fds;
+}
+
+// What was written; else the usual program, when it is there; "no" is none.
+std::string script(const std::string& word, const char* preset) {
+  if (word == "no") return {};
+  if (!word.empty()) return word;
+  return ::access(preset, X_OK) == 0 ? preset : std::string();
+}
+
+}  // namespace
+
+Result<TapOptions> parse_tap(std::span<const config::KeyValue> values) {
+  TRY_ASSIGN(const Words words, tap_properties().parse(values));
+  TapOptions options = words;
+  if (words.vhost)
+    return Error(
+        ErrorKind::kUnsupported,
+        "vhost=on is not available in this version; leave it out, and frames go through this program");
+  const bool inherited = !words.fd.empty() || !words.descriptors.empty();
+  const bool helped = !words.helper_word.empty() || !words.bridge.empty();
+  if (!words.fd.empty() && !words.descriptors.empty()) return invalid("give fd or fds");
+  if (inherited) {
+    if (!words.ifname.empty() || !words.script_word.empty() || !words.downscript_word.empty() || helped ||
+        words.queue_count != 0)
+      return invalid("ifname, script, downscript, queues, br and helper do not go with fd and fds");
+    auto fds = parse_descriptors(words.fd.empty() ? words.descriptors : words.fd);
+    if (!fds) return std::move(fds).error().with_context(words.fd.empty() ? "fds" : "fd");
+    options.fds = *std::move(fds);
+    options.queues = static_cast<unsigned>(options.fds.size());
+    return options;
+  }
+  options.queues = words.queue_count == 0 ? 1 : words.queue_count;
+  if (helped) {
+    if (!words.ifname.empty() || !words.script_word.empty() || !words.downscript_word.empty() ||
+        options.queues != 1)
+      return invalid("ifname, script, downscript and queues do not go with br and helper");
+    options.bridge = words.bridge.empty() ? "br0" : words.bridge;
+    options.helper = script(words.helper_word, kDefaultHelper);
+    return options;
+  }
+  options.script = script(words.script_word, kDefaultScript);
+  options.downscript = script(words.downscript_word, kDefaultDownScript);
+  return options;
+}
+
+Result<TapOptions> parse_bridge(std::span<const config::KeyValue> values) {
+  TRY_ASSIGN(const Words words, bridge_properties().parse(values));
+  TapOptions options = words;
+  if (options.bridge.empty()) options.bridge = "br0";
+  options.helper = script(words.helper_word, kDefaultHelper);
+  return options;
+}
+
+}  // namespace ostler::net

@@ -1,0 +1,29 @@
+// -netdev tap and bridge: what they may be told, from text to a plain struct.
+#pragma once
+
+#include <span>
+#include <string>
+#include <vector>
+
+#include "config/property.h"
+
+namespace ostler::net {
+
+inline constexpr unsigned kMaxTapQueues = 16;
+
+struct TapOptions {
+  std::string id;
+  std::string ifname;              // "": the kernel chooses; '%d' in it too
+  std::vector<int> fds;            // open tap devices, one for each queue pair; they become ours
+  std::string script, downscript;  // run with the device's name; "": none
+  std::string bridge;              // to join; "": none
+  std::string helper;              // a program that makes a tap device on the bridge; "": this one does
+  unsigned queues = 1;
+  config::OnOffAuto vnet_hdr = config::OnOffAuto::kAuto;
+  uint64_t sndbuf = 0;  // bytes that may wait in the kernel; 0: no limit
+};
+
+Result<TapOptions> parse_tap(std::span<const config::KeyValue> values);
+Result<TapOptions> parse_bridge(std::span<const config::KeyValue> values);
+
+}  // namespace ostler::net
