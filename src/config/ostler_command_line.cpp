@@ -78,6 +78,42 @@ Result<std::string> forward_rule(const std::string& text) {
   return fmt::format("{}:127.0.0.1:{}-:{}", protocol, rest.substr(0, colon), rest.substr(colon + 1));
 }
 
+// "user", "none", "tap=NAME", "bridge=NAME", "peer=SOCKET".
+Result<void> add_network(QemuBuilder& b, const RunOptions& options) {
+  const size_t equals = options.net.find('=');
+  const std::string kind = options.net.substr(0, equals);
+  const std::string value = equals == std::string::npos ? "" : options.net.substr(equals + 1);
+  if (kind != "user" && !options.forwards.empty())
+    return Error(ErrorKind::kInvalidArgument, "--forward: only goes with --net user");
+  if (options.net == "none") return {};
+  QemuBuilder::PendingNic nic;
+  nic.netdev = {
+      .id = b.anonymous_id("net"), .type = kind, .properties = {}, .origin = "--net " + options.net};
+  if (options.net == "user") {
+    for (const std::string& forward : options.forwards) {
+      nic.netdev.origin += " --forward " + forward;
+      TRY_ASSIGN(auto rule, forward_rule(forward));
+      nic.netdev.properties.push_back({"hostfwd", std::move(rule)});
+    }
+  } else if (value.empty()) {
+    return Error(
+        ErrorKind::kInvalidArgument,
+        fmt::format("--net {}: known are user, none, tap=NAME, bridge=NAME and peer=SOCKET", options.net));
+  } else if (kind == "tap") {
+    nic.netdev.properties = {{"ifname", value}, {"script", "no"}, {"downscript", "no"}};
+  } else if (kind == "bridge") {
+    nic.netdev.properties = {{"br", value}};
+  } else if (kind == "peer") {
+    nic.netdev.properties = {{"path", value}};
+  } else {
+    return Error(
+        ErrorKind::kInvalidArgument,
+        fmt::format("--net {}: known are user, none, tap=NAME, bridge=NAME and peer=SOCKET", options.net));
+  }
+  b.nics.push_back(std::move(nic));
+  return {};
+}
+
 Result<CommandLine> build(const RunOptions& options) {
   QemuBuilder b;
   TRY(option_machine(b, options.machine));
@@ -110,20 +146,7 @@ Result<CommandLine> build(const RunOptions& options) {
 
   for (const std::string& file : options.cdroms) TRY(add_cdrom(b, file));
 
-  if (options.net == "user") {
-    QemuBuilder::PendingNic nic;
-    nic.netdev = {.id = b.anonymous_id("net"), .type = "user", .properties = {}, .origin = "--net user"};
-    for (const std::string& forward : options.forwards) {
-      nic.netdev.origin += " --forward " + forward;
-      TRY_ASSIGN(auto rule, forward_rule(forward));
-      nic.netdev.properties.push_back({"hostfwd", std::move(rule)});
-    }
-    b.nics.push_back(std::move(nic));
-  } else if (options.net != "none") {
-    return Error(ErrorKind::kInvalidArgument, fmt::format("--net {}: known are user and none", options.net));
-  } else if (!options.forwards.empty()) {
-    return Error(ErrorKind::kInvalidArgument, "--forward: needs a network; leave out --net none");
-  }
+  TRY(add_network(b, options));
   if (!options.no_rng)
     m.devices.push_back({.type = m.type == "microvm" ? "virtio-rng-device" : "virtio-rng-pci",
                          .id = {},
@@ -197,7 +220,10 @@ Result<CommandLine> parse_ostler_command_line(std::span<const std::string> argum
   run->add_option("--cdrom", options.cdroms, "an image in a CD drive; may be given several times");
   run->add_flag("--snapshot", options.snapshot,
                 "keep all disk images unchanged: writes are thrown away at the end");
-  run->add_option("--net", options.net, "network: user (no privileges needed) or none")
+  run->add_option("--net", options.net,
+                  "network: user (no privileges needed), tap=NAME (a tap device), bridge=NAME, peer=SOCKET "
+                  "(another guest "
+                  "that says the same), none")
       ->capture_default_str();
   run->add_option("--forward,-p", options.forwards, "forward a host port to the guest: HOSTPORT:GUESTPORT");
   run->add_option("--accel", options.accel,

@@ -37,6 +37,31 @@ TEST(OstlerCommandLine, BadForwardShowsTheForm) {
   EXPECT_EQ(parsed.error().message(), "--forward 22: write it as HOSTPORT:GUESTPORT, for example 2222:22");
 }
 
+TEST(OstlerCommandLine, NetworksForPeople) {
+  const auto network = [](const char* net) {
+    const auto parsed = parse({"run", "--kernel", "k", "--net", net});
+    EXPECT_TRUE(parsed.has_value()) << parsed.error().message();
+    const auto& netdev = parsed->machine.netdevs.at(0);
+    return netdev.type + " " + netdev.properties.at(0).key + "=" + netdev.properties.at(0).value;
+  };
+  EXPECT_EQ(network("tap=tap0"), "tap ifname=tap0");
+  EXPECT_EQ(network("bridge=br0"), "bridge br=br0");
+  EXPECT_EQ(network("peer=/tmp/a=b"), "peer path=/tmp/a=b");
+  const auto none = parse({"run", "--kernel", "k", "--net", "none"});
+  EXPECT_TRUE(none && none->machine.netdevs.empty());
+}
+
+TEST(OstlerCommandLine, UnknownNetworksAreRefusedWithTheKnownOnes) {
+  for (const char* net : {"taps", "tap", "tap=", "nothing=x", "user=x"}) {
+    const auto parsed = parse({"run", "--net", net});
+    ASSERT_FALSE(parsed.has_value()) << net;
+    EXPECT_NE(parsed.error().message().find("tap=NAME, bridge=NAME"), std::string::npos);
+  }
+  const auto parsed = parse({"run", "--net", "tap=tap0", "-p", "1:2"});
+  ASSERT_FALSE(parsed.has_value());
+  EXPECT_EQ(parsed.error().message(), "--forward: only goes with --net user");
+}
+
 TEST(OstlerCommandLine, UnknownOptionNamesTheNearest) {
   const auto parsed = parse({"run", "--memroy=1G"});
   ASSERT_FALSE(parsed.has_value());
