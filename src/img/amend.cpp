@@ -49,8 +49,10 @@ Result<int> amend(Tool& tool, Words words) {
     std::fputs(amend_help(*driver).c_str(), stdout);
     return 0;
   }
+  nlohmann::json values = options;
+  if (arguments.has("force")) values["force"] = true;
   Progress progress(tool.progress_form(), "amend", 0);
-  auto amended = tool.run(image.node()->amend(options));
+  auto amended = tool.run(image.node()->amend(std::move(values)));
   if (!amended) return std::move(amended).error().with_context(name);
   TRY(image.close());
   progress.finish();

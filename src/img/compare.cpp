@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "img/commands.h"
+#include "img/unlocked.h"
 
 namespace ostler::img {
 namespace {
@@ -140,6 +141,8 @@ Result<int> compare_images(Tool& tool, const Arguments& arguments) {
   request_b.format = arguments.value("F");
   TRY_ASSIGN(const Image a, Image::open(tool, request_a));
   TRY_ASSIGN(const Image b, Image::open(tool, request_b));
+  TRY(check_unlocked(tool, a));
+  TRY(check_unlocked(tool, b));
   const uint64_t size_a = a.size(), size_b = b.size(), both = std::min(size_a, size_b);
   const bool strict = arguments.has("s");
   if (strict && size_a != size_b) {

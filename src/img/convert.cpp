@@ -7,6 +7,7 @@
 #include "img/new_image.h"
 #include "img/snapshot_name.h"
 #include "img/text.h"
+#include "img/unlocked.h"
 
 namespace ostler::img {
 namespace {
@@ -141,6 +142,25 @@ Result<NewImage> new_image_of(Tool& tool, const Arguments& given, const std::str
   return image;
 }
 
+// The options that name secrets, as opening an image needs them too.
+nlohmann::json secrets_of(const nlohmann::json& options) {
+  auto secrets = nlohmann::json::object();
+  if (options.contains("key-secret")) secrets["key-secret"] = options["key-secret"];
+  if (options.contains("encrypt") && options["encrypt"].contains("key-secret"))
+    secrets["encrypt"]["key-secret"] = options["encrypt"]["key-secret"];
+  return secrets;
+}
+
+Result<void> add_secrets(Image::Request& request, const NewImage& image) {
+  nlohmann::json options = secrets_of(image.options);
+  if (options.empty()) return {};
+  options["driver"] = image.format;
+  TRY_ASSIGN(options["file"], block::options_of_filename(request.name));
+  request.name = "json:" + options.dump();
+  request.format.clear();
+  return {};
+}
+
 // Options of the new image, before anything is made.
 Result<void> check_new_image(Tool& tool, NewImage& image, uint64_t size, bool compress) {
   TRY_ASSIGN(const block::Driver* driver, block::need_driver(image.format));
@@ -150,6 +170,8 @@ Result<void> check_new_image(Tool& tool, NewImage& image, uint64_t size, bool co
   if (compress && !driver->compression)
     return Error(ErrorKind::kUnsupported, fmt::format("-c: the format '{}' does not compress", image.format));
   const std::string preallocation = block::string_at(image.options, "preallocation", "off");
+  if (compress && secrets_of(image.options).size() != 0)
+    return mistake("-c and encryption exclude each other: what is compressed would not be encrypted");
   if (compress && preallocation != "off") return mistake("-c and -o preallocation exclude each other");
   if (!image.options.contains("size")) image.options["size"] = size;
   return complete_backing(tool, image);
@@ -177,6 +199,7 @@ Result<int> convert(Tool& tool, Words words) {
   for (size_t i = 0; i + 1 < given.operands.size(); ++i) {
     TRY_ASSIGN(const auto request, image_request(given, given.operands[i], false, "T"));
     TRY_ASSIGN(Image source, Image::open(tool, request));
+    TRY(check_unlocked(tool, source));
     if (given.has("l")) TRY(load_snapshot(tool, source, given.value("l")));
     parts.push_back({.client = &source.client(), .bytes = source.size()});
     total += source.size();
@@ -204,6 +227,7 @@ Result<int> convert(Tool& tool, Words words) {
     }
     TRY(make_image(tool, image));
     request.format = image.format;
+    TRY(add_secrets(request, image));
   } else {
     request.is_options = given.has("target-image-opts");
     request.format = given.value("O", request.is_options ? "" : "raw");

@@ -7,6 +7,7 @@
 #include "img/copy.h"
 #include "img/new_image.h"
 #include "img/text.h"
+#include "img/unlocked.h"
 
 namespace ostler::img {
 namespace {
@@ -64,6 +65,7 @@ Result<int> dd(Tool& tool, Words words) {
   TRY_ASSIGN(const Operands operands, read_operands(arguments.operands));
   TRY_ASSIGN(const auto request, image_request(arguments, operands.input, false));
   TRY_ASSIGN(const Image source, Image::open(tool, request));
+  TRY(check_unlocked(tool, source));
   NewImage image;
   image.name = operands.output;
   image.format = arguments.value("O", "raw");

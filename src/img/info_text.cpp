@@ -14,20 +14,31 @@ using nlohmann::ordered_json;
 
 constexpr uint64_t kNanoseconds = 1'000'000'000;
 
-// qcow2's in the order in which qemu-img tells them; others by name.
-ordered_json in_order(const nlohmann::json& specific) {
-  static constexpr const char* kFirst[] = {
-      "compat",  "compression-type", "lazy-refcounts", "bitmaps", "refcount-bits",
-      "encrypt", "data-file",        "data-file-raw",  "corrupt", "extended-l2"};
+// qcow2's and what is told of encryption in the order in which qemu-img tells them; others by name.
+ordered_json values_in_order(const nlohmann::json& values) {
+  static constexpr const char* kFirst[] = {"compat",          "compression-type",
+                                           "lazy-refcounts",  "bitmaps",
+                                           "refcount-bits",   "encrypt",
+                                           "data-file",       "data-file-raw",
+                                           "corrupt",         "extended-l2",
+                                           "ivgen-alg",       "hash-alg",
+                                           "cipher-alg",      "uuid",
+                                           "format",          "cipher-mode",
+                                           "slots",           "payload-offset",
+                                           "master-key-iters"};
   ordered_json data = ordered_json::object();
-  const auto& values = specific["data"];
   for (const char* const key : kFirst)
     if (values.contains(key)) data[key] = values[key];
   for (const auto& [key, value] : values.items())
     if (!data.contains(key)) data[key] = value;
+  if (data.contains("encrypt")) data["encrypt"] = values_in_order(values["encrypt"]);
+  return data;
+}
+
+ordered_json in_order(const nlohmann::json& specific) {
   ordered_json result;
   result["type"] = specific["type"];
-  result["data"] = std::move(data);
+  result["data"] = values_in_order(specific["data"]);
   return result;
 }
 

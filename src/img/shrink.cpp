@@ -87,6 +87,9 @@ Result<int> shrink(Tool& tool, Words words) {
   }
   const int flushed = tool.run(image.client().flush());
   if (flushed != 0) return errno_error(name + ": the change cannot be made durable", -flushed);
+  // A qcow2 image's file loses its unused end when it is closed after this.
+  if (image.node()->driver() == "qcow2")
+    TRY(tool.run(image.node()->truncate(image.size(), block::Preallocation::kOff)));
   TRY(image.close());
   TRY_ASSIGN(const Image again,
              Image::open(tool, {.name = name, .format = request.format, .is_options = request.is_options}));

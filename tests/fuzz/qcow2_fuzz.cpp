@@ -49,18 +49,21 @@ class MemoryFile final : public Node {
   std::vector<std::byte> bytes;
 };
 
-nlohmann::json options(bool data_file) {
+nlohmann::json options(bool data_file, bool legacy) {
   nlohmann::json result = {{"driver", "qcow2"}, {"file", "image"}, {"backing", nullptr}};
   if (data_file) result["data-file"] = "data";
+  // Any passphrase opens it; LUKS would take the time that the image asks for.
+  if (legacy) result["encrypt"]["key-secret"] = "secret";
   return result;
 }
 
 void use(IoContext& context, Opener& opener, const std::shared_ptr<MemoryFile>& file, bool writable) {
   const bool data_file = file->bytes.size() > 80 && (file->bytes[79] & std::byte{4}) != std::byte{0};
+  const bool legacy = file->bytes.size() > 80 && file->bytes[35] == std::byte{1};
   OpenFlags flags;
   flags.writable = writable;
   flags.check = !writable;
-  auto opened = context.run_until(opener.open(options(data_file), flags));
+  auto opened = context.run_until(opener.open(options(data_file, legacy), flags));
   if (!opened) return;
   NodePtr node = *std::move(opened);
   std::vector<std::byte> buffer(70000);
@@ -81,6 +84,7 @@ void use(IoContext& context, Opener& opener, const std::shared_ptr<MemoryFile>& 
       static_cast<void>(context.run_until(node->discard(at, 65536)));
       static_cast<void>(context.run_until(node->write_zeroes(at, std::min<uint64_t>(size - at, 5120), {})));
     }
+    static_cast<void>(context.run_until(node->amend({{"refcount_bits", size % 3 == 0 ? 64 : 8}})));
     SnapshotInfo info;
     info.name = "fuzz";
     if (context.run_until(node->snapshots()->create(info)))
@@ -104,7 +108,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     std::vector<std::byte> bytes(first, first + size);
     const auto file = std::make_shared<MemoryFile>(std::move(bytes));
     const auto data_file = std::make_shared<MemoryFile>(std::vector<std::byte>(4096));
-    if (!opener.add(file, "image") || !opener.add(data_file, "data")) return 0;
+    if (!opener.add(file, "image") || !opener.add(data_file, "data") || !opener.add_secret("secret", "x"))
+      return 0;
     use(context, opener, file, writable);
   }
   return 0;

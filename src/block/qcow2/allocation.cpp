@@ -158,7 +158,7 @@ Task<int> Qcow2Node::fill_and_write(const Allocation& allocation, uint64_t offse
     else if (!allocation.virgin)
       add_zeroes(pieces, end_fill - end);
   }
-  co_return co_await data_node().write(allocation.host + (write_from - allocation.first), pieces);
+  co_return co_await write_data(allocation.host + (write_from - allocation.first), pieces);
 }
 
 Task<int> Qcow2Node::write_allocating(uint64_t offset, Buffers from, uint64_t& done) {

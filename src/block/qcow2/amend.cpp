@@ -1,6 +1,8 @@
 // Changing creation options of an existing image.
 #include <fmt/format.h>
 
+#include <bit>
+
 #include <nlohmann/json.hpp>
 
 #include "block/options.h"
@@ -19,18 +21,26 @@ Task<Result<void>> Qcow2Node::amend(nlohmann::json values) {
   CO_TRY_ASSIGN(const auto data_file, options.string("data_file"));
   CO_TRY_ASSIGN(const auto raw, options.boolean("data_file_raw"));
   CO_TRY_ASSIGN(const auto bits, options.number("refcount_bits", 64));
+  CO_TRY_ASSIGN(const auto force, options.boolean("force"));
+  const auto encrypt = options.take("encrypt");
   CO_TRY(options.finish());
-  if (bits && *bits != 1u << header_.refcount_order)
-    co_return options.error("refcount_bits", "cannot be changed in place; convert the image");
+  if (encrypt) CO_TRY(co_await amend_encryption(*encrypt, force.value_or(false)));
+  if (bits && !std::has_single_bit(*bits))
+    co_return options.error("refcount_bits", "must be a power of two from 1 to 64");
   if (data_file && !data_file_)
     co_return options.error("data_file", "cannot be set for an image with its data in itself");
   if (raw && *raw && (header_.autoclear & kRawDataFile) == 0)
     co_return options.error("data_file_raw", "cannot be turned on for an existing image");
   uint32_t version = header_.version;
   if (compat) version = *compat == "0.10" || *compat == "v2" ? 2 : 3;
+  if (version == 2 && bits.value_or(1u << header_.refcount_order) != 16)
+    co_return options.error("refcount_bits", "other than 16 needs compat=1.1");
   if (version == 3 && header_.version == 2) {
     header_.version = 3;
     CO_TRY(co_await write_header());
+  }
+  if (bits) {
+    CO_TRY(co_await change_refcount_width(static_cast<unsigned>(std::countr_zero(*bits))));
   }
   if (lazy) {
     if (*lazy && header_.version == 2) co_return options.error("lazy_refcounts", "needs compat=1.1");

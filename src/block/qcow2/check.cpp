@@ -158,6 +158,7 @@ Task<Result<void>> RefcountCheck::walk_l1(uint64_t offset, uint64_t entries, boo
 Task<Result<void>> RefcountCheck::walk() {
   const Header& h = image_.header_;
   mark(0, image_.cluster_bytes_, "the header");
+  mark(h.encryption_header.offset, h.encryption_header.bytes, "the encryption header");
   CO_TRY(co_await walk_l1(h.l1_offset, h.l1_entries, true));
   uint64_t entries = 0;
   for (const Stored& each : image_.snapshots_) {

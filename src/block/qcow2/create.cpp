@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <optional>
 
 #include "block/driver.h"
 #include "block/qcow2/driver.h"
@@ -21,6 +22,15 @@ constexpr OptionSpec kCreateOptions[] = {
     {"compression_type", "str", "Compression method used for image cluster compression"},
     {"data_file", "str", "File name of an external data file"},
     {"data_file_raw", "bool (on/off)", "The external data file must stay valid as a raw image"},
+    {"encrypt.cipher-alg", "str", "Name of encryption cipher algorithm: aes-128 or aes-256 (default)"},
+    {"encrypt.cipher-mode", "str", "Name of encryption cipher mode: xts"},
+    {"encrypt.format", "str", "Encrypt the image: luks"},
+    {"encrypt.hash-alg", "str", "Name of encryption hash algorithm: sha1, sha256 (default) or sha512"},
+    {"encrypt.iter-time", "num", "Time to spend in PBKDF in milliseconds"},
+    {"encrypt.ivgen-alg", "str", "Name of IV generator algorithm: plain64"},
+    {"encrypt.ivgen-hash-alg", "str", "Name of IV generator hash algorithm; plain64 needs none"},
+    {"encrypt.key-secret", "str", "ID of secret providing the LUKS passphrase"},
+    {"encryption", "bool (on/off)", "The old way to say encrypt.format=aes, which is not made any more"},
     {"extended_l2", "bool (on/off)", "Extended L2 tables"},
     {"lazy_refcounts", "bool (on/off)", "Postpone refcount updates"},
     {"preallocation", "str", "Preallocation mode (allowed values: off, metadata, falloc, full)"},
@@ -33,15 +43,36 @@ constexpr OptionSpec kAmendOptions[] = {
     {"compat", "str", "Compatibility level (v2 [0.10] or v3 [1.1])"},
     {"data_file", "str", "File name of an external data file"},
     {"data_file_raw", "bool (on/off)", "The external data file must stay valid as a raw image"},
+    {"encrypt.iter-time", "num", "Time to spend in PBKDF in milliseconds"},
+    {"encrypt.keyslot", "num",
+     "The key slot to change; else the first free one, or all that old-secret opens"},
+    {"encrypt.new-secret", "str", "ID of the secret with the passphrase to add"},
+    {"encrypt.old-secret", "str", "ID of the secret with the passphrase to take away"},
+    {"encrypt.state", "str", "What the key slot becomes (active/inactive)"},
     {"lazy_refcounts", "bool (on/off)", "Postpone refcount updates"},
     {"refcount_bits", "num", "Width of a reference count entry in bits"},
     {"size", "size", "Virtual disk size"},
 };
 
+Result<std::optional<LuksPlan>> take_encryption(OptionReader& options) {
+  TRY_ASSIGN(const auto old, options.boolean("encryption"));
+  if (old.value_or(false)) return options.error("encryption", "is of the past; use encrypt.format=luks");
+  const auto values = options.take("encrypt");
+  if (!values) return std::optional<LuksPlan>();
+  OptionReader inner(*values, options.where() + ": encrypt");
+  TRY_ASSIGN(const auto format, inner.choice("format", {"aes", "luks"}));
+  if (!format) return inner.error("format", "is missing; it is luks");
+  if (*format == "aes") return inner.error("format", "'aes' is only read, not made; use luks");
+  TRY_ASSIGN(LuksPlan plan, read_luks_plan(inner));
+  TRY(inner.finish());
+  return std::optional<LuksPlan>(std::move(plan));
+}
+
 struct NewImage {
   Header header;
   uint64_t size = 0;
   Preallocation preallocation = Preallocation::kOff;
+  std::optional<LuksPlan> encryption;
 };
 
 Result<NewImage> parse_new_image(OptionReader& options) {
@@ -106,8 +137,10 @@ Result<NewImage> parse_new_image(OptionReader& options) {
     h.autoclear |= kRawDataFile;
     if (image.preallocation == Preallocation::kOff) image.preallocation = Preallocation::kMetadata;
   }
-  TRY_ASSIGN(const auto encryption, options.boolean("encryption"));
-  if (encryption.value_or(false)) return options.error("encryption", "is not available in this version");
+  TRY_ASSIGN(options.left(), nest_options(options.left()));
+  TRY_ASSIGN(image.encryption, take_encryption(options));
+  if (image.encryption && (h.autoclear & kRawDataFile) != 0)
+    return options.error("data_file_raw", "and encryption exclude each other");
   TRY_ASSIGN(const auto nocow, options.boolean("nocow"));
   static_cast<void>(nocow);
   TRY(options.finish());
@@ -147,6 +180,13 @@ json open_file_options(const std::string& path) {
 
 Task<Result<void>> create_qcow2(CreateRequest request) {
   CO_TRY_ASSIGN(NewImage image, parse_new_image(request.options));
+  std::string passphrase;
+  if (image.encryption) {
+    if (image.encryption->secret.empty())
+      co_return request.options.error("encrypt.key-secret",
+                                      "is missing: the name of an --object secret with the passphrase");
+    CO_TRY_ASSIGN(passphrase, request.opener.secret(image.encryption->secret));
+  }
   Header& h = image.header;
   const uint64_t cluster = h.cluster_bytes();
   h.refcount_table_offset = cluster;
@@ -181,6 +221,11 @@ Task<Result<void>> create_qcow2(CreateRequest request) {
   flags.writable = true;
   CO_TRY(node->connect(request.file, std::move(data), flags));
   CO_TRY(co_await node->finish_open(false));
+  if (image.encryption) {
+    LuksPlan plan = *std::move(image.encryption);
+    std::string text = passphrase;
+    CO_TRY(co_await node->create_encryption(std::move(plan), std::move(text)));
+  }
   auto grown = co_await node->truncate(image.size, image.preallocation);
   auto closed = co_await node->close();
   if (!grown) co_return grown;
@@ -211,7 +256,8 @@ Task<Result<json>> measure_qcow2(json options, NodePtr source) {
       at += status.bytes;
     }
   }
-  const uint64_t whole = metadata_bytes(image.header, image.size, size) + size;
+  const uint64_t keys = image.encryption ? align_up(image.encryption->header.payload_offset(), cluster) : 0;
+  const uint64_t whole = keys + metadata_bytes(image.header, image.size, size) + size;
   json result;
   result["required"] = image.header.has(kDataFile) ? whole - size : whole - size + data;
   result["fully-allocated"] = image.header.has(kDataFile) ? whole - size : whole;

@@ -44,6 +44,7 @@ inline constexpr uint64_t kMostL1Bytes = 32u << 20;
 inline constexpr uint64_t kMostRefcountTableBytes = 8u << 20;
 inline constexpr uint32_t kMostSnapshots = 65536;
 inline constexpr uint64_t kMostSnapshotTableBytes = 64u << 20;
+inline constexpr uint64_t kMostEncryptionHeaderBytes = 64u << 20;
 inline constexpr uint64_t kMostHeaderStrings = 1023;
 
 template <class T>

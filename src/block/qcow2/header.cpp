@@ -71,6 +71,13 @@ Result<void> parse_extensions(Header& header, std::span<const std::byte> bytes, 
         header.bitmaps = {load_be<uint32_t>(&data[0]), load_be<uint64_t>(&data[8]),
                           load_be<uint64_t>(&data[16])};
         break;
+      case kEncryptionHeader:
+        if (length != 16 || header.encryption != 2)
+          return corrupt(name, fmt::format("the encryption header's extension has {} bytes, in an image with "
+                                           "encryption method {}",
+                                           length, header.encryption));
+        header.encryption_header = {load_be<uint64_t>(&data[0]), load_be<uint64_t>(&data[8])};
+        break;
       default:
         header.other_extensions.push_back({type, {data.begin(), data.end()}});
     }
@@ -98,6 +105,10 @@ Result<void> check_tables(const Header& h, const std::string& name) {
     return corrupt(name, fmt::format("the refcount table's offset is {:#x}", h.refcount_table_offset));
   if (h.refcount_table_clusters == 0 || h.refcount_table_clusters > kMostRefcountTableBytes >> h.cluster_bits)
     return corrupt(name, fmt::format("the refcount table has {} clusters", h.refcount_table_clusters));
+  const Header::EncryptionHeader& e = h.encryption_header;
+  if (h.encryption == 2 && (e.offset == 0 || (e.offset & mask) != 0 || e.offset > uint64_t{1} << 56 ||
+                            e.bytes == 0 || e.bytes > kMostEncryptionHeaderBytes))
+    return corrupt(name, fmt::format("the encryption header is at {:#x} with {} bytes", e.offset, e.bytes));
   if (h.snapshot_count > kMostSnapshots)
     return corrupt(name, fmt::format("it has {} snapshots", h.snapshot_count));
   if (h.snapshot_count != 0 && ((h.snapshots_offset & mask) != 0 || h.snapshots_offset > uint64_t{1} << 56))
@@ -129,6 +140,9 @@ Result<Header> Header::parse(std::span<const std::byte> bytes, const std::string
   h.snapshots_offset = load_be<uint64_t>(&bytes[64]);
   if (h.cluster_bits < 9 || h.cluster_bits > 21)
     return corrupt(name, fmt::format("clusters of 2^{} bytes", h.cluster_bits));
+  if (h.encryption > 2)
+    return Error(ErrorKind::kUnsupported,
+                 fmt::format("{}: encryption method {} is not known", name, h.encryption), ENOTSUP);
   size_t header_bytes = kHeaderBytesV2;
   if (h.version == 3) {
     if (bytes.size() < kHeaderBytesV3) return corrupt(name, "the header is cut off");
@@ -203,6 +217,12 @@ Result<std::vector<std::byte>> Header::serialize(const std::string& name) const 
   };
   add_text(kBackingFormat, backing_format);
   add_text(kDataFileName, data_file);
+  if (encryption == 2) {
+    std::byte data[16] = {};
+    store_be<uint64_t>(&data[0], encryption_header.offset);
+    store_be<uint64_t>(&data[8], encryption_header.bytes);
+    add(kEncryptionHeader, data);
+  }
   for (const Extension& each : other_extensions) add(each.type, each.data);
   if (bitmaps.count != 0) {
     std::byte data[24] = {};

@@ -18,8 +18,8 @@ struct Extension {
 struct Header {
   uint32_t version = 3;
   uint32_t cluster_bits = 16;
-  uint64_t size = 0;  // virtual, bytes
-  uint32_t encryption = 0;
+  uint64_t size = 0;        // virtual, bytes
+  uint32_t encryption = 0;  // method: 0 none, 1 AES, 2 LUKS
   uint32_t l1_entries = 0;
   uint64_t l1_offset = 0;
   uint64_t refcount_table_offset = 0;
@@ -36,6 +36,9 @@ struct Header {
     uint32_t count = 0;
     uint64_t directory_bytes = 0, directory_offset = 0;
   } bitmaps;
+  struct EncryptionHeader {
+    uint64_t offset = 0, bytes = 0;
+  } encryption_header;                      // of method 2, LUKS
   std::vector<Extension> other_extensions;  // kept as they are
 
   uint64_t cluster_bytes() const { return uint64_t{1} << cluster_bits; }

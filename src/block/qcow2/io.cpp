@@ -110,7 +110,10 @@ Task<int> Qcow2Node::read_run(Run run, uint64_t offset, Buffers whole, uint64_t 
       fill_zeroes(part);
       break;
     case Content::kData:
-      error = co_await data_node().read(run.host, part);
+      if (encryption_)
+        error = co_await read_encrypted(run.host, offset, part);
+      else
+        error = co_await data_node().read(run.host, part);
       break;
     case Content::kCompressedData:
       error = co_await read_compressed(run.host, offset, part);
@@ -122,6 +125,7 @@ Task<int> Qcow2Node::read_run(Run run, uint64_t offset, Buffers whole, uint64_t 
 }
 
 Task<int> Qcow2Node::read(uint64_t offset, Buffers to) {
+  if (encryption_ && !encryption_->unlocked()) co_return -EACCES;
   uint64_t total = total_bytes(to);
   const uint64_t end = size();
   if (offset + total > end) {
@@ -167,7 +171,7 @@ Task<int> Qcow2Node::read(uint64_t offset, Buffers to) {
 
 int Qcow2Node::try_read(uint64_t offset, Buffers to) {
   const uint64_t total = total_bytes(to);
-  if (offset + total > size()) return -EAGAIN;
+  if (offset + total > size() || encryption_) return -EAGAIN;
   uint64_t epoch;
   Run run;
   {
@@ -196,7 +200,7 @@ int Qcow2Node::try_read(uint64_t offset, Buffers to) {
 
 int Qcow2Node::try_write(uint64_t offset, Buffers from) {
   const uint64_t total = total_bytes(from);
-  if (read_only_ || !prepared_ || bitmaps_ || offset + total > size()) return -EAGAIN;
+  if (read_only_ || !prepared_ || bitmaps_ || encryption_ || offset + total > size()) return -EAGAIN;
   uint64_t epoch;
   Run run;
   {
@@ -217,7 +221,7 @@ int Qcow2Node::try_write(uint64_t offset, Buffers from) {
 
 Task<int> Qcow2Node::write_run(uint64_t host, Buffers whole, uint64_t from, uint64_t bytes, uint64_t epoch) {
   const Slice part(whole, from, bytes);
-  const int error = co_await data_node().write(host, part);
+  const int error = co_await write_data(host, part);
   const std::lock_guard lock(mutex_);
   epochs_.leave(epoch);
   co_return error;
@@ -237,6 +241,7 @@ Task<int> Qcow2Node::write(uint64_t offset, Buffers from) {
 Task<int> Qcow2Node::write_here(uint64_t offset, Buffers from) {
   const uint64_t total = total_bytes(from);
   if (corrupt_) co_return -EIO;
+  if (encryption_ && !encryption_->cipher) co_return -EACCES;
   TaskGroup group;
   int error = 0;
   for (uint64_t done = 0; done < total && error == 0;) {

@@ -3,7 +3,8 @@
 // One std::mutex guards the metadata in memory and is never held over a wait; reads and writes of data
 // overlap freely. What survives a power cut, and why, is in docs/block.md. The member functions lie in files
 // by subject: open.cpp, io.cpp (reads and writes), allocation.cpp, refcount.cpp, commit.cpp (writing
-// metadata), zero.cpp, compressed.cpp, resize.cpp, snapshot.cpp, bitmap*.cpp, check.cpp.
+// metadata), zero.cpp, compressed.cpp, resize.cpp, snapshot.cpp, bitmap*.cpp, check.cpp,
+// encryption.cpp.
 #pragma once
 
 #include <atomic>
@@ -11,6 +12,7 @@
 #include <list>
 #include <map>
 #include <mutex>
+#include <set>
 #include <unordered_set>
 
 #include "block/capabilities.h"
@@ -18,6 +20,7 @@
 #include "block/node.h"
 #include "block/open.h"
 #include "block/qcow2/bitmap_store.h"
+#include "block/qcow2/encryption.h"
 #include "block/qcow2/epochs.h"
 #include "block/qcow2/header.h"
 #include "block/qcow2/page_cache.h"
@@ -84,6 +87,7 @@ class Qcow2Node final : public Node, public Snapshots, public Checker {
   Limits limits() const override;
   bool new_space_is_zero() const override { return !backing_; }
   nlohmann::json format_specific_info() const override;
+  bool encrypted() const override { return header_.encryption != 0; }
   bool dirty() const override { return header_.has(kDirty) || header_.has(kCorrupt); }
   std::string backing_file_name() const override { return header_.backing_file; }
   std::string backing_file_format() const override { return header_.backing_format; }
@@ -161,6 +165,19 @@ class Qcow2Node final : public Node, public Snapshots, public Checker {
   Task<int> write_run(uint64_t host, Buffers whole, uint64_t from, uint64_t bytes, uint64_t epoch);
   Task<int> write_here(uint64_t offset, Buffers from);
 
+  // Encryption (encryption.cpp). `guest`: the disk's offset of the first byte.
+  Task<Result<void>> open_encryption(EncryptOptions options, const Opener& opener);
+  Task<Result<void>> create_encryption(LuksPlan plan, std::string passphrase);
+  Task<Result<void>> amend_encryption(nlohmann::json values, bool force);
+  Task<int> read_sectors(uint64_t host, uint64_t guest, std::span<std::byte> to);
+  Task<int> read_encrypted(uint64_t host, uint64_t guest, Buffers to);
+  Task<int> write_encrypted(uint64_t host, Buffers from);
+  void add_encryption_info(nlohmann::json& data) const;
+  // Data of new or own clusters.
+  Task<int> write_data(uint64_t host, Buffers from) {
+    return encryption_ ? write_encrypted(host, from) : data_node().write(host, from);
+  }
+
   // Allocation.
   struct Allocation;
   Task<int> write_allocating(uint64_t offset, Buffers from, uint64_t& done);
@@ -185,6 +202,7 @@ class Qcow2Node final : public Node, public Snapshots, public Checker {
   Task<int> change_refcounts(uint64_t first, uint64_t count, int64_t delta);
   // 1 to `want` clusters in a row with a refcount of one; exactly `want` with `all`.
   Task<int> allocate_clusters(uint64_t want, bool all, uint64_t& offset, uint64_t& got);
+  Task<int> allocate_behind(uint64_t want, uint64_t& offset);
   Task<int> take_clusters(uint64_t from, uint64_t want, uint64_t& first, uint64_t& got);
   Task<int> allocate_metadata(uint64_t bytes, uint64_t& offset);
   Task<int> grow_refcounts(uint64_t table_index);
@@ -209,7 +227,12 @@ class Qcow2Node final : public Node, public Snapshots, public Checker {
   Task<int> settle_references();
 
   Task<Result<void>> downgrade();
+  Task<Result<void>> change_refcount_width(unsigned order);
+  Task<Result<void>> survey_refcounts(unsigned block_bits, uint64_t most, std::set<uint64_t>& blocks,
+                                      uint64_t& end);
   Task<Result<void>> drop_above(uint64_t size);
+  Task<int> last_in_block(uint64_t table_index, uint64_t& last, bool& only, bool& found);
+  Task<int> shorten_file();
   Task<Result<void>> grow_l1(uint64_t entries);
   Task<Result<void>> preallocate(uint64_t from, uint64_t to, Preallocation mode);
   Error failed(std::string what, int error) const;
@@ -251,6 +274,7 @@ class Qcow2Node final : public Node, public Snapshots, public Checker {
   std::unordered_set<uint64_t> metadata_;  // clusters of L2 tables and refcount blocks
   bool metadata_known_ = false;
   std::atomic<bool> corrupt_{false};
+  std::atomic<bool> shorten_{false};   // the file, when it is closed
   std::atomic<bool> prepared_{false};  // the header says that we write
   std::vector<Stored> snapshots_;
 
@@ -264,6 +288,7 @@ class Qcow2Node final : public Node, public Snapshots, public Checker {
   std::shared_ptr<const Decompressed> decompressed_;  // the last one; of mutex_
 
   std::unique_ptr<BitmapStore> bitmaps_;
+  std::unique_ptr<Encryption> encryption_;  // null: the image is not encrypted
 };
 
 // Guest bytes [first, end), whole units' clusters, that a request is giving a place; others wait for it.

@@ -60,7 +60,7 @@ Task<Result<void>> Qcow2Node::finish_open(bool repair) {
   if (read_only_) co_return Result<void>();
   CO_TRY(co_await read_table(refcount_table_, header_.refcount_table_offset,
                              header_.refcount_table_clusters * cluster_bytes_ / 8, "refcount table"));
-  if (file_->new_space_is_zero()) virgin_from_ = align_up(file_->size(), cluster_bytes_);
+  if (file_->new_space_is_zero() && !encryption_) virgin_from_ = align_up(file_->size(), cluster_bytes_);
   if (repair && header_.has(kDirty)) {
     auto report = co_await check({.repair_leaks = true, .repair_errors = true});
     if (!report) co_return std::move(report).error();
@@ -84,6 +84,7 @@ Task<Result<void>> Qcow2Node::close() {
     error = co_await commit();
     if (error == 0) error = co_await release_given_up(true);
     if (error == 0) error = co_await commit();
+    if (error == 0 && shorten_ && !corrupt_) error = co_await shorten_file();
     if (error == 0 && header_.has(kDirty) && !corrupt_) {
       header_.incompatible &= ~uint64_t{kDirty};
       auto written = co_await write_header();
@@ -128,6 +129,7 @@ json Qcow2Node::format_specific_info() const {
     data["data-file"] = header_.data_file;
     data["data-file-raw"] = (header_.autoclear & kRawDataFile) != 0;
   }
+  add_encryption_info(data);
   add_bitmap_info(data);
   return {{"type", "qcow2"}, {"data", data}};
 }
@@ -155,6 +157,9 @@ Task<Result<void>> Qcow2Node::reopen(bool writable) {
   }
   if (header_.has(kCorrupt))
     co_return Error(ErrorKind::kCorrupt, filename() + " is corrupt; repair it before it is written");
+  if (encryption_ && !encryption_->cipher)
+    co_return Error(ErrorKind::kPermission,
+                    filename() + " is encrypted and was opened without its encrypt.key-secret", EACCES);
   CO_TRY(co_await file_->reopen(true));
   if (data_file_) CO_TRY(co_await data_file_->reopen(true));
   read_only_ = false;
@@ -199,6 +204,30 @@ Result<void> take_tuning(OptionReader& options, OpenFlags& flags) {
   return {};
 }
 
+Result<EncryptOptions> take_encrypt_options(OptionReader& options) {
+  EncryptOptions result;
+  const auto values = options.take("encrypt");
+  if (!values) return result;
+  OptionReader inner(*values, options.where() + ": encrypt");
+  TRY_ASSIGN(const auto format, inner.choice("format", {"aes", "luks"}));
+  TRY_ASSIGN(const auto secret, inner.string("key-secret"));
+  TRY(inner.finish());
+  result = {format.value_or(""), secret.value_or("")};
+  return result;
+}
+
+// Options for the backing file that do not say which it is ("backing.encrypt.key-secret=…") are for the one
+// that the image names.
+Result<void> complete_backing(json& value, const Header& header, const std::string& name) {
+  if (!value.is_object() || value.contains("driver") || value.contains("file") || value.contains("filename"))
+    return {};
+  if (header.backing_file.empty())
+    return Error(ErrorKind::kInvalidArgument, name + " has no backing file, but options for one are given");
+  TRY_ASSIGN(value["file"], options_of_filename(backing_path(name, header.backing_file)));
+  if (!header.backing_format.empty()) value["driver"] = header.backing_format;
+  return {};
+}
+
 Task<Result<Header>> read_header(NodePtr file, std::string name) {
   std::vector<std::byte> bytes(std::min<uint64_t>(file->size(), 65536));
   int error = 0;
@@ -226,10 +255,9 @@ Task<Result<NodePtr>> open_qcow2(OpenRequest request) {
   const std::string name = (*file)->filename();
   auto header = co_await read_header(*file, name);
   if (!header) co_return std::move(header).error();
-  if (header->encryption != 0)
-    co_return Error(
-        ErrorKind::kUnsupported,
-        name + " is encrypted, which this version cannot read; convert it with 'qemu-img convert'", ENOTSUP);
+  CO_TRY_ASSIGN(const EncryptOptions encrypt, take_encrypt_options(options));
+  if (header->encryption == 0 && !(encrypt.format.empty() && encrypt.secret.empty()))
+    co_return options.error("encrypt", "is given, but the image is not encrypted");
   if (header->has(kCorrupt) && request.flags.writable && !request.flags.check)
     co_return Error(ErrorKind::kCorrupt, name + " is corrupt and cannot be written; check and repair it");
 
@@ -264,6 +292,7 @@ Task<Result<NodePtr>> open_qcow2(OpenRequest request) {
     } else {
       OpenFlags flags = request.flags;
       flags.writable = false;
+      CO_TRY(complete_backing(value, *header, name));
       auto opened = co_await request.open_child("backing", flags);
       if (!opened) co_return std::move(opened).error();
       backing = *std::move(opened);
@@ -283,6 +312,7 @@ Task<Result<NodePtr>> open_qcow2(OpenRequest request) {
   auto node = std::make_shared<Qcow2Node>(*std::move(header));
   CO_TRY(node->connect(*std::move(file), std::move(data), request.flags));
   if (backing) CO_TRY(node->set_backing(std::move(backing)));
+  if (node->encrypted()) CO_TRY(co_await node->open_encryption(encrypt, request.opener));
   CO_TRY(co_await node->finish_open(!request.flags.check));
   co_return NodePtr(std::move(node));
 }

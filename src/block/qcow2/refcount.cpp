@@ -116,7 +116,8 @@ bool Qcow2Node::overlaps_metadata_locked(uint64_t offset, uint64_t bytes) {
   const auto hits = [&](uint64_t begin, uint64_t length) {
     return length != 0 && offset < begin + length && begin < offset + bytes;
   };
-  if (hits(0, cluster_bytes_) || hits(l1_.offset, l1_.words.size() * 8) ||
+  if (hits(0, cluster_bytes_) || hits(header_.encryption_header.offset, header_.encryption_header.bytes) ||
+      hits(l1_.offset, l1_.words.size() * 8) ||
       hits(refcount_table_.offset, refcount_table_.words.size() * 8) ||
       (header_.snapshot_count != 0 && hits(header_.snapshots_offset, 1)))
     return true;
@@ -183,6 +184,10 @@ Task<int> Qcow2Node::take_clusters(uint64_t from, uint64_t want, uint64_t& first
 }
 
 Task<int> Qcow2Node::allocate_clusters(uint64_t want, bool all, uint64_t& offset, uint64_t& got) {
+  if (all && want >= refcounts_per_block()) {
+    got = want;
+    co_return co_await allocate_behind(want, offset);
+  }
   uint64_t from;
   {
     const std::lock_guard lock(mutex_);

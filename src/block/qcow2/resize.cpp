@@ -86,14 +86,17 @@ Task<Result<void>> Qcow2Node::preallocate(uint64_t from, uint64_t to, Preallocat
       if (virgin_from_ != ~uint64_t{0}) virgin_from_ = std::max(virgin_from_, host + (got << cluster_bits_));
     }
     const uint64_t bytes = got << cluster_bits_;
-    if (mode == Preallocation::kFull) {
+    // Space of an encrypted image does not read as zeros; a flag says so instead, where there is one.
+    const bool flag = encryption_ != nullptr && header_.version >= 3;
+    if (mode == Preallocation::kFull || (encryption_ && !flag)) {
       const AlignedBuffer zeroes(std::min<uint64_t>(bytes, 1 << 20));
       if (!zeroes) co_return failed("preallocation failed", -ENOMEM);
       std::fill_n(zeroes.data(), zeroes.size(), std::byte{0});
-      for (uint64_t done = 0; done < bytes && error == 0; done += zeroes.size())
-        error = co_await write_bytes(data_node(), host + done, zeroes.data(),
-                                     std::min<uint64_t>(zeroes.size(), bytes - done));
-    } else if (mode == Preallocation::kFalloc || (!virgin && !data_file_)) {
+      for (uint64_t done = 0; done < bytes && error == 0; done += zeroes.size()) {
+        const iovec piece = {zeroes.data(), std::min<uint64_t>(zeroes.size(), bytes - done)};
+        error = co_await write_data(host + done, Buffers(&piece, 1));
+      }
+    } else if (mode == Preallocation::kFalloc || (!virgin && !data_file_ && !flag)) {
       error = co_await write_zeroes_anyhow(data_node(), host, bytes, {});
     }
     if (error != 0) co_return failed("preallocation failed", error);
@@ -102,7 +105,10 @@ Task<Result<void>> Qcow2Node::preallocate(uint64_t from, uint64_t to, Preallocat
     for (uint64_t i = 0; i < got; ++i) {
       Entry entry;
       entry.word = (host + (i << cluster_bits_)) | kCopied;
-      if (header_.has(kExtendedL2)) entry.bitmap = (uint64_t{1} << kSubclusters) - 1;
+      if (header_.has(kExtendedL2))
+        entry.bitmap = ((uint64_t{1} << kSubclusters) - 1) << (flag ? kSubclusters : 0);
+      else if (flag)
+        entry.word |= kZeroFlag;
       set_entry_locked(page, at + (i << cluster_bits_), entry);
     }
     at += bytes;
@@ -151,11 +157,70 @@ Task<Result<void>> Qcow2Node::drop_above(uint64_t size) {
   co_return Result<void>();
 }
 
+// The highest cluster of a refcount block that is in use, and whether it is the only one; false: none is.
+Task<int> Qcow2Node::last_in_block(uint64_t table_index, uint64_t& last, bool& only, bool& found) {
+  const uint64_t begin = table_index << refcount_block_bits_;
+  found = only = false;
+  for (uint64_t cluster = begin + refcounts_per_block(); cluster-- != begin;) {
+    uint64_t count = 0;
+    const int error = co_await refcount(cluster, count);
+    if (error != 0) co_return error;
+    if (count == 0) continue;
+    only = !found;
+    if (found) break;
+    found = true;
+    last = cluster;
+  }
+  co_return 0;
+}
+
+// Cuts what is not in use off the end of the file, when nothing else runs any more.
+Task<int> Qcow2Node::shorten_file() {
+  uint64_t end = 0;
+  bool dropped = false;
+  for (uint64_t i = refcount_table_.words.size(); i-- != 0 && end == 0;) {
+    const uint64_t block = refcount_table_.get(i) & kRefcountOffsetMask;
+    if (block == 0) continue;
+    if ((i << refcount_block_bits_) << cluster_bits_ >= file_->size()) co_return 0;  // refcounts lie
+    uint64_t last = 0;
+    bool only = false, found = false;
+    const int error = co_await last_in_block(i, last, only, found);
+    if (error != 0) co_return error;
+    if (found && !(only && i != 0 && last == block >> cluster_bits_)) {
+      end = (last + 1) << cluster_bits_;
+    } else if (found) {
+      // A block that counts nothing but itself.
+      const std::lock_guard lock(mutex_);
+      refcount_table_.set(i, 0);
+      pages_.drop_locked(block, cluster_bytes_);
+      metadata_.erase(last);
+      dropped = true;
+    }
+  }
+  if (dropped) {
+    const int error = co_await commit();
+    if (error != 0) co_return error;
+  }
+  // Tables behind the end: then refcounts lie, and nothing is cut.
+  uint64_t needed =
+      std::max(l1_.offset + l1_.words.size() * 8, refcount_table_.offset + refcount_table_.words.size() * 8);
+  needed = std::max(needed, header_.encryption_header.offset + header_.encryption_header.bytes);
+  needed = std::max(needed, header_.snapshots_offset);
+  for (uint64_t i = 0; i < l1_.words.size(); ++i) needed = std::max(needed, l1_.get(i) & kOffsetMask);
+  for (uint64_t i = 0; i < refcount_table_.words.size(); ++i)
+    needed = std::max(needed, refcount_table_.get(i) & kRefcountOffsetMask);
+  if (end == 0 || needed > end || end >= file_->size()) co_return 0;
+  auto cut = co_await file_->truncate(end, Preallocation::kOff);
+  static_cast<void>(cut);  // a device cannot be cut: it has its size
+  co_return 0;
+}
+
 Task<Result<void>> Qcow2Node::make_empty() {
   if (read_only_) co_return failed("it is open for reading only", -EROFS);
   if (const int error = co_await prepare_first_write(); error != 0)
     co_return failed("it cannot be written", error);
   CO_TRY(co_await drop_above(0));
+  shorten_ = true;
   if (const int error = co_await commit(); error != 0)
     co_return failed("its metadata cannot be written", error);
   co_return Result<void>();
@@ -174,6 +239,7 @@ Task<Result<void>> Qcow2Node::truncate(uint64_t size, Preallocation preallocatio
   if (const int error = co_await prepare_first_write(); error != 0)
     co_return failed("it cannot be written", error);
   const uint64_t before = this->size();
+  if (size <= before) shorten_ = true;
   if (size < before) {
     CO_TRY(co_await drop_above(size));
   } else {

@@ -47,9 +47,10 @@ Task<int> Qcow2Node::block_status(uint64_t offset, uint64_t bytes, StatusDetail,
   status.data = whole.content == Content::kData || whole.content == Content::kCompressedData;
   status.compressed = whole.content == Content::kCompressedData;
   if (whole.content == Content::kData) {
-    status.offset_valid = true;
-    status.offset = whole.host;
-    status.file = &data_node();
+    // What lies there is not what is read, in an encrypted image.
+    status.offset_valid = encryption_ == nullptr;
+    status.offset = encryption_ ? 0 : whole.host;
+    status.file = encryption_ ? nullptr : &data_node();
   }
   co_return 0;
 }

@@ -45,6 +45,7 @@ class LuksCipher {
   explicit LuksCipher(SecretBytes key);
   ~LuksCipher();
   // In place; `data` is whole sectors. False: the library failed.
+  const SecretBytes& key() const { return key_; }
   bool encrypt(uint64_t sector, std::span<std::byte> data) { return run(sector, data, true); }
   bool decrypt(uint64_t sector, std::span<std::byte> data) { return run(sector, data, false); }
 

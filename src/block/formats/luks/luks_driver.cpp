@@ -18,36 +18,29 @@ constexpr OptionSpec kCreateOptions[] = {
     {"size", "size", "Virtual disk size"},
 };
 
-struct Plan {
-  LuksHeader header;
+constexpr OptionSpec kAmendOptions[] = {
+    {"iter-time", "num", "Time to spend in PBKDF in milliseconds"},
+    {"keyslot", "num", "The key slot to change; else the first free one, or all that old-secret opens"},
+    {"new-secret", "str", "ID of the secret with the passphrase to add"},
+    {"old-secret", "str", "ID of the secret with the passphrase to take away"},
+    {"state", "str", "What the key slot becomes (active/inactive)"},
+};
+
+struct Plan : LuksPlan {
   uint64_t size = 0;
-  uint64_t milliseconds = 2000;
   Preallocation preallocation = Preallocation::kOff;
-  std::string secret;
 };
 
 Result<Plan> read_plan(OptionReader& options) {
+  TRY_ASSIGN(LuksPlan keys, read_luks_plan(options));
   Plan plan;
+  static_cast<LuksPlan&>(plan) = std::move(keys);
   TRY_ASSIGN(const auto size, options.size("size"));
   plan.size = align_up(size.value_or(0), 512);
-  TRY_ASSIGN(const auto cipher, options.choice("cipher-alg", {"aes-128", "aes-256"}));
-  plan.header.key_bytes = cipher == "aes-128" ? 32 : 64;
-  TRY_ASSIGN(const auto mode, options.choice("cipher-mode", {"xts"}));
-  TRY_ASSIGN(const auto ivgen, options.choice("ivgen-alg", {"plain64"}));
-  TRY_ASSIGN(const auto ivgen_hash, options.choice("ivgen-hash-alg", {"sha1", "sha256", "sha512"}));
-  static_cast<void>(mode), static_cast<void>(ivgen), static_cast<void>(ivgen_hash);
-  TRY_ASSIGN(const auto hash, options.choice("hash-alg", {"sha1", "sha256", "sha512"}));
-  plan.header.hash = hash.value_or("sha256");
-  TRY_ASSIGN(const auto milliseconds, options.number("iter-time", 20000));
-  plan.milliseconds = milliseconds.value_or(plan.milliseconds);
-  if (plan.milliseconds == 0) return options.error("iter-time", "must be 1 at least");
   TRY_ASSIGN(const auto preallocation, options.choice("preallocation", {"off", "falloc", "full"}));
   if (preallocation == "falloc") plan.preallocation = Preallocation::kFalloc;
   if (preallocation == "full") plan.preallocation = Preallocation::kFull;
-  TRY_ASSIGN(const auto secret, options.string("key-secret"));
-  plan.secret = secret.value_or("");
   TRY(options.finish());
-  plan.header.place_slots();
   if (plan.size > uint64_t{1} << 62)
     return options.error("size", fmt::format("is {}, which is too large", plan.size));
   return plan;
@@ -58,14 +51,15 @@ int probe_luks(std::span<const std::byte> head, std::span<const std::byte>, uint
 }
 
 Task<Result<void>> create_luks(CreateRequest request) {
-  CO_TRY_ASSIGN(Plan plan, read_plan(request.options));
+  CO_TRY_ASSIGN(const Plan plan, read_plan(request.options));
   if (plan.secret.empty())
     co_return request.options.error("key-secret",
                                     "is missing: the name of an --object secret with the passphrase");
   CO_TRY_ASSIGN(const std::string text, request.opener.secret(plan.secret));
-  plan.header.uuid = uuid_text(random_uuid());
-  auto formatted = co_await format_luks(*request.file, plan.header, SecretBytes(text), plan.milliseconds);
-  if (!formatted) co_return formatted;
+  LuksPlan keys = plan;
+  SecretBytes passphrase(text);
+  auto formatted = co_await format_luks(*request.file, 0, std::move(keys), std::move(passphrase));
+  if (!formatted) co_return std::move(formatted).error();
   co_return co_await request.file->truncate(plan.header.payload_offset() + plan.size, plan.preallocation);
 }
 
@@ -81,6 +75,25 @@ Task<Result<nlohmann::json>> measure_luks(nlohmann::json options, NodePtr source
 
 }  // namespace
 
+Result<LuksPlan> read_luks_plan(OptionReader& options) {
+  LuksPlan plan;
+  TRY_ASSIGN(const auto cipher, options.choice("cipher-alg", {"aes-128", "aes-256"}));
+  plan.header.key_bytes = cipher == "aes-128" ? 32 : 64;
+  TRY_ASSIGN(const auto mode, options.choice("cipher-mode", {"xts"}));
+  TRY_ASSIGN(const auto ivgen, options.choice("ivgen-alg", {"plain64"}));
+  TRY_ASSIGN(const auto ivgen_hash, options.choice("ivgen-hash-alg", {"sha1", "sha256", "sha512"}));
+  static_cast<void>(mode), static_cast<void>(ivgen), static_cast<void>(ivgen_hash);
+  TRY_ASSIGN(const auto hash, options.choice("hash-alg", {"sha1", "sha256", "sha512"}));
+  plan.header.hash = hash.value_or("sha256");
+  TRY_ASSIGN(const auto milliseconds, options.number("iter-time", 20000));
+  plan.milliseconds = milliseconds.value_or(plan.milliseconds);
+  if (plan.milliseconds == 0) return options.error("iter-time", "must be 1 at least");
+  TRY_ASSIGN(const auto secret, options.string("key-secret"));
+  plan.secret = secret.value_or("");
+  plan.header.place_slots();
+  return plan;
+}
+
 extern const Driver kLuksDriver;
 const Driver kLuksDriver = {.name = "luks",
                             .kind = DriverKind::kFormat,
@@ -88,6 +101,7 @@ const Driver kLuksDriver = {.name = "luks",
                             .open = LuksNode::open,
                             .create = create_luks,
                             .create_options = kCreateOptions,
+                            .amend_options = kAmendOptions,
                             .measure = measure_luks};
 
 }  // namespace ostler::block

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <nlohmann/json.hpp>
 
 namespace ostler::block {
 namespace {
@@ -28,7 +29,8 @@ bool LuksHeader::recognised(std::span<const std::byte> head) {
   return head.size() >= 8 && std::memcmp(head.data(), kMagic, sizeof kMagic) == 0;
 }
 
-Result<LuksHeader> LuksHeader::parse(std::span<const std::byte, kBytes> bytes, const Node& file) {
+Result<LuksHeader> LuksHeader::parse(std::span<const std::byte, kBytes> bytes, const Node& file,
+                                     uint64_t room) {
   const std::byte* const at = bytes.data();
   if (!recognised(bytes)) return damaged(file, "luks", "its signature is missing");
   if (load_be<uint16_t>(at + 6) != 1)
@@ -56,7 +58,7 @@ Result<LuksHeader> LuksHeader::parse(std::span<const std::byte, kBytes> bytes, c
   if (header.hash != "sha1" && header.hash != "sha256" && header.hash != "sha512")
     return cannot(file, "luks",
                   fmt::format("its hash is {}; sha1, sha256 and sha512 are supported", header.hash));
-  if (header.payload_sector < kSlotAlignment / kSector || header.payload_offset() > file.size())
+  if (header.payload_sector < kSlotAlignment / kSector || header.payload_offset() > room)
     return damaged(file, "luks",
                    fmt::format("its data begin at sector {}, not within the file", header.payload_sector));
   uint64_t iterations = header.digest_iterations;
@@ -115,6 +117,26 @@ void LuksHeader::place_slots() {
   for (size_t i = 0; i < slots.size(); ++i)
     slots[i].material_sector = static_cast<uint32_t>((kSlotAlignment + i * each) / kSector);
   payload_sector = static_cast<uint32_t>((kSlotAlignment + slots.size() * each) / kSector);
+}
+
+nlohmann::json LuksHeader::describe() const {
+  nlohmann::json list = nlohmann::json::array();
+  for (const LuksSlot& slot : slots) {
+    nlohmann::json one = {{"active", slot.active}, {"key-offset", slot.material_sector * kSector}};
+    if (slot.active) {
+      one["iters"] = slot.iterations;
+      one["stripes"] = kStripes;
+    }
+    list.push_back(std::move(one));
+  }
+  return {{"cipher-alg", key_bytes == 32 ? "aes-128" : "aes-256"},
+          {"cipher-mode", "xts"},
+          {"ivgen-alg", "plain64"},
+          {"hash-alg", hash},
+          {"payload-offset", payload_offset()},
+          {"master-key-iters", digest_iterations},
+          {"uuid", uuid},
+          {"slots", std::move(list)}};
 }
 
 }  // namespace ostler::block

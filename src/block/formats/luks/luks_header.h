@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstdint>
+#include <nlohmann/json_fwd.hpp>
 #include <span>
 #include <string>
 
@@ -37,11 +38,14 @@ struct LuksHeader {
   std::array<LuksSlot, 8> slots;
 
   static bool recognised(std::span<const std::byte> head);
-  static Result<LuksHeader> parse(std::span<const std::byte, kBytes> bytes, const Node& file);
+  // `room`: bytes of `file` from the header on; its key slots and the payload's place must lie within.
+  static Result<LuksHeader> parse(std::span<const std::byte, kBytes> bytes, const Node& file, uint64_t room);
   std::array<std::byte, kBytes> encode() const;
   // Lays out slots and payload.
   void place_slots();
   uint64_t material_bytes() const { return uint64_t{key_bytes} * kStripes; }
+  // As `qemu-img info` has it.
+  nlohmann::json describe() const;
   uint64_t payload_offset() const { return payload_sector * uint64_t{512}; }
 };
 

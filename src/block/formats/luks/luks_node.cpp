@@ -22,16 +22,17 @@ Task<Result<NodePtr>> LuksNode::open(OpenRequest request) {
   CO_TRY(request.options.finish());
   std::array<std::byte, LuksHeader::kBytes> bytes;
   CO_TRY(co_await read_image(*file, 0, bytes.data(), bytes.size()));
-  CO_TRY_ASSIGN(const LuksHeader header, LuksHeader::parse(bytes, *file));
+  CO_TRY_ASSIGN(const LuksHeader header, LuksHeader::parse(bytes, *file, file->size()));
   if (!secret && request.flags.writable)
     co_return Error(ErrorKind::kInvalidArgument,
                     file->filename() +
                         " is encrypted: give the passphrase by --object secret,id=NAME,file=PATH and "
                         "the option key-secret=NAME");
   auto node = std::make_shared<LuksNode>(!request.flags.writable, header);
+  node->opener_ = &request.opener;
   if (secret) {
     CO_TRY_ASSIGN(const std::string text, request.opener.secret(*secret));
-    auto key = co_await unlock_luks(*file, header, SecretBytes(text));
+    auto key = co_await unlock_luks(*file, 0, header, SecretBytes(text));
     if (!key) co_return std::move(key).error();
     node->cipher_ = std::make_unique<LuksCipher>(*std::move(key));
   }
@@ -104,6 +105,19 @@ Task<int> LuksNode::block_status(uint64_t offset, uint64_t bytes, StatusDetail, 
   co_return 0;
 }
 
+Task<Result<void>> LuksNode::amend(nlohmann::json values) {
+  OptionReader options(std::move(values), filename());
+  CO_TRY_ASSIGN(const auto force, options.boolean("force"));
+  CO_TRY_ASSIGN(const LuksChange change, read_luks_change(options, *opener_, force.value_or(false)));
+  if (!cipher_ || read_only_)
+    co_return cannot(*file_, "luks",
+                     "its key slots change only when it is open for writing, with its key-secret");
+  auto changed = co_await change_luks(*file_, 0, header_, cipher_->key(), change);
+  if (!changed) co_return std::move(changed).error();
+  header_ = *std::move(changed);
+  co_return Result<void>();
+}
+
 Task<Result<void>> LuksNode::truncate(uint64_t size, Preallocation preallocation) {
   if (size > (uint64_t{1} << 62))
     co_return Error(ErrorKind::kInvalidArgument,
@@ -114,25 +128,7 @@ Task<Result<void>> LuksNode::truncate(uint64_t size, Preallocation preallocation
 }
 
 nlohmann::json LuksNode::format_specific_info() const {
-  nlohmann::json slots = nlohmann::json::array();
-  for (const LuksSlot& slot : header_.slots) {
-    nlohmann::json one = {{"active", slot.active}, {"key-offset", slot.material_sector * kSector}};
-    if (slot.active) {
-      one["iters"] = slot.iterations;
-      one["stripes"] = LuksHeader::kStripes;
-    }
-    slots.push_back(std::move(one));
-  }
-  return {{"type", "luks"},
-          {"data",
-           {{"cipher-alg", header_.key_bytes == 32 ? "aes-128" : "aes-256"},
-            {"cipher-mode", "xts"},
-            {"ivgen-alg", "plain64"},
-            {"hash-alg", header_.hash},
-            {"payload-offset", header_.payload_offset()},
-            {"master-key-iters", header_.digest_iterations},
-            {"uuid", header_.uuid},
-            {"slots", std::move(slots)}}}};
+  return {{"type", "luks"}, {"data", header_.describe()}};
 }
 
 }  // namespace ostler::block

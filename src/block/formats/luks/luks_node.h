@@ -4,6 +4,7 @@
 
 #include "block/driver.h"
 #include "block/formats/luks/luks_crypto.h"
+#include "block/formats/luks/luks_key.h"
 #include "block/mutex.h"
 
 namespace ostler::block {
@@ -20,6 +21,7 @@ class LuksNode final : public Node {
   // Zeros look like anything else.
   Task<int> write_zeroes(uint64_t, uint64_t, ZeroFlags) override { co_return -ENOTSUP; }
   Task<int> block_status(uint64_t offset, uint64_t bytes, StatusDetail detail, BlockStatus& status) override;
+  Task<Result<void>> amend(nlohmann::json options) override;
   Task<Result<void>> truncate(uint64_t size, Preallocation preallocation) override;
 
   uint64_t size() const override;
@@ -33,15 +35,11 @@ class LuksNode final : public Node {
   Task<int> read_sectors(uint64_t offset, std::span<std::byte> to);
 
   const bool read_only_;
-  const LuksHeader header_;
+  LuksHeader header_;
   std::unique_ptr<LuksCipher> cipher_;
+  const Opener* opener_ = nullptr;  // outlives the nodes that it opened
   Edge file_;
   Mutex unaligned_;  // parts of sectors are read, changed and written by one request at a time
 };
-
-// The volume's key, by the first slot that the passphrase opens; kPermission if none does.
-Task<Result<SecretBytes>> unlock_luks(Node& file, LuksHeader header, SecretBytes passphrase);
-// Fills in a new volume's key slot, salts and digest, and writes header and key material.
-Task<Result<void>> format_luks(Node& file, LuksHeader header, SecretBytes passphrase, uint64_t milliseconds);
 
 }  // namespace ostler::block
