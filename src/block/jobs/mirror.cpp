@@ -25,6 +25,7 @@ class MirrorJob final : public ChainCopyJob {
         is_commit_(is_commit),
         source_(std::move(options_.node)),
         target_(std::move(options_.target)),
+        replaces_(std::move(options_.replaces)),
         target_to_cancel_(target_) {
     on_read_error_ = options_.on_source_error;
     on_write_error_ = options_.on_target_error;
@@ -99,8 +100,8 @@ class MirrorJob final : public ChainCopyJob {
                                   -error);
           if (soft_cancelled()) co_return Result<void>();
           CO_TRY(pivot());
-          gone.push_back(std::exchange(source_, nullptr));
-          base_ = nullptr;
+          gone.push_back(std::exchange(replaces_ ? replaces_ : source_, nullptr));
+          source_ = base_ = nullptr;
         }
       }
       if (!gone.empty()) {
@@ -115,7 +116,7 @@ class MirrorJob final : public ChainCopyJob {
     const Mutex::Guard alone = co_await manager().change_graph();
     client_ = nullptr;
     co_await disconnect();
-    source_ = target_ = base_ = nullptr;
+    source_ = target_ = base_ = replaces_ = nullptr;
     claim_.release();
   }
 
@@ -258,7 +259,8 @@ class MirrorJob final : public ChainCopyJob {
   Result<void> pivot() {
     client_ = nullptr;
     const Parent* const leaving[] = {filter_.get()};
-    TRY(Edge::move_users(filter_, target_, {}, leaving));
+    TRY(Edge::move_users(replaces_ ? replaces_ : filter_, target_, {}, leaving));
+    if (replaces_) static_cast<void>(Edge::move_users(filter_, source_, {}, leaving));
     filter_->target().detach();
     filter_->child_edge().detach();
     return {};
@@ -267,7 +269,7 @@ class MirrorJob final : public ChainCopyJob {
   MirrorOptions options_;
   const bool is_commit_;
   bool partial_ = false;  // only what images above base_ have
-  NodePtr source_, target_, base_;
+  NodePtr source_, target_, base_, replaces_;
   const std::weak_ptr<Node> target_to_cancel_;  // read by other threads
   JobManager::Claim claim_;
   std::shared_ptr<DirtyBitmap> dirty_;
@@ -287,6 +289,12 @@ Task<Result<std::shared_ptr<Job>>> start(JobManager& manager, MirrorOptions opti
     co_return std::move(started).error();
   }
   co_return std::shared_ptr<Job>(std::move(job));
+}
+
+// Only filters lie between the two.
+bool is_filtered_by(const NodePtr& below, NodePtr node) {
+  while (node && node != below) node = node->filtered();
+  return node != nullptr;
 }
 
 Result<void> check_granularity(uint64_t granularity) {
@@ -324,6 +332,11 @@ Task<Result<std::shared_ptr<Job>>> start_mirror(JobManager& manager, MirrorOptio
     co_return Error(ErrorKind::kInvalidArgument,
                     fmt::format("{} has {} bytes and {} has {}; a mirror needs two of one size",
                                 node->filename(), node->size(), target->filename(), target->size()));
+  if (options.replaces == node) options.replaces = nullptr;
+  if (options.replaces && !is_filtered_by(options.replaces, node))
+    co_return Error(ErrorKind::kInvalidArgument,
+                    fmt::format("{} cannot be replaced: it is not the image under the filters of {}",
+                                options.replaces->filename(), node->filename()));
   std::vector<NodePtr> taken = nodes_of_chain(node, next_in_chain(node));
   for (const NodePtr& each : nodes_of_chain(target, next_in_chain(target))) taken.push_back(each);
   std::vector<NodePtr> read = nodes_of_chain(next_in_chain(node), nullptr);

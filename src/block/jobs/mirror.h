@@ -21,6 +21,9 @@ struct MirrorOptions {
   bool unmap = true;                  // zeros may become holes of the target
   OnError on_source_error = OnError::kReport, on_target_error = OnError::kReport;
   std::string filter_node_name;
+  // What the target takes the place of in the end: an image under filters (throttle, …) that `node` is one
+  // of; null: `node`.
+  NodePtr replaces;
 };
 
 // On an I/O context, while the disk is used and written. The job becomes ready when the target has caught up;

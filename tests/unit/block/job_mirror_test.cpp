@@ -320,5 +320,48 @@ TEST_F(MirrorTest, what_cannot_be_mirrored_is_refused) {
   close_guest_disk();
 }
 
+// A limit over the image stays where it is, over another image.
+TEST_F(MirrorTest, the_target_replaces_the_image_under_a_filter) {
+  const std::string content = make_chain("disk", 1, kSize, 33);
+  NodePtr limited = open_options({{"driver", "throttle"},
+                                  {"throttle-group", "replaces"},
+                                  {"file",
+                                   {{"driver", "qcow2"},
+                                    {"node-name", "old"},
+                                    {"file", {{"driver", "file"}, {"filename", path("disk0")}}}}}});
+  ASSERT_NE(limited, nullptr);
+  attach_guest(limited);
+  make_target("qcow2");
+  NodePtr target = options.target;
+  options.replaces = opener.find("old");
+  const auto job = start();
+  ASSERT_NE(job, nullptr);
+  Guest guest(guest_disk, content, 33);
+  wait_for_status(job, JobStatus::kReady);
+  guest.wait_for(20);
+  EXPECT_TRUE(job->complete());
+  EXPECT_EQ(end_of(job), "");
+  guest.wait_for(20);
+  const std::string wanted = guest.stop();
+  EXPECT_EQ(guest_disk->node(), limited);
+  EXPECT_EQ(limited->filtered(), target);
+  EXPECT_EQ(opener.find("old"), nullptr);
+  limited = target = nullptr;
+  EXPECT_TRUE(same(read_guest_disk(), wanted));
+  close_guest_disk();
+  expect_check_clean("target");
+  expect_content("target", wanted);
+}
+
+TEST_F(MirrorTest, only_the_same_image_can_be_replaced) {
+  make_chain("disk", 2, kSize, 34);
+  attach_guest("disk1");
+  make_target("qcow2");
+  options.replaces = next_in_chain(guest_disk->node());
+  EXPECT_NE(start_error().find("cannot be replaced"), std::string::npos);
+  options.replaces = nullptr;
+  close(options.target);
+}
+
 }  // namespace
 }  // namespace ostler::block
