@@ -23,6 +23,7 @@ class Machine:
     cpus: int = 1
     disks: list = field(default_factory=list)
     net: str = None             # the netdev's type and options, such as "user" or "user,hostfwd=tcp::2222-:22"
+    mac: str = None             # the card's address; the program's default when None
     rng: bool = False
     machine: str = None         # "pc", "microvm"; the program's default when None
     accel: str = None           # "tcg", "interp"; the program's default when None
@@ -62,7 +63,7 @@ def _qemu(program, m):
     if m.net:
         kind, _, options = m.net.partition(",")
         args += ["-netdev", f"{kind},id=net0" + (f",{options}" if options else ""),
-                 "-device", "virtio-net-pci,netdev=net0"]
+                 "-device", "virtio-net-pci,netdev=net0" + (f",mac={m.mac}" if m.mac else "")]
     if m.rng:
         args += ["-device", "virtio-rng-pci"]
     args += ["-display", "none", "-serial", "stdio"]
