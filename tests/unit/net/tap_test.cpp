@@ -40,11 +40,10 @@ class TapTest : public testing::Test {
   }
   void SetUp() override {
     const int flags = geteuid() == 0 ? CLONE_NEWNET : CLONE_NEWUSER | CLONE_NEWNET;
-    if (unshare(flags) != 0)
-      GTEST_SKIP() << "this user cannot make network namespaces: " << std::strerror(errno);
+    ASSERT_EQ(unshare(flags), 0) << "run as root, or allow user namespaces: " << std::strerror(errno);
     ASSERT_TRUE(set_up("lo", true));  // for other tests of this process
     const Fd tun(::open("/dev/net/tun", O_RDWR | O_CLOEXEC));
-    if (!tun) GTEST_SKIP() << "/dev/net/tun: " << std::strerror(errno);
+    ASSERT_TRUE(tun) << "/dev/net/tun: " << std::strerror(errno) << "; modprobe tun";
   }
   ~TapTest() override {
     thread.stop();
