@@ -22,9 +22,8 @@ constexpr uint64_t kMebibyte = 1u << 20;
 // A folder of its own, removed with what is in it.
 class HostMemoryTest : public ::testing::Test {
  protected:
-  HostMemoryTest() {
-    char pattern[] = "/tmp/ostler-memory-test-XXXXXX";
-    folder_ = mkdtemp(pattern);
+  HostMemoryTest() : folder_(::testing::TempDir() + "ostler-memory-" + std::to_string(getpid())) {
+    mkdir(folder_.c_str(), 0700);
   }
   ~HostMemoryTest() override {
     for (const std::string& name : files_) unlink(name.c_str());

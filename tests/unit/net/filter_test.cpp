@@ -21,11 +21,7 @@ using test::numbered_frame;
 
 class DumpTest : public testing::Test {
  protected:
-  DumpTest() {
-    char name[] = "/tmp/ostler-capture-XXXXXX";
-    const Fd made(mkstemp(name));
-    path = name;
-  }
+  DumpTest() : path(testing::TempDir() + "ostler-capture-" + std::to_string(getpid())) {}
   ~DumpTest() override { ::unlink(path.c_str()); }
   void start(FilterDirection direction = FilterDirection::kBoth, uint32_t max_length = 65536) {
     auto file = PcapFile::create(path, max_length);
