@@ -80,6 +80,7 @@ class VirtioBackends {
     const std::vector<std::byte> bytes(14 + random % 3000, std::byte{7});
     if (network_.receiver != nullptr) {
       network_.receiver->receive({bytes}, 0);
+      network_.receiver->received_all(0);
       network_.receiver->sendable(0);
     }
     auto* const port = (random & 1) != 0 ? terminal_.frontend : channel_.frontend;

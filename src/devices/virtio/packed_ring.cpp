@@ -87,7 +87,7 @@ bool PackedRing::walk_indirect(const Descriptor& descriptor, Parsed& parsed) {
 void PackedRing::unpop(const Chain& chain) {
   available_.move(-int{chain.slots()}, setup_.size);
   outstanding_ = static_cast<uint16_t>(outstanding_ - chain.slots());
-  if (event_index_ && notifications_) set_notifications(true);
+  // The event's offset stays: the driver is to tell of more than was seen.
 }
 
 void PackedRing::stage(uint16_t head, uint16_t slots, uint32_t written) {

@@ -48,8 +48,7 @@ std::optional<Chain> SplitRing::pop() {
 }
 
 void SplitRing::unpop(const Chain&) {
-  --next_available_;
-  if (event_index_ && notifications_) set_notifications(true);
+  --next_available_;  // avail_event stays: the driver is to tell of more than was seen
 }
 
 bool SplitRing::walk_table(GuestPhys table, uint32_t entries, uint16_t first, bool indirect, Parsed& parsed) {

@@ -2,65 +2,58 @@
 
 #include <algorithm>
 #include <bit>
-#include <cstring>
-
-#include "base/bytes.h"
-#include "base/log.h"
 
 namespace ostler::virtio::net {
 namespace {
 
-// §5.1.6, struct virtio_net_hdr: num_buffers is always there with VERSION_1.
-struct [[gnu::packed]] Header {
-  uint8_t flags;
-  uint8_t gso_type;
-  uint16_t hdr_len;
-  uint16_t gso_size;
-  uint16_t csum_start;
-  uint16_t csum_offset;
-  uint16_t num_buffers;
-};
-static_assert(sizeof(Header) == 12);
-
-// §5.1.4
-struct [[gnu::packed]] Config {
-  config::MacAddress mac;
-  uint16_t status;
-  uint16_t max_virtqueue_pairs;
-  uint16_t mtu;
-};
-constexpr uint16_t VIRTIO_NET_S_LINK_UP = 1;
-
-constexpr size_t kSmallestFrame = 14;
-
-// §5.1.6.5
-struct ControlHeader {
-  uint8_t command_class;
-  uint8_t command;
-};
-constexpr uint8_t VIRTIO_NET_CTRL_RX = 0, VIRTIO_NET_CTRL_MAC = 1;
-constexpr uint8_t VIRTIO_NET_CTRL_MAC_TABLE_SET = 0, VIRTIO_NET_CTRL_MAC_ADDR_SET = 1;
-constexpr uint8_t VIRTIO_NET_OK = 0, VIRTIO_NET_ERR = 1;
-constexpr uint8_t kLastRxCommand = 5;
-
 constexpr uint16_t kControlQueueSize = 64;
 
-std::vector<uint16_t> queue_sizes(const Options& options) {
-  std::vector<uint16_t> sizes = {std::bit_floor(options.rx_queue_size),
-                                 std::bit_floor(options.tx_queue_size)};
+unsigned most_pairs(const ostler::net::Backend& backend, const Options& options) {
+  return options.mq ? std::clamp(backend.queue_pairs(), 1u, NetDevice::kMostPairs) : 1;
+}
+
+std::vector<uint16_t> queue_sizes(unsigned pairs, const Options& options) {
+  std::vector<uint16_t> sizes;
+  for (unsigned i = 0; i < pairs; ++i) {
+    sizes.push_back(std::bit_floor(options.rx_queue_size));
+    sizes.push_back(std::bit_floor(options.tx_queue_size));
+  }
   if (options.ctrl_vq) sizes.push_back(kControlQueueSize);
   return sizes;
 }
 
+// Offloads as features of the guest's direction.
+ostler::net::Offloads offloads_of(uint64_t features) {
+  using namespace ostler::net;
+  Offloads offloads = 0;
+  const auto has = [features](unsigned bit) { return (features & feature(bit)) != 0; };
+  if (!has(VIRTIO_NET_F_GUEST_CSUM)) return 0;
+  offloads |= kChecksum;
+  if (has(VIRTIO_NET_F_GUEST_TSO4)) offloads |= kTso4;
+  if (has(VIRTIO_NET_F_GUEST_TSO6)) offloads |= kTso6;
+  if (has(VIRTIO_NET_F_GUEST_ECN)) offloads |= kTsoEcn;
+  if (has(VIRTIO_NET_F_GUEST_UFO)) offloads |= kUfo;
+  if (has(VIRTIO_NET_F_GUEST_USO4) && has(VIRTIO_NET_F_GUEST_USO6)) offloads |= kUso;
+  return offloads;
+}
+
+constexpr uint64_t kGuestOffloads = feature(VIRTIO_NET_F_GUEST_CSUM) | feature(VIRTIO_NET_F_GUEST_TSO4) |
+                                    feature(VIRTIO_NET_F_GUEST_TSO6) | feature(VIRTIO_NET_F_GUEST_ECN) |
+                                    feature(VIRTIO_NET_F_GUEST_UFO) | feature(VIRTIO_NET_F_GUEST_USO4) |
+                                    feature(VIRTIO_NET_F_GUEST_USO6);
+
 }  // namespace
 
 NetDevice::NetDevice(memory::AddressSpace& memory, ostler::net::Backend& backend, const Options& options)
-    : Device(memory, options.id.empty() ? "virtio-net" : options.id, queue_sizes(options),
-             options.withheld_features()),
+    : Device(memory, options.id.empty() ? "virtio-net" : options.id,
+             queue_sizes(most_pairs(backend, options), options), options.withheld_features()),
       backend_(backend),
       options_(options),
       preset_mac_(options.mac.value_or(default_mac(0))),
-      mac_(preset_mac_) {
+      most_pairs_(most_pairs(backend, options)),
+      mac_(preset_mac_),
+      peer_up_(backend.link_up()),
+      pairs_(most_pairs_) {
   backend_.attach(this);
 }
 
@@ -69,23 +62,74 @@ NetDevice::~NetDevice() {
   reset();
 }
 
-uint64_t NetDevice::device_features() const {
-  uint64_t bits = feature(VIRTIO_NET_F_MAC);
-  if (options_.host_mtu != 0) bits |= feature(VIRTIO_NET_F_MTU);
-  if (options_.mrg_rxbuf) bits |= feature(VIRTIO_NET_F_MRG_RXBUF);
-  if (options_.status) bits |= feature(VIRTIO_NET_F_STATUS);
-  if (options_.ctrl_vq)
-    bits |=
-        feature(VIRTIO_NET_F_CTRL_VQ) | feature(VIRTIO_NET_F_CTRL_RX) | feature(VIRTIO_NET_F_CTRL_MAC_ADDR);
+uint64_t NetDevice::guest_offload_features() const {
+  using namespace ostler::net;
+  const Offloads can = backend_.receive_offloads();
+  uint64_t bits = 0;
+  const auto offer = [&](bool wanted, Offloads needed, unsigned bit) {
+    if (wanted && options_.guest_csum && (can & (kChecksum | needed)) == (kChecksum | needed))
+      bits |= feature(bit);
+  };
+  offer(true, 0, VIRTIO_NET_F_GUEST_CSUM);
+  offer(options_.guest_tso4, kTso4, VIRTIO_NET_F_GUEST_TSO4);
+  offer(options_.guest_tso6, kTso6, VIRTIO_NET_F_GUEST_TSO6);
+  offer(options_.guest_ecn, kTsoEcn, VIRTIO_NET_F_GUEST_ECN);
+  offer(options_.guest_ufo, kUfo, VIRTIO_NET_F_GUEST_UFO);
+  offer(options_.guest_uso4, kUso, VIRTIO_NET_F_GUEST_USO4);
+  offer(options_.guest_uso6, kUso, VIRTIO_NET_F_GUEST_USO6);
   return bits;
+}
+
+uint64_t NetDevice::device_features() const {
+  uint64_t bits = feature(VIRTIO_NET_F_MAC) | guest_offload_features();
+  const auto offer = [&](bool wanted, unsigned bit) {
+    if (wanted) bits |= feature(bit);
+  };
+  const Options& o = options_;
+  offer(o.host_mtu != 0, VIRTIO_NET_F_MTU);
+  offer(o.mrg_rxbuf, VIRTIO_NET_F_MRG_RXBUF);
+  offer(o.status, VIRTIO_NET_F_STATUS);
+  offer(o.speed != 0, VIRTIO_NET_F_SPEED_DUPLEX);
+  offer(o.csum, VIRTIO_NET_F_CSUM);
+  offer(o.csum && o.host_tso4, VIRTIO_NET_F_HOST_TSO4);
+  offer(o.csum && o.host_tso6, VIRTIO_NET_F_HOST_TSO6);
+  offer(o.csum && o.host_ecn, VIRTIO_NET_F_HOST_ECN);
+  offer(o.csum && o.host_uso, VIRTIO_NET_F_HOST_USO);
+  // IP fragments are not made here.
+  offer(o.csum && o.host_ufo && (backend_.send_offloads() & ostler::net::kUfo) != 0, VIRTIO_NET_F_HOST_UFO);
+  offer(o.ctrl_vq, VIRTIO_NET_F_CTRL_VQ);
+  offer(o.ctrl_vq && o.ctrl_rx, VIRTIO_NET_F_CTRL_RX);
+  offer(o.ctrl_vq && o.ctrl_rx && o.ctrl_rx_extra, VIRTIO_NET_F_CTRL_RX_EXTRA);
+  offer(o.ctrl_vq && o.ctrl_vlan, VIRTIO_NET_F_CTRL_VLAN);
+  offer(o.ctrl_vq && o.ctrl_mac_addr, VIRTIO_NET_F_CTRL_MAC_ADDR);
+  offer(o.ctrl_vq && o.status && o.guest_announce, VIRTIO_NET_F_GUEST_ANNOUNCE);
+  offer(o.ctrl_vq && o.ctrl_guest_offloads && (bits & feature(VIRTIO_NET_F_GUEST_CSUM)) != 0,
+        VIRTIO_NET_F_CTRL_GUEST_OFFLOADS);
+  offer(o.ctrl_vq && most_pairs_ > 1, VIRTIO_NET_F_MQ);
+  offer(o.ctrl_vq && o.rss, VIRTIO_NET_F_RSS);
+  offer(o.ctrl_vq && o.hash, VIRTIO_NET_F_HASH_REPORT);
+  return bits;
+}
+
+unsigned NetDevice::control_queue() const {
+  if (!options_.ctrl_vq) return queue_count();
+  return has_feature(VIRTIO_NET_F_MQ) || has_feature(VIRTIO_NET_F_RSS) ? 2 * most_pairs_ : 2;
 }
 
 void NetDevice::config_locked(std::vector<std::byte>& bytes) {
   Config config = {};
   config.mac = mac_;
-  config.status = link_up_ ? VIRTIO_NET_S_LINK_UP : 0;
-  config.max_virtqueue_pairs = 1;
+  config.status =
+      static_cast<uint16_t>((link_up() ? VIRTIO_NET_S_LINK_UP : 0) | (announce_ ? VIRTIO_NET_S_ANNOUNCE : 0));
+  config.max_virtqueue_pairs = static_cast<uint16_t>(most_pairs_);
   config.mtu = options_.host_mtu;
+  config.speed = options_.speed == 0 ? UINT32_MAX : options_.speed;
+  config.duplex = options_.speed == 0 ? 0xff : 1;
+  if (options_.rss || options_.hash) {
+    config.rss_max_key_size = Rss::kKeyBytes;
+    config.rss_max_indirection_table_length = Rss::kMostEntries;
+    config.supported_hash_types = Rss::kHashTypes;
+  }
   const auto view = std::as_bytes(std::span(&config, 1));
   bytes.assign(view.begin(), view.end());
 }
@@ -93,180 +137,81 @@ void NetDevice::config_locked(std::vector<std::byte>& bytes) {
 void NetDevice::set_link(bool up) {
   const Lock lock(mutex_);
   if (link_up_ == up) return;
+  const bool before = link_up();
   link_up_ = up;
-  config_changed_locked();
+  backend_.set_link(up);
+  if (link_up() != before) config_changed_locked();
+}
+
+void NetDevice::link_changed(bool up) {
+  const Lock lock(mutex_);
+  const bool before = link_up();
+  peer_up_ = up;
+  if (link_up() != before) config_changed_locked();
+}
+
+void NetDevice::tell_backend_locked() {
+  backend_.set_receive_offloads(offloads_of(guest_offloads_));
+  backend_.set_active_queues(active_pairs_);
+}
+
+void NetDevice::started_locked() {
+  guest_offloads_ = driver_features() & kGuestOffloads;
+  filter_.reset(has_feature(VIRTIO_NET_F_CTRL_VLAN));
+  tell_backend_locked();
 }
 
 void NetDevice::stopped_locked() {
   mac_ = preset_mac_;
+  announce_ = announce_due_ = false;
+  guest_offloads_ = 0;
+  active_pairs_ = 1;
+  filter_.reset(false);
+  rss_.reset();
+  pairs_.assign(most_pairs_, {});
+  tell_backend_locked();
+}
+
+void NetDevice::queue_stopped_locked(unsigned queue) {
+  if (queue / 2 < most_pairs_ && queue % 2 != 0) pairs_[queue / 2] = {};
 }
 
 void NetDevice::loaded_locked() {
+  tell_backend_locked();
+  announce_due_ = has_feature(VIRTIO_NET_F_GUEST_ANNOUNCE);
   // Frames may wait on either side.
-  backend_.receiver_ready(0);
-  backend_.wake_sender(0);
+  for (unsigned pair = 0; pair < most_pairs_; ++pair) {
+    backend_.receiver_ready(pair);
+    backend_.wake_sender(pair);
+  }
 }
 
 void NetDevice::process(unsigned index, Lock&) {
-  Queue& queue = *this->queue(index);
-  switch (index) {
-    case kReceive:
-      backend_.receiver_ready(0);
-      break;
-    case kTransmit:
-      transmit_locked(queue);
-      break;
-    case kControl:
-      control_locked(queue);
-      break;
-    default:
-      break;
+  if (index == control_queue()) return control_locked(*queue(index));
+  const unsigned pair = index / 2;
+  if (index % 2 != 0) {
+    if (pair < active_pairs_) transmit_locked(pair);
+    return;
   }
-}
-
-bool NetDevice::receive(const ostler::net::Frame& frame, unsigned) {
-  const Lock lock(mutex_);
-  // Nobody listens: the frame is lost, as on a wire.
-  if (!running() || !link_up_ || queue(kReceive) == nullptr) return true;
-  return receive_locked(*queue(kReceive), frame.bytes);
-}
-
-bool NetDevice::receive_locked(Queue& queue, std::span<const std::byte> frame) {
-  const uint64_t total = sizeof(Header) + frame.size();
-  const bool mergeable = has_feature(VIRTIO_NET_F_MRG_RXBUF);
-  std::vector<Chain> chains;
-  uint64_t room = 0;
-  while (room < total && (chains.empty() || (mergeable && chains.size() < queue.size()))) {
-    auto chain = queue.pop();
-    if (!chain) break;
-    room += chain->writable_bytes();
-    chains.push_back(*std::move(chain));
-  }
-  // §5.1.6.3.1: the header is in one buffer.
-  const bool header_fits = !chains.empty() && chains[0].writable_bytes() >= sizeof(Header);
-  if (queue.broken()) return true;
-  if (!chains.empty() && !header_fits)
-    return fail_locked(queue, "a receive buffer smaller than its header"), true;
-  if (room < total) {
-    const bool never = !chains.empty() && (!mergeable || chains.size() == queue.size());
-    for (auto it = chains.rbegin(); it != chains.rend(); ++it) queue.unpop(std::move(*it));
-    return never;  // too large for the driver's buffers: dropped; else it waits for more of them
-  }
-
-  const Header header = {.flags = 0,
-                         .gso_type = ostler::net::VIRTIO_NET_HDR_GSO_NONE,
-                         .hdr_len = 0,
-                         .gso_size = 0,
-                         .csum_start = 0,
-                         .csum_offset = 0,
-                         .num_buffers = static_cast<uint16_t>(chains.size())};
-  bool good = chains[0].write_object(queue.dma(), 0, header);
-  uint64_t sent = 0;
-  for (uint16_t i = 0; i < header.num_buffers; ++i) {
-    const uint64_t skip = i == 0 ? sizeof header : 0;
-    const uint64_t size = std::min(chains[i].writable_bytes() - skip, frame.size() - sent);
-    good = good && chains[i].write(queue.dma(), skip, frame.subspan(sent, size));
-    sent += size;
-    queue.stage(std::move(chains[i]), static_cast<uint32_t>(skip + size));
-  }
-  if (!good) return fail_locked(queue, "a receive buffer outside RAM"), true;
-  queue.publish();
-  signal_locked(queue);
-  return true;
-}
-
-void NetDevice::sendable(unsigned) {
-  const Lock lock(mutex_);
-  if (running() && queue(kTransmit) != nullptr) transmit_locked(*queue(kTransmit));
-}
-
-void NetDevice::transmit_locked(Queue& queue) {
-  queue.set_notifications(false);
-  // A driver that keeps adding must not keep this thread for ever: the back end calls again.
-  for (unsigned left = 2u * queue.size();; --left) {
-    if (left == 0) {
-      backend_.wake_sender(0);
-      break;
-    }
-    auto chain = queue.pop();
-    if (!chain) {
-      queue.set_notifications(true);
-      if (queue.empty()) break;
-      queue.set_notifications(false);
-      continue;
-    }
-    if (!send_locked(queue, *chain)) {
-      queue.unpop(*std::move(chain));
-      break;  // sendable() goes on
-    }
-    if (!queue.broken()) queue.push(*std::move(chain), 0);
-  }
-  signal_locked(queue);
-}
-
-bool NetDevice::send_locked(Queue& queue, const Chain& chain) {
-  Header header;
-  if (!chain.read_object(queue.dma(), 0, header)) {
-    fail_locked(queue, "a sent frame without header");
-    return true;
-  }
-  const uint64_t size = chain.readable_bytes() - sizeof header;
-  // No segmentation was negotiated, so a frame that needs it cannot be sent: dropped.
-  if (header.gso_type != ostler::net::VIRTIO_NET_HDR_GSO_NONE || size < kSmallestFrame ||
-      size > ostler::net::kMaxFrame || !link_up_) {
-    log::guest_error("{}: frame of {} bytes dropped", name(), size);
-    return true;
-  }
-  frame_.resize(size);
-  if (!chain.read(queue.dma(), sizeof header, frame_)) {
-    fail_locked(queue, "a sent frame outside RAM");
-    return true;
-  }
-  return backend_.send({frame_}, 0);
-}
-
-void NetDevice::control_locked(Queue& queue) {
-  for (unsigned left = 2u * queue.size(); left != 0; --left) {
-    auto chain = queue.pop();
-    if (!chain) break;
-    ControlHeader header;
-    if (!chain->read_object(queue.dma(), 0, header) || chain->writable_bytes() == 0)
-      return fail_locked(queue, "a control command without header or acknowledgement");
-    const uint8_t ack = control_command_locked(queue, *chain) ? VIRTIO_NET_OK : VIRTIO_NET_ERR;
-    if (!chain->write_object(queue.dma(), 0, ack))
-      return fail_locked(queue, "an acknowledgement outside RAM");
-    queue.push(*std::move(chain), 1);
-  }
-  signal_locked(queue);
-}
-
-// Filtering is best effort (§5.1.6.5.1): every frame is let through, so modes and tables are accepted and
-// that is all.
-bool NetDevice::control_command_locked(Queue& queue, const Chain& chain) {
-  ControlHeader header;
-  chain.read_object(queue.dma(), 0, header);
-  const uint64_t data = chain.readable_bytes() - sizeof header;
-  if (header.command_class == VIRTIO_NET_CTRL_RX) return header.command <= kLastRxCommand && data == 1;
-  if (header.command_class != VIRTIO_NET_CTRL_MAC) return false;
-  if (header.command == VIRTIO_NET_CTRL_MAC_ADDR_SET)
-    return data == mac_.size() &&
-           chain.read(queue.dma(), sizeof header, std::as_writable_bytes(std::span(mac_)));
-  if (header.command != VIRTIO_NET_CTRL_MAC_TABLE_SET) return false;
-  // Two tables: a count and that many addresses each.
-  uint64_t at = 0;
-  for (int table = 0; table < 2; ++table) {
-    uint32_t count = 0;
-    if (!chain.read_object(queue.dma(), sizeof header + at, count)) return false;
-    at += sizeof count + uint64_t{count} * mac_.size();
-    if (at > data) return false;
-  }
-  return at == data;
+  if (!rss_.steers()) return backend_.receiver_ready(pair);
+  // The frame that waits may have come by any of the back end's queues.
+  for (unsigned i = 0; i < most_pairs_; ++i) backend_.receiver_ready(i);
 }
 
 void NetDevice::device_state(state::Archive& archive) {
-  archive.section("virtio-net", 1);
+  archive.section("virtio-net", 2);
   archive.field("mac", mac_);
   archive.field("link_up", link_up_);
+  if (archive.version() < 2) return;
+  archive.field("announce", announce_);
+  archive.field("guest_offloads", guest_offloads_);
+  archive.check((guest_offloads_ & ~(driver_features() & kGuestOffloads)) == 0, "guest_offloads");
+  archive.field("active_pairs", active_pairs_);
+  archive.check(active_pairs_ >= 1 && active_pairs_ <= most_pairs_, "active_pairs");
+  filter_.state(archive);
+  rss_.state(archive, most_pairs_);
+  for (Pair& pair : pairs_) archive.field("segments_sent", pair.segments_sent);
+  if (archive.failed()) active_pairs_ = 1, rss_.reset();
 }
 
 }  // namespace ostler::virtio::net

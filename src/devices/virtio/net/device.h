@@ -1,8 +1,9 @@
-// virtio-net (Virtio 1.2 §5.1): one queue pair and a control queue, over any net::Backend. No offloads: the
-// back end's frames are whole and checksummed.
+// virtio-net (Virtio 1.2 §5.1) over any net::Backend: queue pairs, a control queue, offloads in both
+// directions.
 //
-// Frames of the guest are read on the thread that notifies and copied to the back end, which sends them on
-// its own; frames for the guest are written on the back end's thread.
+// Frames of the guest are read on the thread that notifies and handed to the back end; frames for the guest
+// are written on the back end's thread. What the guest leaves undone (checksums, the cutting of large
+// packets) and the back end cannot do is done here. One lock guards all queues.
 #pragma once
 
 #include <memory>
@@ -11,19 +12,13 @@
 
 #include "config/property.h"
 #include "devices/virtio/device.h"
+#include "devices/virtio/net/filter.h"
+#include "devices/virtio/net/rss.h"
+#include "devices/virtio/net/wire.h"
 #include "devices/virtio/options.h"
 #include "net/backend.h"
 
 namespace ostler::virtio::net {
-
-// §5.1.3
-inline constexpr unsigned VIRTIO_NET_F_MTU = 3;
-inline constexpr unsigned VIRTIO_NET_F_MAC = 5;
-inline constexpr unsigned VIRTIO_NET_F_MRG_RXBUF = 15;
-inline constexpr unsigned VIRTIO_NET_F_STATUS = 16;
-inline constexpr unsigned VIRTIO_NET_F_CTRL_VQ = 17;
-inline constexpr unsigned VIRTIO_NET_F_CTRL_RX = 18;
-inline constexpr unsigned VIRTIO_NET_F_CTRL_MAC_ADDR = 23;
 
 struct Options : DeviceOptions {
   std::string netdev;
@@ -33,7 +28,16 @@ struct Options : DeviceOptions {
   uint16_t tx_queue_size = 256;
   bool mrg_rxbuf = true;
   bool status = true;
-  bool ctrl_vq = true;
+  bool csum = true, host_tso4 = true, host_tso6 = true, host_ecn = true, host_ufo = true, host_uso = true;
+  bool guest_csum = true, guest_tso4 = true, guest_tso6 = true, guest_ecn = true, guest_ufo = true;
+  bool guest_uso4 = true, guest_uso6 = true;
+  bool guest_announce = true;
+  bool ctrl_vq = true;  // the four below need it
+  bool ctrl_rx = true, ctrl_rx_extra = true, ctrl_vlan = true, ctrl_mac_addr = true;
+  bool ctrl_guest_offloads = true;
+  bool mq = false;
+  bool rss = false, hash = false;
+  uint32_t speed = 0;  // Mbit/s; 0: not told
   uint32_t bootindex = 0;
 };
 
@@ -45,41 +49,80 @@ config::MacAddress default_mac(unsigned index);
 
 class NetDevice final : public Device, private ostler::net::Receiver {
  public:
+  static constexpr unsigned kMostPairs = (kMaxQueues - 1) / 2;
+
   // `options.mac` unset: default_mac(0). The back end outlives the device; on its thread or before it runs.
   NetDevice(memory::AddressSpace& memory, ostler::net::Backend& backend, const Options& options);
   ~NetDevice() override;
 
   uint16_t type() const override { return kTypeNet; }
-  // The cable: a guest with STATUS learns of it. While down, frames are dropped both ways.
+  // The card's end of the cable: a guest with STATUS learns of it. While down, frames are dropped both ways.
+  // Any thread.
   void set_link(bool up);
 
  private:
-  enum QueueIndex : unsigned { kReceive = 0, kTransmit = 1, kControl = 2 };
+  // Of one queue pair.
+  struct Pair {
+    uint16_t segments_sent =
+        0;  // of the frame at the head of the transmit queue, when the back end took a part of them
+  };
+  static unsigned receive_queue(unsigned pair) { return 2 * pair; }
+  static unsigned transmit_queue(unsigned pair) { return 2 * pair + 1; }
+  // §5.1.2: after the pairs that the driver knows of.
+  unsigned control_queue() const;
 
   uint64_t device_features() const override;
+  uint64_t guest_offload_features() const;
   void config_locked(std::vector<std::byte>& config) override;
   void process(unsigned queue, Lock& lock) override;
+  void started_locked() override;
   void stopped_locked() override;
+  void queue_stopped_locked(unsigned queue) override;
   void device_state(state::Archive& archive) override;
   void loaded_locked() override;
+  void tell_backend_locked();
 
-  bool receive(const ostler::net::Frame& frame, unsigned queue) override;
-  void sendable(unsigned queue) override;
+  // Any thread.
+  bool receive(const ostler::net::Frame& frame, unsigned pair) override;
+  void received_all(unsigned pair) override;
+  void sendable(unsigned pair) override;
+  void link_changed(bool up) override;
 
-  bool receive_locked(Queue& queue, std::span<const std::byte> frame);
-  void transmit_locked(Queue& queue);
+  bool link_up() const { return link_up_ && peer_up_; }
+  uint64_t header_bytes() const {
+    return sizeof(Header) + (has_feature(VIRTIO_NET_F_HASH_REPORT) ? sizeof(HashHeader) : 0);
+  }
+  // Does what the guest does not accept; false: it cannot be done.
+  bool fit_for_guest_locked(ostler::net::Frame& frame);
+  bool receive_locked(Queue& queue, const ostler::net::Frame& frame, const Rss::Hash& hash);
+  void signal_received_locked();
+  void transmit_locked(unsigned pair);
   // False: the back end is full.
-  bool send_locked(Queue& queue, const Chain& chain);
+  bool send_locked(Queue& queue, unsigned pair, const Chain& chain);
+  bool send_segments_locked(unsigned pair, const ostler::net::VnetHeader& header);
+
   void control_locked(Queue& queue);
-  bool control_command_locked(Queue& queue, const Chain& chain);
+  bool control_command_locked(const ControlHeader& header, std::span<const std::byte> data);
+  bool mac_command_locked(uint8_t command, std::span<const std::byte> data);
+  bool queues_command_locked(uint8_t command, std::span<const std::byte> data);
 
   ostler::net::Backend& backend_;
   const Options options_;
   const config::MacAddress preset_mac_;
+  const unsigned most_pairs_;
   // Guarded by mutex_.
   config::MacAddress mac_;
-  bool link_up_ = true;
-  std::vector<std::byte> frame_;  // the one being sent; kept for its memory
+  bool link_up_ = true;          // this end of the cable
+  bool peer_up_ = true;          // the other one
+  bool announce_ = false;        // the guest is asked to make itself known
+  bool announce_due_ = false;    // after a load
+  uint64_t guest_offloads_ = 0;  // features of what it accepts now
+  uint16_t active_pairs_ = 1;
+  Filter filter_;
+  Rss rss_;
+  std::vector<Pair> pairs_;
+  // Kept for their memory.
+  std::vector<std::byte> frame_, segment_, finished_;
 };
 
 }  // namespace ostler::virtio::net

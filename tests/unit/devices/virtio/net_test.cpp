@@ -1,58 +1,12 @@
 // virtio-net over a recording back end.
 #include <gtest/gtest.h>
 
-#include "devices/virtio/net/device.h"
-#include "fake_driver.h"
+#include "net_fixture.h"
 
 namespace ostler::virtio::net {
 namespace {
 
-using test::FakeQueue;
-using test::GuestMemory;
-
-constexpr uint64_t kBase = feature(VIRTIO_F_VERSION_1);
-const std::string kHeader(12, '\0');
-const std::string kFrame = std::string(12, 'm') + "\x08\x06payload";
-
-struct FakeBackend final : ostler::net::Backend {
-  void attach(ostler::net::Receiver* next) override { receiver = next; }
-  bool send(const ostler::net::Frame& frame, unsigned) override {
-    if (room == 0) return false;
-    --room;
-    frames.emplace_back(reinterpret_cast<const char*>(frame.bytes.data()), frame.bytes.size());
-    return true;
-  }
-  void receiver_ready(unsigned) override { ++ready; }
-  void wake_sender(unsigned) override { ++wakes; }
-  bool deliver(std::string_view frame) { return receiver->receive(std::as_bytes(std::span(frame)), 0); }
-  ostler::net::Receiver* receiver = nullptr;
-  size_t room = 1000;
-  int ready = 0, wakes = 0;
-  std::vector<std::string> frames;
-};
-
-struct CountingTransport final : Transport {
-  void interrupt_queue(unsigned) override { ++queue_interrupts; }
-  void interrupt_config() override { ++config_interrupts; }
-  void needs_reset() override { ++resets_needed; }
-  int queue_interrupts = 0, config_interrupts = 0, resets_needed = 0;
-};
-
-class NetTest : public testing::Test {
- protected:
-  void start(uint64_t features = kBase) {
-    device = std::make_unique<NetDevice>(memory.space, backend, options);
-    device->connect(transport);
-    const QueueSetup setups[] = {rx.setup, tx.setup, control.setup};
-    ASSERT_TRUE(device->activate(features, setups));
-  }
-  GuestMemory memory;
-  FakeQueue rx{memory, 8}, tx{memory, 8}, control{memory, 8};
-  FakeBackend backend;
-  Options options;
-  CountingTransport transport;
-  std::unique_ptr<NetDevice> device;
-};
+using namespace test;
 
 TEST_F(NetTest, sends_without_the_header) {
   start();
@@ -208,7 +162,7 @@ TEST_F(NetTest, unknown_control_command_is_an_error) {
 }
 
 TEST_F(NetTest, mac_table_with_a_lying_count_is_an_error) {
-  start(kBase | feature(VIRTIO_NET_F_CTRL_VQ));
+  start(kBase | feature(VIRTIO_NET_F_CTRL_VQ) | feature(VIRTIO_NET_F_CTRL_RX));
   auto chain = control.chain().readable(std::string("\x01\x00\xff\xff\xff\xff", 6)).writable(1);
   chain.offer();
   device->notify(2);

@@ -1,0 +1,91 @@
+// From the back end to the guest.
+#include <algorithm>
+
+#include "devices/virtio/net/device.h"
+#include "devices/virtio/net/segment.h"
+
+namespace ostler::virtio::net {
+
+using namespace ostler::net;
+
+bool NetDevice::receive(const Frame& from, unsigned pair) {
+  const Lock lock(mutex_);
+  // Nobody listens: the frame is lost, as on a wire.
+  if (!running() || !link_up() || !filter_.accepts(from.bytes, mac_)) return true;
+  Frame frame = from;
+  if (!fit_for_guest_locked(frame)) return true;
+  Rss::Hash hash;
+  if (rss_.steers() || has_feature(VIRTIO_NET_F_HASH_REPORT)) hash = rss_.hash(frame.bytes);
+  if (rss_.steers()) pair = rss_.queue(hash);
+  Queue* queue = pair < most_pairs_ ? this->queue(receive_queue(pair)) : nullptr;
+  if (queue == nullptr || receive_queue(pair) == control_queue()) queue = this->queue(receive_queue(0));
+  if (queue == nullptr || receive_locked(*queue, frame, hash)) return true;
+  signal_locked(*queue);
+  return false;
+}
+
+void NetDevice::received_all(unsigned) {
+  const Lock lock(mutex_);
+  if (!running()) return;
+  for (unsigned pair = 0; pair < most_pairs_; ++pair) {
+    Queue* const queue = this->queue(receive_queue(pair));
+    if (queue != nullptr && receive_queue(pair) != control_queue()) signal_locked(*queue);
+  }
+}
+
+// Offloads are turned off while frames that use them are on their way.
+bool NetDevice::fit_for_guest_locked(Frame& frame) {
+  const VnetHeader& header = frame.header;
+  const auto accepted = [this](unsigned bit) { return (guest_offloads_ & feature(bit)) != 0; };
+  if ((header.gso_type & ~unsigned{VIRTIO_NET_HDR_GSO_ECN}) != VIRTIO_NET_HDR_GSO_NONE)
+    return accepted(VIRTIO_NET_F_GUEST_CSUM) &&
+           (accepted(VIRTIO_NET_F_GUEST_TSO4) || accepted(VIRTIO_NET_F_GUEST_TSO6) ||
+            accepted(VIRTIO_NET_F_GUEST_UFO) || accepted(VIRTIO_NET_F_GUEST_USO4));
+  if (header.flags == 0 || accepted(VIRTIO_NET_F_GUEST_CSUM)) return true;
+  finished_.assign(frame.bytes.begin(), frame.bytes.end());
+  if ((header.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM) != 0 && !finish_checksum(finished_, header)) return false;
+  frame = Frame(finished_);
+  return true;
+}
+
+bool NetDevice::receive_locked(Queue& queue, const Frame& frame, const Rss::Hash& hash) {
+  const uint64_t head = header_bytes();
+  const uint64_t total = head + frame.bytes.size();
+  const bool mergeable = has_feature(VIRTIO_NET_F_MRG_RXBUF);
+  std::vector<Chain> chains;
+  uint64_t room = 0;
+  while (room < total && (chains.empty() || (mergeable && chains.size() < queue.size()))) {
+    auto chain = queue.pop();
+    if (!chain) break;
+    room += chain->writable_bytes();
+    chains.push_back(*std::move(chain));
+  }
+  // §5.1.6.3.1: the header is in one buffer.
+  const bool header_fits = !chains.empty() && chains[0].writable_bytes() >= head;
+  if (queue.broken()) return true;
+  if (!chains.empty() && !header_fits)
+    return fail_locked(queue, "a receive buffer smaller than its header"), true;
+  if (room < total) {
+    const bool never = !chains.empty() && (!mergeable || chains.size() == queue.size());
+    for (auto it = chains.rbegin(); it != chains.rend(); ++it) queue.unpop(std::move(*it));
+    return never;  // too large for the driver's buffers: dropped; else it waits for more of them
+  }
+
+  const Header header = {.vnet = frame.header, .num_buffers = static_cast<uint16_t>(chains.size())};
+  bool good = chains[0].write_object(queue.dma(), 0, header);
+  if (head != sizeof header)
+    good = good && chains[0].write_object(queue.dma(), sizeof header, HashHeader{hash.value, hash.report, 0});
+  uint64_t sent = 0;
+  for (uint16_t i = 0; i < header.num_buffers; ++i) {
+    const uint64_t skip = i == 0 ? head : 0;
+    const uint64_t size = std::min(chains[i].writable_bytes() - skip, frame.bytes.size() - sent);
+    good = good && chains[i].write(queue.dma(), skip, frame.bytes.subspan(sent, size));
+    sent += size;
+    queue.stage(std::move(chains[i]), static_cast<uint32_t>(skip + size));
+  }
+  if (!good) return fail_locked(queue, "a receive buffer outside RAM"), true;
+  queue.publish();
+  return true;
+}
+
+}  // namespace ostler::virtio::net
