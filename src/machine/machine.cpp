@@ -186,6 +186,10 @@ Result<void> Machine::block_resize(const std::string& name, uint64_t bytes) {
   return backends_->disks().resize(name, bytes);
 }
 
+Result<void> Machine::set_link(const std::string& name, bool up) {
+  return devices_->set_link(name, up);
+}
+
 Result<void> Machine::block_add(const std::string& options) {
   TRY_ASSIGN(const config::BlockNode node, config::block_node(options, "block node"));
   return backends_->disks().add_node(node);

@@ -68,7 +68,9 @@ class Machine final : private chipset::SystemRequests {
   // "blockdev-add" of a node with a name, {"driver": …, "node-name": …}, and "blockdev-del".
   Result<void> block_add(const std::string& options);
   Result<void> block_remove(const std::string& node);
-  Media& media() { return *media_; }      // trays, and what lies in them
+  Media& media() { return *media_; }  // trays, and what lies in them
+  // Puts the cable of a network card in, or pulls it; `name`: the card's id or its network's.
+  Result<void> set_link(const std::string& name, bool up);
   Snapshot save();                        // while paused
   Result<void> restore(const Snapshot&);  // while paused; on error the machine must be reset or destroyed
   uint64_t instructions() const;          // executed by all vCPUs

@@ -122,6 +122,16 @@ Result<std::unique_ptr<PluggedDevices>> PluggedDevices::create(const config::Mac
   return devices;
 }
 
+Result<void> PluggedDevices::set_link(const std::string& name, bool up) {
+  for (const Card& card : cards_) {
+    if (card.id != name && card.netdev != name) continue;
+    card.device->set_link(up);
+    return {};
+  }
+  return Error(ErrorKind::kNotFound,
+               fmt::format("there is no network card or network '{}' whose link could be set", name));
+}
+
 Result<void> PluggedDevices::plug(const config::Device& device) {
   const config::DeviceType* type = find_device_type(device.type);
   if (type == nullptr)
@@ -262,8 +272,9 @@ Result<std::unique_ptr<virtio::Device>> PluggedDevices::make_virtio(const std::s
     ++nics_;
     bus_options = own;
     TRY_ASSIGN(net::Backend* const backend, backends_.take_netdev(own.netdev, device.origin));
-    return std::unique_ptr<virtio::Device>(
-        std::make_unique<virtio::net::NetDevice>(core_.memory(), *backend, own));
+    auto card = std::make_unique<virtio::net::NetDevice>(core_.memory(), *backend, own);
+    cards_.push_back({own.id, own.netdev, card.get()});
+    return std::unique_ptr<virtio::Device>(std::move(card));
   }
   if (family == "virtio-rng") {
     const auto& own = std::any_cast<const virtio::rng::Options&>(options);

@@ -19,6 +19,9 @@ class Device;
 namespace console {
 class ConsoleDevice;
 }
+namespace net {
+class NetDevice;
+}
 }  // namespace ostler::virtio
 
 namespace ostler::machine {
@@ -34,6 +37,9 @@ class PluggedDevices {
   static Result<std::unique_ptr<PluggedDevices>> create(const config::Machine& config, Core& core,
                                                         Backends& backends, Media& media, Board& board,
                                                         chipset::SystemRequests& requests);
+
+  // The cable of the network card `name`, or of the card that is connected to the network `name`.
+  Result<void> set_link(const std::string& name, bool up);
 
  private:
   PluggedDevices(Core& core, Backends& backends, Media& media, Board& board,
@@ -60,6 +66,11 @@ class PluggedDevices {
   virtio::console::ConsoleDevice* last_console_ = nullptr;  // ports go to the latest one before them
   std::set<std::string> ids_;
   unsigned nics_ = 0;
+  struct Card {
+    std::string id, netdev;
+    virtio::net::NetDevice* device;
+  };
+  std::vector<Card> cards_;
   unsigned ide_drives_ = 0;
 };
 

@@ -67,6 +67,9 @@ std::map<std::string, Command> commands_of(machine::Machine& machine) {
     TRY(machine.restore(snapshot));
     return json::object();
   };
+  commands["set_link"] = [&](const json& a) {
+    return answer(machine.set_link(text(a, "name"), a.value("up", true)));
+  };
   commands["add_node"] = [&](const json& a) { return answer(machine.block_add(a.at("options").dump())); };
   commands["remove_node"] = [&](const json& a) { return answer(machine.block_remove(text(a, "node"))); };
   add_media(commands, machine.media());
