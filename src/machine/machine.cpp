@@ -190,6 +190,10 @@ Result<void> Machine::set_link(const std::string& name, bool up) {
   return devices_->set_link(name, up);
 }
 
+virtio::balloon::BalloonDevice* Machine::balloon() {
+  return devices_->balloon();
+}
+
 Result<void> Machine::block_add(const std::string& options) {
   TRY_ASSIGN(const config::BlockNode node, config::block_node(options, "block node"));
   return backends_->disks().add_node(node);

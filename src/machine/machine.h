@@ -21,6 +21,10 @@ namespace ostler::event {
 class Loop;
 }
 
+namespace ostler::virtio::balloon {
+class BalloonDevice;
+}
+
 namespace ostler::machine {
 
 class Board;
@@ -71,6 +75,8 @@ class Machine final : private chipset::SystemRequests {
   Media& media() { return *media_; }  // trays, and what lies in them
   // Puts the cable of a network card in, or pulls it; `name`: the card's id or its network's.
   Result<void> set_link(const std::string& name, bool up);
+  // The guest's balloon; null: it has none.
+  virtio::balloon::BalloonDevice* balloon();
   Snapshot save();                        // while paused
   Result<void> restore(const Snapshot&);  // while paused; on error the machine must be reset or destroyed
   uint64_t instructions() const;          // executed by all vCPUs

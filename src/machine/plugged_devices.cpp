@@ -10,6 +10,7 @@
 #include "devices/ide/cd_drive.h"
 #include "devices/ide/piix_ide.h"
 #include "devices/pci/bus.h"
+#include "devices/virtio/balloon/device.h"
 #include "devices/virtio/block/device.h"
 #include "devices/virtio/console/device.h"
 #include "devices/virtio/net/device.h"
@@ -279,7 +280,19 @@ Result<std::unique_ptr<virtio::Device>> PluggedDevices::make_virtio(const std::s
   if (family == "virtio-rng") {
     const auto& own = std::any_cast<const virtio::rng::Options&>(options);
     bus_options = own;
-    return std::unique_ptr<virtio::Device>(std::make_unique<virtio::rng::RngDevice>(core_.memory(), own));
+    return std::unique_ptr<virtio::Device>(
+        std::make_unique<virtio::rng::RngDevice>(core_.memory(), core_.loop(), own));
+  }
+  if (family == "virtio-balloon") {
+    const auto& own = std::any_cast<const virtio::balloon::Options&>(options);
+    if (balloon_ != nullptr)
+      return Error(ErrorKind::kInvalidArgument,
+                   fmt::format("{}: the guest has a balloon already; leave one out", device.origin));
+    bus_options = own;
+    const uint64_t bytes = core_.layout().low + core_.layout().high;
+    auto made = std::make_unique<virtio::balloon::BalloonDevice>(core_.memory(), core_.loop(), bytes, own);
+    balloon_ = made.get();
+    return std::unique_ptr<virtio::Device>(std::move(made));
   }
   const auto& own = std::any_cast<const virtio::console::Options&>(options);
   bus_options = own;

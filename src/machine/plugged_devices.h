@@ -16,6 +16,9 @@
 
 namespace ostler::virtio {
 class Device;
+namespace balloon {
+class BalloonDevice;
+}
 namespace console {
 class ConsoleDevice;
 }
@@ -40,6 +43,8 @@ class PluggedDevices {
 
   // The cable of the network card `name`, or of the card that is connected to the network `name`.
   Result<void> set_link(const std::string& name, bool up);
+  // Null: there is none.
+  virtio::balloon::BalloonDevice* balloon() const { return balloon_; }
 
  private:
   PluggedDevices(Core& core, Backends& backends, Media& media, Board& board,
@@ -66,6 +71,7 @@ class PluggedDevices {
   virtio::console::ConsoleDevice* last_console_ = nullptr;  // ports go to the latest one before them
   std::set<std::string> ids_;
   unsigned nics_ = 0;
+  virtio::balloon::BalloonDevice* balloon_ = nullptr;
   struct Card {
     std::string id, netdev;
     virtio::net::NetDevice* device;

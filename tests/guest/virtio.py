@@ -66,3 +66,81 @@ def link_of_a_network_card(t):
         machine.do("reload")
         machine.do("resume")
         t.run(console, "until ping -c 1 -W 1 10.0.2.2 >/dev/null; do :; done")
+
+
+def _resident(running):
+    """Bytes of the host's memory that the VMM has."""
+    with open(f"/proc/{running.process.pid}/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * 4096
+
+
+def balloon_gives_memory_back(t):
+    extra = ["-device", "virtio-balloon-pci,guest-stats-polling-interval=1,packed=on"]
+    vmm, machine = control.start(t, t.machine(memory="512M", extra=extra))
+    with vmm as running:
+        console = t.shell(running)
+        t.run(console, "modprobe virtio_balloon; mount -t tmpfs -o size=400m none /mnt")
+        t.run(console, "dd if=/dev/zero of=/mnt/file bs=1M count=300 2>/dev/null; rm /mnt/file")
+        full = _resident(running)
+        with t.steps.step("the guest keeps 128 MiB"):
+            machine.do("balloon", target=128 * MIB)
+            t.run(console, "until [ $(awk '/MemTotal/ { print $2 }' /proc/meminfo) -lt 131072 ]; do sleep 0.1; done")
+            t.expect(machine.do("balloon")["actual"] == 128 * MIB, "the guest tells of another size")
+        now = _resident(running)
+        t.expect(now < full - 200 * MIB, f"the host has {full - now >> 20} MiB back of 300")
+        with t.steps.step("statistics"):
+            t.run(console, "sleep 2")
+            t.expect(machine.do("balloon")["statistics"].get("5", 0) > 0, "the guest tells no total of its memory")
+        machine.do("balloon", target=512 * MIB)
+        t.run(console, "until [ $(awk '/MemTotal/ { print $2 }' /proc/meminfo) -gt 400000 ]; do sleep 0.1; done")
+        t.run(console, "dd if=/dev/zero of=/mnt/file bs=1M count=300 2>/dev/null; rm /mnt/file")
+
+
+def free_pages_are_reported(t):
+    extra = ["-device", "virtio-balloon-pci,free-page-reporting=on,free-page-hint=on"]
+    vmm, machine = control.start(t, t.machine(memory="512M", extra=extra))
+    with vmm as running:
+        console = t.shell(running)
+        t.run(console, "mount -t tmpfs -o size=400m none /mnt")
+        t.run(console, "dd if=/dev/zero of=/mnt/file bs=1M count=300 2>/dev/null")
+        full = _resident(running)
+        t.run(console, "rm /mnt/file; modprobe virtio_balloon")
+        with t.steps.step("the host has the free pages"):
+            t.run(console, "sleep 8")
+            now = _resident(running)
+            t.expect(now < full - 200 * MIB, f"the host has {full - now >> 20} MiB back of 300")
+        with t.steps.step("free pages on demand"):
+            before = machine.do("balloon")["reclaimed"]
+            machine.do("balloon", reclaim=True)
+            t.run(console, "sleep 2")
+            t.expect(machine.do("balloon")["reclaimed"] > before, "the guest hinted no pages")
+        t.run(console, "dd if=/dev/urandom of=/mnt/file bs=1M count=100 2>/dev/null; sha256sum </mnt/file >/dev/null")
+
+
+def named_ports_of_a_console(t):
+    path = t.scratch.path / "channel"
+    extra = ["-device", "virtio-serial-pci,packed=on", "-chardev", f"socket,id=c,path={path},server=on,wait=off",
+             "-device", "virtserialport,chardev=c,name=org.ostler.test"]
+    with t.start(t.machine(extra=extra)) as running:
+        console = t.shell(running)
+        t.run(console, "until [ -e /sys/class/virtio-ports/vport0p1/name ]; do sleep 0.1; done")
+        t.expect(t.run(console, "cat /sys/class/virtio-ports/vport0p1/name") == "org.ostler.test", "the port has another name")
+        content = bytes(range(256)) * 4096
+        with socket.socket(socket.AF_UNIX) as peer:
+            peer.connect(str(path))
+            peer.settimeout(120)
+            t.run(console, "(cat /dev/vport0p1 >/tmp/in &) </dev/null >/dev/null 2>&1; sleep 0.1")
+            peer.sendall(content)
+            digest = hashlib.sha256(content).hexdigest()
+            t.run(console, f"until sha256sum </tmp/in | grep -q {digest}; do sleep 0.1; done")
+            console.send("cat /tmp/in >/dev/vport0p1\n")
+            back = b""
+            while len(back) < len(content) and (data := peer.recv(65536)):
+                back += data
+        t.expect(back == content, "other bytes came back than were sent")
+
+
+def random_numbers_with_a_limit(t):
+    with t.start(t.machine(extra=["-device", "virtio-rng-pci,max-bytes=256,period=500"])) as running:
+        console = t.shell(running)
+        t.run(console, "head -c 1024 /dev/hwrng | wc -c | grep -qx 1024")

@@ -1,5 +1,6 @@
 #include "machine/control_commands.h"
 
+#include "devices/virtio/balloon/device.h"
 #include "machine/media.h"
 
 namespace ostler::test {
@@ -66,6 +67,18 @@ std::map<std::string, Command> commands_of(machine::Machine& machine) {
     TRY(machine.reset());
     TRY(machine.restore(snapshot));
     return json::object();
+  };
+  commands["balloon"] = [&](const json& a) -> Result<json> {
+    auto* const balloon = machine.balloon();
+    if (balloon == nullptr) return Error(ErrorKind::kNotFound, "there is no balloon");
+    if (a.contains("target")) balloon->set_target(a["target"].get<uint64_t>());
+    if (a.value("reclaim", false) && !balloon->reclaim_free_pages())
+      return Error(ErrorKind::kUnsupported, "the guest's driver gives no hints");
+    json told = json::object();
+    const auto statistics = balloon->statistics();
+    for (size_t tag = 0; tag < statistics.values.size(); ++tag)
+      if (statistics.values[tag]) told[std::to_string(tag)] = *statistics.values[tag];
+    return json{{"actual", balloon->actual()}, {"reclaimed", balloon->reclaimed()}, {"statistics", told}};
   };
   commands["set_link"] = [&](const json& a) {
     return answer(machine.set_link(text(a, "name"), a.value("up", true)));

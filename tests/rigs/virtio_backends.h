@@ -9,6 +9,7 @@
 
 #include "block/backend.h"
 #include "block/worker_pool.h"
+#include "devices/virtio/balloon/device.h"
 #include "devices/virtio/block/device.h"
 #include "devices/virtio/console/device.h"
 #include "devices/virtio/net/device.h"
@@ -55,7 +56,8 @@ struct SlowChardev final : chardev::CharBackend {
 
 class VirtioBackends {
  public:
-  // "blk", "net", "rng", "console", with all that a user can turn on. These back ends outlive the device.
+  // "balloon", "blk", "net", "rng", "console", with all that a user can turn on. These back ends outlive the
+  // device.
   std::unique_ptr<virtio::Device> make(const std::string& kind, memory::AddressSpace& memory) {
     if (kind == "blk")
       return std::make_unique<virtio::block::BlockDevice>(
@@ -63,7 +65,14 @@ class VirtioBackends {
     if (kind == "net")
       return std::make_unique<virtio::net::NetDevice>(memory, network_, everything<virtio::net::Options>());
     if (kind == "rng")
-      return std::make_unique<virtio::rng::RngDevice>(memory, everything<virtio::rng::Options>());
+      return std::make_unique<virtio::rng::RngDevice>(memory, loop_, everything<virtio::rng::Options>());
+    if (kind == "balloon") {
+      auto own = everything<virtio::balloon::Options>();
+      own.deflate_on_oom = own.free_page_hint = own.free_page_reporting = true;
+      auto device = std::make_unique<virtio::balloon::BalloonDevice>(memory, loop_, 1 << 16, own);
+      balloon_ = device.get();
+      return device;
+    }
     auto options = everything<virtio::console::Options>();
     options.max_ports = 2;
     auto device = std::make_unique<virtio::console::ConsoleDevice>(memory, options);
@@ -73,7 +82,7 @@ class VirtioBackends {
     (void)device->add_port(port, false, &channel_);
     return device;
   }
-  static std::vector<std::string> kinds() { return {"blk", "net", "rng", "console"}; }
+  static std::vector<std::string> kinds() { return {"balloon", "blk", "net", "rng", "console"}; }
 
   // Something happens on the host's side.
   void stimulate(uint32_t random) {
@@ -82,6 +91,10 @@ class VirtioBackends {
       network_.receiver->receive({bytes}, 0);
       network_.receiver->received_all(0);
       network_.receiver->sendable(0);
+    }
+    if (balloon_ != nullptr) {
+      balloon_->set_target(random);
+      if ((random & 256) != 0) balloon_->reclaim_free_pages();
     }
     auto* const port = (random & 1) != 0 ? terminal_.frontend : channel_.frontend;
     if (port == nullptr) return;
@@ -100,6 +113,9 @@ class VirtioBackends {
   }
   std::shared_ptr<PromptNode> node_ = std::make_shared<PromptNode>();
   EchoNetwork network_;
+  event::VirtualClock clock_;
+  event::Loop loop_{clock_};
+  virtio::balloon::BalloonDevice* balloon_ = nullptr;  // the last one made
   SlowChardev terminal_, channel_;
 };
 

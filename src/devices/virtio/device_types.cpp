@@ -2,6 +2,7 @@
 
 #include <vector>
 
+#include "devices/virtio/balloon/device.h"
 #include "devices/virtio/block/device.h"
 #include "devices/virtio/console/device.h"
 #include "devices/virtio/net/device.h"
@@ -29,6 +30,16 @@ std::span<const config::DeviceType> device_types() {
        &rng::pci_properties(),
        {"virtio-rng-pci-non-transitional", "virtio-rng"}},
       {"virtio-rng-device", "virtio-bus", "random numbers", &rng::mmio_properties(), {}},
+      {"virtio-balloon-pci",
+       "PCI",
+       "memory that the guest gives back",
+       &balloon::pci_properties(),
+       {"virtio-balloon-pci-non-transitional", "virtio-balloon"}},
+      {"virtio-balloon-device",
+       "virtio-bus",
+       "memory that the guest gives back",
+       &balloon::mmio_properties(),
+       {}},
       {"virtio-serial-pci",
        "PCI",
        "consoles and channels",

@@ -22,7 +22,12 @@ bool fill(std::span<std::byte> bytes) {
 }
 
 std::vector<config::Property<Options>> own() {
-  return {config::reference<Options>("rng", "rng object", &Options::rng, "the source of random numbers")};
+  using namespace config;
+  return {
+      reference<Options>("rng", "rng object", &Options::rng, "the source of random numbers"),
+      number<Options, uint64_t>("max-bytes", &Options::max_bytes, 1, Options::kUnlimited,
+                                "the most that the guest gets in a period"),
+      number<Options, uint32_t>("period", &Options::period, 1, 0xffffffff, "of the limit, in milliseconds")};
 }
 
 }  // namespace
@@ -37,22 +42,30 @@ const config::PropertyTable<Options>& mmio_properties() {
   return table;
 }
 
-RngDevice::RngDevice(memory::AddressSpace& memory, const Options& options)
+RngDevice::RngDevice(memory::AddressSpace& memory, event::Loop& loop, const Options& options)
     : Device(memory, options.id.empty() ? "virtio-rng" : options.id, {kQueueSize},
-             options.withheld_features()) {}
+             options.withheld_features()),
+      loop_(loop),
+      options_(options),
+      left_(options.max_bytes),
+      timer_(loop, [this] { period_over(); }) {}
 
 RngDevice::~RngDevice() {
   reset();
 }
 
 void RngDevice::process(unsigned, Lock&) {
+  serve_locked();
+}
+
+void RngDevice::serve_locked() {
   Queue& queue = *this->queue(0);
   // At most two rounds of the ring for one notification: a flood costs the guest's own time.
-  for (unsigned left = 2u * queue.size(); left != 0; --left) {
+  for (unsigned left = 2u * queue.size(); left != 0 && left_ != 0; --left) {
     auto chain = queue.pop();
     if (!chain) break;
     if (chain->writable_bytes() == 0) return fail_locked(queue, "a request for no random numbers");
-    const uint64_t wanted = std::min(chain->writable_bytes(), kMostBytes);
+    const uint64_t wanted = std::min({chain->writable_bytes(), kMostBytes, left_});
     std::array<std::byte, 4096> piece;
     uint64_t done = 0;
     while (done < wanted) {
@@ -61,8 +74,39 @@ void RngDevice::process(unsigned, Lock&) {
       done += part.size();
     }
     queue.push(*std::move(chain), static_cast<uint32_t>(done));
+    if (options_.max_bytes == Options::kUnlimited) continue;
+    left_ -= done;
+    if (deadline_ >= 0) continue;
+    deadline_ = loop_.clock().now() + int64_t{options_.period} * 1'000'000;
+    timer_.set(deadline_);
   }
   signal_locked(queue);
+}
+
+// The period outlives a reset of the device: a guest cannot get more by resetting it.
+void RngDevice::period_over() {
+  const Lock lock(mutex_);
+  if (deadline_ < 0 || loop_.clock().now() < deadline_) return;
+  deadline_ = -1;
+  left_ = options_.max_bytes;
+  if (running() && queue(0) != nullptr) serve_locked();
+}
+
+void RngDevice::device_state(state::Archive& archive) {
+  archive.section("virtio-rng", 2);
+  if (archive.version() < 2) return;
+  archive.field("left", left_);
+  archive.check(left_ <= options_.max_bytes, "left");
+  archive.field("deadline", deadline_);
+  if (archive.failed()) return;
+  if (archive.loading() && deadline_ >= 0) timer_.set(deadline_);
+}
+
+void RngDevice::loaded_locked() {
+  // A stream of a machine with another period must not stop this one for longer.
+  if (deadline_ < 0) return;
+  deadline_ = std::min(deadline_, loop_.clock().now() + int64_t{options_.period} * 1'000'000);
+  timer_.set(deadline_);
 }
 
 }  // namespace ostler::virtio::rng
