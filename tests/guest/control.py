@@ -31,7 +31,7 @@ class Control:
                     raise
                 time.sleep(0.05)
 
-    def ask(self, name, **arguments):
+    def ask(self, name, /, **arguments):
         """The whole answer: {"return": …} or {"error": …}."""
         if self.lines is None:
             self.lines = self._connect()
@@ -42,13 +42,13 @@ class Control:
             raise Failed(f"the machine ended while it was to '{name}'")
         return json.loads(answer)
 
-    def do(self, name, **arguments):
+    def do(self, name, /, **arguments):
         answer = self.ask(name, **arguments)
         if "error" in answer:
             raise Failed(f"{name}: {answer['error']}")
         return answer["return"]
 
-    def refused(self, name, **arguments):
+    def refused(self, name, /, **arguments):
         """The error; Failed when there is none."""
         answer = self.ask(name, **arguments)
         if "error" not in answer:

@@ -10,9 +10,12 @@
 namespace ostler::rigs {
 namespace {
 
-constexpr uint64_t kRam = 128 * 1024;
-constexpr uint64_t kRings = 0x1000, kBuffers = 0xa000;
 constexpr unsigned kMostQueues = 8;
+constexpr uint64_t kBuffers = 0x1000, kBuffersEnd = 128 * 1024;
+// In pages whose numbers no buffer can name (all its bytes are small): a driver that puts its own rings into
+// a balloon may not expect to find them there.
+constexpr uint64_t kRings = 0x80000;
+constexpr uint64_t kRam = kRings + kMostQueues * VirtqueueDriver::kBytes;
 
 // What is left of the choices; zeros at the end.
 class Choices {
@@ -140,7 +143,7 @@ class Run {
     static constexpr uint32_t kSizes[] = {1, 2, 6, 8, 10, 12, 14, 16, 20, 60, 512, 1024, 1526, 4096, 32, 255};
     const unsigned readable = shape & 3, writable = shape >> 2 & 3;
     for (unsigned i = 0; i < readable + writable; ++i) {
-      const uint64_t at = kBuffers + (choices_.byte() * 0x100u) % (kRam - kBuffers - 0x1000);
+      const uint64_t at = kBuffers + (choices_.byte() * 0x100u) % (kBuffersEnd - kBuffers - 0x1000);
       buffers.push_back({at, kSizes[choices_.byte() % 16], i >= readable});
     }
     // Headers of all devices begin with a small number.

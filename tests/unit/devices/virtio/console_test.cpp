@@ -1,9 +1,8 @@
-// virtio-console and virtio-rng.
+// virtio-console: ports, back pressure, control messages.
 #include <gtest/gtest.h>
 
 #include "devices/virtio/console/device.h"
 #include "devices/virtio/device_types.h"
-#include "devices/virtio/rng/device.h"
 #include "fake_driver.h"
 
 namespace ostler::virtio {
@@ -201,48 +200,6 @@ TEST_F(ConsoleTest, state_keeps_half_written_output) {
   terminal.room = 100;
   terminal.frontend->writable();
   EXPECT_EQ(terminal.output, "abcdef");
-}
-
-TEST(RngTest, fills_what_is_writable) {
-  GuestMemory memory;
-  FakeQueue queue(memory, 8);
-  CountingTransport transport;
-  rng::RngDevice device(memory.space, {});
-  device.connect(transport);
-  const QueueSetup setups[] = {queue.setup};
-  ASSERT_TRUE(device.activate(feature(VIRTIO_F_VERSION_1), setups));
-  auto chain = queue.chain().writable(32).writable(32);
-  chain.offer();
-  device.notify(0);
-  EXPECT_EQ(queue.used()->length, 64u);
-  EXPECT_NE(memory.bytes(chain.address(0), 32), std::string(32, '\0'));
-  EXPECT_NE(memory.bytes(chain.address(0), 32), memory.bytes(chain.address(1), 32));
-}
-
-TEST(RngTest, huge_request_is_served_in_part) {
-  GuestMemory memory;
-  FakeQueue queue(memory, 8);
-  CountingTransport transport;
-  rng::RngDevice device(memory.space, {});
-  device.connect(transport);
-  const QueueSetup setups[] = {queue.setup};
-  ASSERT_TRUE(device.activate(feature(VIRTIO_F_VERSION_1), setups));
-  queue.chain().writable(512 * 1024).offer();
-  device.notify(0);
-  EXPECT_EQ(queue.used()->length, rng::RngDevice::kMostBytes);
-}
-
-TEST(RngTest, readable_only_request_needs_a_reset) {
-  GuestMemory memory;
-  FakeQueue queue(memory, 8);
-  CountingTransport transport;
-  rng::RngDevice device(memory.space, {});
-  device.connect(transport);
-  const QueueSetup setups[] = {queue.setup};
-  ASSERT_TRUE(device.activate(feature(VIRTIO_F_VERSION_1), setups));
-  queue.chain().readable("give me").offer();
-  device.notify(0);
-  EXPECT_EQ(transport.resets_needed, 1);
 }
 
 TEST(DeviceTypes, each_has_properties_and_help) {

@@ -35,12 +35,19 @@ class RngTest : public testing::Test {
 
 TEST_F(RngTest, fills_what_is_asked_for) {
   start();
-  auto chain = driver.chain().writable(64);
+  auto chain = driver.chain().writable(32).writable(32);
   chain.offer();
   device->notify(0);
   EXPECT_EQ(driver.used()->length, 64u);
-  EXPECT_NE(memory.bytes(chain.address(0), 64), std::string(64, '\0'));
+  EXPECT_NE(memory.bytes(chain.address(0), 32), std::string(32, '\0'));
+  EXPECT_NE(memory.bytes(chain.address(0), 32), memory.bytes(chain.address(1), 32));
   EXPECT_FALSE(loop.next_deadline().has_value());
+}
+
+TEST_F(RngTest, huge_request_is_served_in_part) {
+  start();
+  ask(512 * 1024);
+  EXPECT_EQ(driver.used()->length, RngDevice::kMostBytes);
 }
 
 TEST_F(RngTest, limit_holds_until_the_period_is_over) {
