@@ -1,7 +1,10 @@
 """Guest memory from objects, files and nodes, as the guest and the host see it."""
 
+import re
 import time
 from pathlib import Path
+
+from guestlib import guests
 
 MERGE_SECONDS = 300
 
@@ -30,6 +33,29 @@ def numa_nodes_and_dies(t):
             seen = t.run(console, f"echo $(cat {files})")
             package, die, _ = place.split()
             t.expect(seen.split()[:2] == [package, die], f"processor {cpu} is at {seen}, not at {place}")
+
+
+def numa_as_debian_shows_it(t):
+    """What lscpu and `numactl -H` say of sockets, threads and nodes."""
+    image = guests.prepare("kernel", "initrd", "debian")["debian"]
+    machine = t.machine("root=LABEL=ostler ro init=/bin/bash", memory="768M", cpus=1, extra=[
+        "-smp", "8,sockets=2,dies=1,cores=2,threads=2", "-drive", f"file={image},format=raw,if=virtio,snapshot=on",
+        "-object", "memory-backend-memfd,id=near,size=512M", "-object", "memory-backend-memfd,id=far,size=256M",
+        "-numa", "node,cpus=0-3,memdev=near", "-numa", "node,cpus=4-7,memdev=far", "-numa", "dist,src=0,dst=1,val=31"])
+    with t.start(machine) as running:
+        console = running.console
+        with t.steps.step("boot to Debian's shell"):
+            console.wait_for(r"# ", 600, "the shell's prompt")
+            console.quiet(120)
+        shown = re.sub(" +", " ", t.run(console, "lscpu"))
+        for line in ("CPU(s): 8", "Thread(s) per core: 2", "Core(s) per socket: 2", "Socket(s): 2", "NUMA node(s): 2",
+                     "NUMA node0 CPU(s): 0-3", "NUMA node1 CPU(s): 4-7"):
+            t.expect(re.search(f"^ ?{re.escape(line)}\r?$", shown, re.MULTILINE), f"lscpu does not say `{line}`:\n{shown}")
+        shown = re.sub(" +", " ", t.run(console, "numactl -H"))
+        for line in ("available: 2 nodes (0-1)", "node 0 cpus: 0 1 2 3", "node 1 cpus: 4 5 6 7", "0: 10 31", "1: 31 10"):
+            t.expect(re.search(f"^ ?{re.escape(line)} ?\r?$", shown, re.MULTILINE), f"numactl does not say `{line}`:\n{shown}")
+        sizes = [int(size) for size in re.findall(r"node \d size: (\d+) MB", shown)]
+        t.expect(400 < sizes[0] <= 512 and 200 < sizes[1] <= 256, f"the nodes have {sizes} MiB of 512 and 256")
 
 
 def memory_in_a_file(t):

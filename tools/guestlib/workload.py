@@ -67,14 +67,14 @@ def pinned(arguments, cpus):
     return ["taskset", "-c", cpus, *arguments] if cpus else list(arguments)
 
 
-def boot(program, log, *, cpus=1, memory="1G", accel=None, cpu=None, pin=None, extra=(), boot_seconds=600):
-    """Boots the workload guest to its runner, without services."""
+def boot(program, log, *, cpus=1, memory="1G", accel=None, cpu=None, pin=None, prefix=(), extra=(), boot_seconds=600):
+    """Boots the workload guest to its runner, without services; `prefix` is a command that runs another, as nsenter does."""
     made = prepared("kernel", "initrd", "workload")
     machine = vmm.Machine(
         kernel=made["kernel"], initrd=made["initrd"], memory=memory, cpus=cpus, accel=accel, cpu=cpu, rng=True,
         append="root=LABEL=ostler ro init=/opt/engine/init console=ttyS0",
         extra=["-drive", f"file={made['workload']},format=raw,if=virtio,readonly=on", *extra])
-    return Runner(pinned(vmm.command(program, machine), pin), log, boot_seconds)
+    return Runner([*prefix, *pinned(vmm.command(program, machine), pin)], log, boot_seconds)
 
 
 def native(log, *, pin=None, share=None):

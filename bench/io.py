@@ -1,0 +1,203 @@
+#!/usr/bin/env python3
+"""Measures disks and networks of one guest under Ostler and QEMU TCG; `./dev bench io` calls it.
+
+    ./dev bench io [disk] [tap] [user] [idle] [--runs N] [--seconds N] [--record]
+
+The workload guest runs fio against a raw file on virtio-blk, in the host's page cache and past it, and iperf3 and
+ping against the host, over a tap device and over user networking, in a network namespace made for it. Both VMMs boot
+in turn in each run and every figure is the median of the runs. Neither is pinned.
+"""
+
+import argparse
+import os
+import re
+import statistics
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "bench")]
+import run as bench  # noqa: E402
+from guestlib import guests, vmm, workload  # noqa: E402
+from guestlib.namespace import Namespace  # noqa: E402
+from guestlib.steps import Failed  # noqa: E402
+
+DISK_MIB = 1024
+ANSWER_SECONDS = 300
+
+# (title, fio options, goal as times QEMU); rates are operations for 4k, MiB for 1m
+ACCESSES = [
+    ("4 KiB random reads, depth 1", "--rw=randread --bs=4k --iodepth=1", 2),
+    ("4 KiB random reads, depth 32", "--rw=randread --bs=4k --iodepth=32", 2),
+    ("4 KiB random writes, depth 1", "--rw=randwrite --bs=4k --iodepth=1", 2),
+    ("4 KiB random writes, depth 32", "--rw=randwrite --bs=4k --iodepth=32", 2),
+    ("1 MiB sequential reads, depth 4", "--rw=read --bs=1m --iodepth=4", 1.5),
+    ("1 MiB sequential writes, depth 4", "--rw=write --bs=1m --iodepth=4", 1.5),
+]
+FIO_SUM = ('import json; j = json.load(open("/tmp/fio"))["jobs"][0]; '
+           'print("@rate", j["read"]["iops"] + j["write"]["iops"], (j["read"]["bw_bytes"] + j["write"]["bw_bytes"]) / 2**20)')
+IPERF_SUM = 'import json; print("@rate", json.load(open("/tmp/iperf"))["end"]["sum_received"]["bits_per_second"] / 1e6)'
+
+
+class Guest:
+    """The workload guest under `program`; its commands fail loudly."""
+
+    def __init__(self, program, log, extra, namespace=None):
+        self.runner = workload.boot(program, log, extra=extra, prefix=namespace.prefix if namespace else ())
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.runner.__exit__(*exception)
+
+    def run(self, command):
+        status, output = self.runner.shell(command, ANSWER_SECONDS)
+        if status:
+            raise Failed(f"`{command}` ended with status {status}: {output}")
+        return output
+
+    def rates(self, command, summary):
+        """The numbers of the line that the Python program `summary` prints."""
+        self.run(command)
+        output = self.run(f"python3 -c '{summary}'")
+        return [float(word) for word in re.search(r"@rate (.*)", output)[1].split()]
+
+
+def disk(options, program, scratch, log):
+    """{figure: value} of both ways to open the file."""
+    image = scratch.path / "disk.img"
+    if not image.exists():
+        with open(image, "wb") as file:
+            for _ in range(DISK_MIB):
+                file.write(os.urandom(1 << 20))
+    extra = []
+    for cache in ("writeback", "none"):
+        extra += ["-drive", f"file={image},format=raw,if=virtio,cache={cache},file.locking=off"]
+    found = {}
+    with Guest(program, log, extra) as guest:
+        for device, where in (("vdb", "page cache"), ("vdc", "O_DIRECT")):
+            for title, access, goal in ACCESSES:
+                rates = guest.rates(
+                    f"fio --name=io --filename=/dev/{device} --direct=1 --ioengine=libaio {access} --time_based "
+                    f"--runtime={options.seconds} --randrepeat=1 --output-format=json --output=/tmp/fio >/dev/null", FIO_SUM)
+                small = "4k" in access
+                found[f"{title}, {where}", "IOPS" if small else "MiB/s", f"≥ {goal}"] = rates[0 if small else 1]
+    return found
+
+
+def network(options, program, log, namespace, netdev, own, host, goals):
+    extra = ["-netdev", f"{netdev},id=net0", "-device", "virtio-net-pci,netdev=net0"]
+    kind = netdev.split(",")[0]
+    stream_goal, ping_goal = goals
+    found = {}
+    with Guest(program, log, extra, namespace) as guest:
+        guest.run(f"ip link set eth0 up && ip addr add {own}/24 dev eth0")
+        guest.run(f"for i in 1 2 3 4 5 6 7 8 9 10; do ping -c 1 -W 1 {host} >/dev/null && break; done")
+        for streams in (1, 4):
+            for direction, flag in (("guest to host", ""), ("host to guest", "-R")):
+                rate, = guest.rates(f"iperf3 -c {host} -t {options.seconds} -P {streams} {flag} -J >/tmp/iperf", IPERF_SUM)
+                name = f"iperf3 over {kind}, {streams} stream{'s' if streams > 1 else ''}, {direction}"
+                found[name, "Mbit/s", f"≥ {stream_goal:g}"] = rate
+        text = guest.run(f"ping -q -c 300 -i 0.01 {host}")
+        found[f"ping over {kind}, mean round trip", "µs", f"≤ {ping_goal:g}" if ping_goal else ""] = (
+            1000 * float(re.search(r"= [\d.]+/([\d.]+)/", text)[1]))
+    return found
+
+
+def tap(options, program, scratch, log):
+    with Namespace() as host:
+        host.run("ip", "tuntap", "add", "tap0", "mode", "tap")
+        host.run("ip", "addr", "add", "10.88.0.1/24", "dev", "tap0")
+        host.run("ip", "link", "set", "tap0", "up")
+        with host.start("iperf3", "-s", stdout=open(os.devnull, "w")) as server:
+            try:
+                return network(options, program, log, host, "tap,ifname=tap0,script=no,downscript=no", "10.88.0.2",
+                               "10.88.0.1", (2, 0.5))
+            finally:
+                server.kill()
+
+
+def user(options, program, scratch, log):
+    with Namespace() as host:
+        host.run("ip", "link", "set", "lo", "up")
+        with host.start("iperf3", "-s", stdout=open(os.devnull, "w")) as server:
+            try:
+                return network(options, program, log, host, "user", "10.0.2.15", "10.0.2.2", (1.5, None))
+            finally:
+                server.kill()
+
+
+def idle(options, program, scratch, log):
+    """Processor time of a guest that waits at its runner, with a disk and a card."""
+    def ticks(pid):
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return int(fields[11]) + int(fields[12])
+    extra = ["-netdev", "user,id=net0", "-device", "virtio-net-pci,netdev=net0"]
+    with Guest(program, log, extra) as guest:
+        guest.run("ip link set eth0 up")
+        time.sleep(10)
+        pid = guest.runner.process.process.pid
+        begin, start = ticks(pid), time.monotonic()
+        time.sleep(20)
+        share = 100 * (ticks(pid) - begin) / os.sysconf("SC_CLK_TCK") / (time.monotonic() - start)
+    return {("an idle guest", "% of a processor", "< 0.5 %"): share}
+
+
+MEASURES = {"disk": disk, "tap": tap, "user": user, "idle": idle}
+
+
+def shown(value):
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def line(name, unit, goal, ours, theirs):
+    """Of the table. A goal says how many times QEMU's figure ours is; one in % bounds our own."""
+    ratio = ours / theirs if theirs else float("nan")
+    missed = False
+    if match := re.match(r"([≥≤<]) ([\d.]+)( %)?", goal):
+        value, bound = ours if match[3] else ratio, float(match[2])
+        missed = not (value >= bound if match[1] == "≥" else value <= bound)
+    return f"| {name} | {unit} | {shown(ours)} | {shown(theirs)} | {ratio:.2f} | {goal}{' **missed**' if missed else ''} |"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+                                     prog="./dev bench io")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="disk, tap, user, idle (default: all)")
+    parser.add_argument("--runs", type=int, default=3, help="boots of each program (default: %(default)s)")
+    parser.add_argument("--seconds", type=int, default=3, help="of each fio and iperf3 run (default: %(default)s)")
+    parser.add_argument("--record", action="store_true", help="append the table to bench/RESULTS.md")
+    parser.add_argument("--program", default=vmm.default_program(), help="default: %(default)s")
+    parser.add_argument("--qemu", default="qemu-system-x86_64", help="default: %(default)s")
+    options = parser.parse_args()
+    if unknown := [name for name in options.names if name not in MEASURES]:
+        parser.error(f"there is no measurement '{unknown[0]}'; there are {', '.join(MEASURES)}")
+    lines = ["| figure | unit | Ostler | QEMU TCG | Ostler / QEMU | goal |", "| --- | --- | ---: | ---: | ---: | --- |"]
+    print("\n".join(lines), flush=True)
+    wrong = []
+    with guests.Scratch() as scratch:
+        for name in options.names or MEASURES:
+            values = {}
+            try:
+                for _ in range(options.runs):
+                    for program in (options.program, options.qemu):
+                        found = MEASURES[name](options, program, scratch, scratch.path / f"{Path(program).name}.log")
+                        for figure, value in found.items():
+                            values.setdefault(figure, {}).setdefault(program, []).append(value)
+            except Failed as failure:
+                wrong.append(f"{name}: {failure}")
+                print(wrong[-1], file=sys.stderr, flush=True)
+                continue
+            for figure, by_program in values.items():
+                lines.append(line(*figure, *(statistics.median(by_program[p]) for p in (options.program, options.qemu))))
+                print(lines[-1], flush=True)
+    if options.record:
+        bench.record(f"`./dev bench io`, medians of {options.runs}, {options.seconds} s each\n\n" + "\n".join(lines)
+                     + "".join(f"\n\nFailed: {one.splitlines()[0]}" for one in wrong))
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
