@@ -33,7 +33,11 @@ class Engine {
   // ---- on the vCPU's thread, or while it is paused ----
   virtual x86::CpuState& cpu_state() = 0;
   virtual void reset(bool init) = 0;  // SDM 3A §9.1
-  virtual bool wants_wakeup() = 0;    // although the vCPU is halted, run() would find something to look at
+  // run() itself sleeps while the vCPU is halted or waits for a SIPI.
+  virtual bool waits_itself() const { return false; }
+  // The state of the vCPU's local APIC was changed from outside, while it is paused.
+  virtual void apic_loaded() {}
+  virtual bool wants_wakeup() = 0;  // although the vCPU is halted, run() would find something to look at
   virtual void state_loaded() = 0;  // cpu_state() was changed from outside: forget everything derived from it
   virtual void state(state::Archive& archive) = 0;
   virtual void set_debug(const DebugRequest& request) = 0;  // replaces the last one; kept over resets

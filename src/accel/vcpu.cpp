@@ -126,7 +126,9 @@ bool Vcpu::has_reason_to_wake() {
 }
 
 bool Vcpu::wakes_from_halt() {
-  return engine_->cpu_state().activity == Activity::kHalted && (unhalt_.load() || engine_->wants_wakeup());
+  const Activity activity = engine_->cpu_state().activity;
+  if (engine_->waits_itself()) return activity != Activity::kShutdown;
+  return activity == Activity::kHalted && (unhalt_.load() || engine_->wants_wakeup());
 }
 
 void Vcpu::sleep_until_woken() {

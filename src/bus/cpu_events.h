@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <optional>
 
+#include "bus/kernel_apics.h"
+
 namespace ostler::bus {
 
 // One vCPU as its local APIC sees it. Any thread; each call is remembered until the vCPU takes it and wakes
@@ -37,6 +39,11 @@ class CpuInterrupts {
   // The vCPU takes an INIT (SDM 3A §11.4.7.3), or its TSC jumped (WRMSR to TSC or TSC_ADJUST, restore).
   virtual void init_reset() {}
   virtual void tsc_changed() {}
+  // With KernelApics: taken from the kernel and given to it while the vCPU does not run. The kernel reports
+  // the end of level-triggered interrupts.
+  virtual ApicImage image() { return {}; }
+  virtual void set_image(const ApicImage&) {}
+  virtual void eoi_reported(uint8_t) {}
 };
 
 }  // namespace ostler::bus

@@ -9,6 +9,7 @@
 #include "machine/accelerator.h"
 #include "machine/paravirt.h"
 #include "machine/processor.h"
+#include "machine/properties.h"
 #include "x86/host_cpu.h"
 
 namespace ostler::machine {
@@ -16,6 +17,12 @@ namespace {
 
 constexpr size_t kDecodedCodePerVcpu = size_t{4} << 20, kDecodedCodeInAll = size_t{8} << 20,
                  kLeastDecodedCode = size_t{1} << 20;
+
+std::optional<accel::kvm::Irqchip::Mode> irqchip_of(KernelIrqchip wanted) {
+  using Mode = accel::kvm::Irqchip::Mode;
+  if (wanted == KernelIrqchip::kOff) return std::nullopt;
+  return wanted == KernelIrqchip::kOn ? Mode::kOn : Mode::kSplit;
+}
 
 // Time of day; the virtual clock is at 0 when the machine is built.
 int64_t wall_clock_ns() {
@@ -71,9 +78,10 @@ Result<std::unique_ptr<Core>> Core::create(const config::Machine& config, chipse
     core->translator_ = *std::move(translator);
   }
   if (accelerator.kvm != nullptr) {
-    auto vm = accel::kvm::Vm::create(accelerator.kvm, core->memory_);
+    auto vm = accel::kvm::Vm::create(accelerator.kvm, core->memory_, irqchip_of(properties.kernel_irqchip));
     if (!vm) return std::move(vm).error().with_context("-accel kvm");
     core->vm_ = *std::move(vm);
+    if (core->kernel_irqchip() != nullptr) core->apic_bus_.set_kernel(*core->kernel_irqchip());
   }
   for (unsigned i = 0; i < config.cpus; ++i) {
     x86::VcpuInfo info;
@@ -140,6 +148,10 @@ void Core::stop_vcpus() {
   for (auto& processor : processors_) processor->vcpu().stop();
 }
 
+accel::kvm::Irqchip* Core::kernel_irqchip() const {
+  return vm_ == nullptr ? nullptr : vm_->irqchip();
+}
+
 accel::Vcpu& Core::vcpu(size_t index) {
   return processors_[index]->vcpu();
 }
@@ -197,6 +209,7 @@ void Core::state(state::Archive& archive) {
     processor->vcpu().state(archive);
     processor->apic().state(archive);
     processor->paravirt().state(archive);
+    if (archive.loading()) processor->vcpu().engine().apic_loaded();
   }
 }
 

@@ -27,8 +27,9 @@ namespace ostler::bt {
 class Shared;
 }
 namespace ostler::accel::kvm {
+class Irqchip;
 class Vm;
-}
+}  // namespace ostler::accel::kvm
 
 namespace ostler::machine {
 
@@ -52,6 +53,8 @@ class Core {
   size_t cpu_count() const { return processors_.size(); }
   // What the user should know once the machine stands.
   const std::vector<std::string>& warnings() const { return warnings_; }
+  // The interrupt controllers in the host's kernel; null: all are ours.
+  accel::kvm::Irqchip* kernel_irqchip() const;
   accel::Vcpu& vcpu(size_t index);
   chipset::LocalApic& local_apic(size_t index);
   std::vector<uint32_t> apic_ids() const;

@@ -16,6 +16,7 @@
 #include "machine/backends.h"
 #include "machine/core.h"
 #include "machine/fixed_regions.h"
+#include "machine/kernel_irqchip.h"
 #include "machine/legacy.h"
 #include "machine/properties.h"
 
@@ -61,12 +62,15 @@ class Microvm final : public Board {
  public:
   Microvm(Core& core, chipset::SystemRequests& requests, bool with_pci)
       : core_(core),
+        kernel_(core.kernel_irqchip()),
         ports_(core.ports()),
         memory_(core.memory()),
         io_apic_(core.apic_bus(), 0),
         router_(nullptr, io_apic_),
         reduced_(bus::IrqLine(io_apic_, kGedPin), requests) {
     core.apic_bus().add_eoi_sink(io_apic_);
+    if (kernel_ != nullptr && kernel_->mode() == accel::kvm::Irqchip::Mode::kOn)
+      io_apic_.set_kernel(kernel_->io_apic());
     memory_.add("io apic", io_apic_, kIoApic.value, chipset::IoApic::kSize, 1, 4);
     memory_.add("event device", reduced_.event_registers(), kGed.value, kEventBytes, 1);
     memory_.add("sleep registers", reduced_.sleep_registers(), kGed.value + kSleepOffset, kSleepBytes, 1);
@@ -116,6 +120,7 @@ class Microvm final : public Board {
     }
     // As in the pc machine: what the I/O APIC remembers of a snapshot that did not fit together.
     for (unsigned pin = 0; pin < 24; ++pin) io_apic_.set_irq(pin, false);
+    if (kernel_ != nullptr) give_to_kernel(*kernel_, nullptr, io_apic_);
   }
 
   void quiesce() override {
@@ -128,7 +133,9 @@ class Microvm final : public Board {
 
   void state(state::Archive& archive) override {
     archive.section("microvm", 1);
+    if (kernel_ != nullptr && !archive.loading()) take_from_kernel(*kernel_, nullptr, io_apic_);
     io_apic_.state(archive);
+    if (kernel_ != nullptr && archive.loading()) give_to_kernel(*kernel_, nullptr, io_apic_);
     reduced_.state(archive);
     serial_->state(archive);
     for (auto& slot : slots_) slot->state(archive);
@@ -164,6 +171,7 @@ class Microvm final : public Board {
 
  private:
   Core& core_;
+  accel::kvm::Irqchip* const kernel_;
   FixedRegions ports_, memory_;
   chipset::IoApic io_apic_;
   chipset::IrqRouter router_;

@@ -21,6 +21,7 @@
 #include "machine/backends.h"
 #include "machine/core.h"
 #include "machine/fixed_regions.h"
+#include "machine/kernel_irqchip.h"
 #include "machine/legacy.h"
 #include "machine/pic_inputs.h"
 
@@ -36,6 +37,7 @@ class Pc final : public Board {
  public:
   Pc(Core& core, chipset::SystemRequests& requests, int64_t rtc_start)
       : core_(core),
+        kernel_(core.kernel_irqchip()),
         ports_(core.ports()),
         memory_(core.memory()),
         pic_(bus::IrqLine(core.apic_bus(), chipset::ApicBus::kIntrPin)),
@@ -64,6 +66,10 @@ class Pc final : public Board {
     core.apic_bus().set_ext_int_source(pic_);
     core.apic_bus().add_eoi_sink(io_apic_);
     core.set_fpu_error(router_.line(kIrqFpu));
+    if (kernel_ != nullptr && kernel_->mode() == accel::kvm::Irqchip::Mode::kOn) {
+      pic_.set_kernel(kernel_->pic());
+      io_apic_.set_kernel(kernel_->io_apic());
+    }
     place_chips();
     fill_fw_cfg();
   }
@@ -114,6 +120,7 @@ class Pc final : public Board {
     pci_.reset();
     config_ports_.reset();
     lower_all_lines();
+    if (kernel_ != nullptr) give_to_kernel(*kernel_, &pic_, io_apic_);
   }
 
   void quiesce() override {
@@ -125,6 +132,7 @@ class Pc final : public Board {
 
   void state(state::Archive& archive) override {
     archive.section("pc", 1);
+    if (kernel_ != nullptr && !archive.loading()) take_from_kernel(*kernel_, &pic_, io_apic_);
     pic_.state(archive);
     pic_inputs_.state(archive);
     io_apic_.state(archive);
@@ -139,6 +147,7 @@ class Pc final : public Board {
     serial_->state(archive);
     config_ports_.state(archive);
     for (const auto& function : pci_.functions()) function->state(archive);
+    if (kernel_ != nullptr && archive.loading()) give_to_kernel(*kernel_, &pic_, io_apic_);
   }
 
   acpi::Description acpi() const override {
@@ -227,6 +236,7 @@ class Pc final : public Board {
   }
 
   Core& core_;
+  accel::kvm::Irqchip* const kernel_;
   FixedRegions ports_, memory_;
   chipset::PicPair pic_;
   PicInputs pic_inputs_;

@@ -15,10 +15,18 @@ config::Property<MachineProperties> kernel_entry() {
                                                         "how a bzImage is started");
 }
 
+config::Property<MachineProperties> kernel_irqchip() {
+  return config::choice<MachineProperties, KernelIrqchip>(
+      "kernel-irqchip", &MachineProperties::kernel_irqchip, {"off", "split", "on"},
+      "with -accel kvm: whether the local APICs (split), or these, the I/O APIC and the 8259s (on) are the "
+      "kernel's");
+}
+
 // Of every machine, and `more`.
 std::vector<config::Property<MachineProperties>> with(std::vector<config::Property<MachineProperties>> more) {
   using config::boolean;
   more.push_back(kernel_entry());
+  more.push_back(kernel_irqchip());
   more.push_back(config::reference<MachineProperties>("memory-backend", "memory backend",
                                                       &MachineProperties::memory_backend,
                                                       "where guest memory comes from"));

@@ -10,12 +10,15 @@ namespace ostler::machine {
 
 enum class KernelEntry { kAuto, kPvh, kLinux64 };
 
+enum class KernelIrqchip { kOff, kSplit, kOn };
+
 struct MachineProperties {
   KernelEntry kernel_entry = KernelEntry::kAuto;
   bool pcie = false;           // microvm
   std::string memory_backend;  // id of an object; empty: memory of the machine's own
   bool mem_merge = true;
   bool dump_guest_core = false;
+  KernelIrqchip kernel_irqchip = KernelIrqchip::kOff;
 };
 
 // Errors name the property and the nearest valid one.

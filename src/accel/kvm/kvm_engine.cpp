@@ -34,7 +34,8 @@ Result<std::unique_ptr<KvmEngine>> KvmEngine::create(EngineContext context) {
 
 Result<void> KvmEngine::set_up() {
   Vm& vm = context_.vm;
-  TRY_ASSIGN(vcpu_, vm.create_vcpu(context_.index));
+  // The kernel's local APIC has the vCPU's number as its id.
+  TRY_ASSIGN(vcpu_, vm.create_vcpu(waits_itself() ? context_.info.apic_id : context_.index));
   TRY_ASSIGN(mapping_, Mapping::of_file(vcpu_.get(), vm.system().vcpu_mapping_size()));
   const std::vector<kvm_cpuid_entry2> entries = cpuid_entries(context_.model, context_.info);
   CpuidList cpuid(entries.size());
@@ -84,26 +85,32 @@ void KvmEngine::reset(bool init) {
   pending_.fetch_and(~kNmi);
   unfinished_ = false;
   changed_ = true;
+  apic_changed_ = true;
 }
 
 void KvmEngine::state(state::Archive& archive) {
+  // Interrupts may have arrived since the vCPU stopped.
+  if (!archive.loading() && waits_itself() && !changed_ && !apic_changed_) load_state();
   state_.state(archive);
   // As the interpreter saves it: the stream does not tell which engine wrote it.
   archive.section("interpreter", 1);
   nmi_waiting_ = nmi_waiting_ || (pending_.fetch_and(~kNmi) & kNmi) != 0;
   archive.field("nmi_waiting", nmi_waiting_);
-  if (archive.loading()) changed_ = true;
+  if (archive.loading()) changed_ = apic_changed_ = true;
 }
 
 VcpuExit KvmEngine::run() {
   bind_thread();
   const bool was_halted = state_.activity == Activity::kHalted;
-  if (was_halted && !wants_wakeup()) return VcpuExit::kHalted;
-  state_.activity = Activity::kRunning;
+  if (!waits_itself()) {
+    if (was_halted && !wants_wakeup()) return VcpuExit::kHalted;
+    state_.activity = Activity::kRunning;
+  }
   if (changed_ && !store_state()) return shut_down();
+  if (waits_itself() && apic_changed_ && !store_apic()) return shut_down();
   store_tsc();
   // A step of a halted vCPU is the delivery of what wakes it.
-  if (debug_.single_step && was_halted) {
+  if (debug_.single_step && was_halted && !waits_itself()) {
     inject();
     if (!settle() || !load_state()) return shut_down();
     debug_stop_ = {};
@@ -143,7 +150,7 @@ std::optional<VcpuExit> KvmEngine::enter_guest(uint32_t heeded) {
   const int done = call(vcpu_.get(), kRun);
   inside_.store(false);
   context_.vm.gate().leave();
-  if (run.cr8 != cr8) context_.interrupts.set_cr8(static_cast<uint8_t>(run.cr8));
+  if (run.cr8 != cr8 && !waits_itself()) context_.interrupts.set_cr8(static_cast<uint8_t>(run.cr8));
   if (done == -EINTR || done == -EAGAIN) {
     unfinished_ = false;
     return std::nullopt;
@@ -196,6 +203,9 @@ std::optional<VcpuExit> KvmEngine::handle_exit() {
       unfinished_ = true;
       return std::nullopt;
     }
+    case KVM_EXIT_IOAPIC_EOI:
+      context_.interrupts.eoi_reported(run.eoi.vector);
+      return std::nullopt;
     case KVM_EXIT_IRQ_WINDOW_OPEN:
     case KVM_EXIT_SET_TPR:
     case KVM_EXIT_INTR:

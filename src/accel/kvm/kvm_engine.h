@@ -1,5 +1,7 @@
 // A vCPU on KVM. The local APIC, the 8259 and every other device are ours: interrupts are injected at the
 // entry into guest code, and KVM hands back each access to a port or register (KVM_EXIT_IO, KVM_EXIT_MMIO).
+// With an Irqchip the local APIC is the kernel's while the vCPU runs, and so are HLT, INIT and SIPI; what is
+// injected here is an 8259 of ours.
 //
 // CpuState is complete whenever run() has returned: an interrupt or exception that KVM is about to deliver is
 // delivered first (settle()). While it runs, KVM's is the true one; the next run() hands over what was
@@ -54,6 +56,8 @@ class KvmEngine final : public Engine {
   void reset(bool init) override;
   bool wants_wakeup() override;
   void state_loaded() override { changed_ = true; }
+  bool waits_itself() const override { return context_.vm.irqchip() != nullptr; }
+  void apic_loaded() override { apic_changed_ = true; }
   void state(state::Archive& archive) override;
   void set_debug(const DebugRequest& request) override;
   const DebugStop& debug_stop() const override { return debug_stop_; }
@@ -89,6 +93,8 @@ class KvmEngine final : public Engine {
   void store_msrs();
   void store_tsc();
   bool settle();
+  bool load_apic();
+  bool store_apic();
   bool refused(const Request& request, int error);
   // kvm_engine_debug.cpp
   void apply_debug(bool step);
@@ -105,6 +111,7 @@ class KvmEngine final : public Engine {
   Mapping mapping_;
   std::vector<MsrField> msrs_;  // those that this KVM has
   bool changed_ = true;         // state_ since KVM had it
+  bool apic_changed_ = true;    // the same of the local APIC's, where the kernel has it
   bool unfinished_ = false;     // KVM waits for the end of a port, memory or MSR access
   bool nmi_waiting_ = false;
   bool bound_ = false;

@@ -25,6 +25,7 @@ bool KvmEngine::store_state() {
   if (const int done = call_vcpu(kGetSregs2, &sregs); done < 0) return refused(kGetSregs2, done);
   from_cpu(state_, sregs);
   sregs.cr8 = context_.interrupts.cr8();
+  if (waits_itself()) sregs.apic_base = context_.interrupts.image().base;
   if (const int done = call_vcpu(kSetSregs2, &sregs); done < 0) return refused(kSetSregs2, done);
 
   kvm_regs regs{};
@@ -50,7 +51,13 @@ bool KvmEngine::store_state() {
   kvm_vcpu_events events{};
   from_cpu(state_, events);
   if (const int done = call_vcpu(kSetVcpuEvents, &events); done < 0) return refused(kSetVcpuEvents, done);
-  run_area().ready_for_interrupt_injection = state_.flag(x86::rflags::kIf) && !state_.interrupt_shadow;
+  if (waits_itself()) {
+    kvm_mp_state state{.mp_state = mp_state_of(state_.activity)};
+    if (const int done = call_vcpu(kSetMpState, &state); done < 0) return refused(kSetMpState, done);
+    run_area().ready_for_interrupt_injection = 0;
+  } else {
+    run_area().ready_for_interrupt_injection = state_.flag(x86::rflags::kIf) && !state_.interrupt_shadow;
+  }
   unfinished_ = false;
   changed_ = false;
   return true;
@@ -79,6 +86,38 @@ bool KvmEngine::load_state() {
   kvm_vcpu_events events{};
   if (const int done = call_vcpu(kGetVcpuEvents, &events); done < 0) return refused(kGetVcpuEvents, done);
   to_cpu(events, state_);
+  if (!waits_itself()) return true;
+  kvm_mp_state state{};
+  if (const int done = call_vcpu(kGetMpState, &state); done < 0) return refused(kGetMpState, done);
+  state_.activity = activity_of(state.mp_state);
+  return load_apic();
+}
+
+bool KvmEngine::load_apic() {
+  kvm_lapic_state lapic{};
+  if (const int done = call_vcpu(kGetLapic, &lapic); done < 0) return refused(kGetLapic, done);
+  kvm_sregs2 sregs{};
+  if (const int done = call_vcpu(kGetSregs2, &sregs); done < 0) return refused(kGetSregs2, done);
+  MsrList deadline(1);
+  deadline.entries()[0] = {.index = x86::msr_index::IA32_TSC_DEADLINE, .reserved = 0, .data = 0};
+  call_vcpu(kGetMsrs, deadline.data());
+  bus::ApicImage image{.base = sregs.apic_base, .tsc_deadline = deadline.entries()[0].data, .page = {}};
+  to_image(lapic, image);
+  context_.interrupts.set_image(image);
+  return true;
+}
+
+// Behind the registers, of which IA32_APIC_BASE decides how the page is read.
+bool KvmEngine::store_apic() {
+  const bus::ApicImage image = context_.interrupts.image();
+  kvm_lapic_state lapic{};
+  from_image(image, lapic);
+  if (const int done = call_vcpu(kSetLapic, &lapic); done < 0) return refused(kSetLapic, done);
+  MsrList deadline(1);
+  deadline.entries()[0] = {
+      .index = x86::msr_index::IA32_TSC_DEADLINE, .reserved = 0, .data = image.tsc_deadline};
+  call_vcpu(kSetMsrs, deadline.data());
+  apic_changed_ = false;
   return true;
 }
 
@@ -119,6 +158,13 @@ void KvmEngine::store_tsc() {
   attribute.attr = KVM_VCPU_TSC_OFFSET;
   attribute.addr = reinterpret_cast<uintptr_t>(&offset);
   const int done = call_vcpu(kSetDeviceAttr, &attribute);
+  if (waits_itself() && !apic_changed_) {
+    // The kernel computed the time of a deadline with the old offset.
+    MsrList deadline(1);
+    deadline.entries()[0] = {.index = x86::msr_index::IA32_TSC_DEADLINE, .reserved = 0, .data = 0};
+    if (call_vcpu(kGetMsrs, deadline.data()) == 1 && deadline.entries()[0].data != 0)
+      call_vcpu(kSetMsrs, deadline.data());
+  }
   tsc_offset_ = offset;
   MsrList one(1);
   one.entries()[0] = {.index = x86::msr_index::IA32_TIME_STAMP_COUNTER, .reserved = 0, .data = 0};

@@ -112,6 +112,37 @@ void from_cpu(const CpuState& cpu, kvm_debugregs& debug) {
   debug.dr7 = cpu.dr[7];
 }
 
+void to_image(const kvm_lapic_state& lapic, bus::ApicImage& image) {
+  for (size_t i = 0; i < image.page.size(); ++i) std::memcpy(&image.page[i], lapic.regs + 16 * i, 4);
+}
+
+void from_image(const bus::ApicImage& image, kvm_lapic_state& lapic) {
+  for (size_t i = 0; i < image.page.size(); ++i) std::memcpy(lapic.regs + 16 * i, &image.page[i], 4);
+}
+
+x86::Activity activity_of(uint32_t mp_state) {
+  switch (mp_state) {
+    case KVM_MP_STATE_HALTED:
+      return x86::Activity::kHalted;
+    case KVM_MP_STATE_UNINITIALIZED:
+    case KVM_MP_STATE_INIT_RECEIVED:
+      return x86::Activity::kWaitForSipi;
+    default:
+      return x86::Activity::kRunning;
+  }
+}
+
+uint32_t mp_state_of(x86::Activity activity) {
+  switch (activity) {
+    case x86::Activity::kHalted:
+      return KVM_MP_STATE_HALTED;
+    case x86::Activity::kWaitForSipi:
+      return KVM_MP_STATE_INIT_RECEIVED;
+    default:
+      return KVM_MP_STATE_RUNNABLE;
+  }
+}
+
 void to_cpu(const kvm_vcpu_events& events, CpuState& cpu) {
   cpu.interrupt_shadow = events.interrupt.shadow != 0;
   cpu.nmi_blocked = events.nmi.masked != 0;

@@ -7,6 +7,7 @@
 #include <span>
 
 #include "accel/kvm/request.h"
+#include "bus/kernel_apics.h"
 #include "x86/state.h"
 
 namespace ostler::accel::kvm {
@@ -23,6 +24,12 @@ void from_cpu(const x86::CpuState& cpu, kvm_debugregs& debug);
 // The blocking of interrupts and NMIs; events under way are the engine's affair.
 void to_cpu(const kvm_vcpu_events& events, x86::CpuState& cpu);
 void from_cpu(const x86::CpuState& cpu, kvm_vcpu_events& events);
+
+// A local APIC of the kernel's: its page of registers. IA32_APIC_BASE and the deadline travel elsewhere.
+void to_image(const kvm_lapic_state& lapic, bus::ApicImage& image);
+void from_image(const bus::ApicImage& image, kvm_lapic_state& lapic);
+x86::Activity activity_of(uint32_t mp_state);
+uint32_t mp_state_of(x86::Activity activity);
 
 // An XSAVE area in standard form (SDM 1 §13.4). `components`: those that the guest may have, as in XCR0.
 inline constexpr size_t kXsaveSize = 4096;

@@ -46,6 +46,7 @@ class EntryList {
 using CpuidList = EntryList<kvm_cpuid_entry2>;
 using MsrList = EntryList<kvm_msr_entry>;
 using MsrIndexList = EntryList<uint32_t>;
+using RoutingList = EntryList<kvm_irq_routing_entry>;
 
 inline constexpr Request kGetApiVersion{KVM_GET_API_VERSION, "KVM_GET_API_VERSION"},
     kCheckExtension{KVM_CHECK_EXTENSION, "KVM_CHECK_EXTENSION"}, kCreateVm{KVM_CREATE_VM, "KVM_CREATE_VM"},
@@ -69,6 +70,12 @@ inline constexpr Request kGetApiVersion{KVM_GET_API_VERSION, "KVM_GET_API_VERSIO
     kSetVcpuEvents{KVM_SET_VCPU_EVENTS, "KVM_SET_VCPU_EVENTS"},
     kSetGuestDebug{KVM_SET_GUEST_DEBUG, "KVM_SET_GUEST_DEBUG"}, kInterrupt{KVM_INTERRUPT, "KVM_INTERRUPT"},
     kNmi{KVM_NMI, "KVM_NMI"}, kSetupMce{KVM_X86_SETUP_MCE, "KVM_X86_SETUP_MCE"},
-    kSetDeviceAttr{KVM_SET_DEVICE_ATTR, "KVM_SET_DEVICE_ATTR"};
+    kSetDeviceAttr{KVM_SET_DEVICE_ATTR, "KVM_SET_DEVICE_ATTR"},
+    kCreateIrqchip{KVM_CREATE_IRQCHIP, "KVM_CREATE_IRQCHIP"}, kGetIrqchip{KVM_GET_IRQCHIP, "KVM_GET_IRQCHIP"},
+    kSetIrqchip{KVM_SET_IRQCHIP, "KVM_SET_IRQCHIP"}, kIrqLine{KVM_IRQ_LINE, "KVM_IRQ_LINE"},
+    kSignalMsi{KVM_SIGNAL_MSI, "KVM_SIGNAL_MSI"},
+    kSetGsiRouting{_IOW(KVMIO, 0x6a, uint64_t), "KVM_SET_GSI_ROUTING"},
+    kGetLapic{KVM_GET_LAPIC, "KVM_GET_LAPIC"}, kSetLapic{KVM_SET_LAPIC, "KVM_SET_LAPIC"},
+    kGetMpState{KVM_GET_MP_STATE, "KVM_GET_MP_STATE"}, kSetMpState{KVM_SET_MP_STATE, "KVM_SET_MP_STATE"};
 
 }  // namespace ostler::accel::kvm

@@ -19,7 +19,7 @@ namespace msr = x86::msr_index;
 
 // Registers of devices of ours: the local APIC's, kvmclock's, and the writes that move the TSC, which our
 // timers must hear of.
-Result<void> filter_msrs(int fd) {
+Result<void> filter_msrs(int fd, bool kernel_apics) {
   kvm_enable_cap enable{};
   enable.cap = KVM_CAP_X86_USER_SPACE_MSR;
   enable.args[0] = KVM_MSR_EXIT_REASON_FILTER | KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_INVAL;
@@ -30,17 +30,18 @@ Result<void> filter_msrs(int fd) {
     uint32_t first, count, flags;
   };
   constexpr uint32_t kBoth = KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE;
-  constexpr Range kRanges[] = {{msr::IA32_APIC_BASE, 1, kBoth},
-                               {msr::IA32_TSC_DEADLINE, 1, kBoth},
-                               {msr::KVM_WALL_CLOCK, 2, kBoth},
+  constexpr Range kRanges[] = {{msr::KVM_WALL_CLOCK, 2, kBoth},
                                {msr::KVM_FIRST, msr::KVM_LAST - msr::KVM_FIRST + 1, kBoth},
                                {msr::IA32_TIME_STAMP_COUNTER, 1, KVM_MSR_FILTER_WRITE},
-                               {msr::IA32_TSC_ADJUST, 1, KVM_MSR_FILTER_WRITE}};
+                               {msr::IA32_TSC_ADJUST, 1, KVM_MSR_FILTER_WRITE},
+                               {msr::IA32_APIC_BASE, 1, kBoth},
+                               {msr::IA32_TSC_DEADLINE, 1, kBoth}};
+  constexpr size_t kOfLocalApic = 2;  // the last ones
   static_assert(std::size(kRanges) <= KVM_MSR_FILTER_MAX_RANGES);
   uint8_t none[32] = {};  // a clear bit keeps the kernel from answering
   kvm_msr_filter filter{};
   filter.flags = KVM_MSR_FILTER_DEFAULT_ALLOW;
-  for (size_t i = 0; i < std::size(kRanges); ++i) {
+  for (size_t i = 0; i < std::size(kRanges) - (kernel_apics ? kOfLocalApic : 0); ++i) {
     filter.ranges[i].flags = kRanges[i].flags;
     filter.ranges[i].base = kRanges[i].first;
     filter.ranges[i].nmsrs = kRanges[i].count;
@@ -60,15 +61,16 @@ Vm::~Vm() {
   if (listening_) space_.remove_listener(*this);
 }
 
-Result<std::unique_ptr<Vm>> Vm::create(std::shared_ptr<System> system, memory::AddressSpace& space) {
+Result<std::unique_ptr<Vm>> Vm::create(std::shared_ptr<System> system, memory::AddressSpace& space,
+                                       std::optional<Irqchip::Mode> irqchip) {
   std::unique_ptr<Vm> vm(new Vm(std::move(system), space));
-  TRY(vm->set_up());
+  TRY(vm->set_up(irqchip));
   space.add_listener(*vm);
   vm->listening_ = true;
   return vm;
 }
 
-Result<void> Vm::set_up() {
+Result<void> Vm::set_up(std::optional<Irqchip::Mode> irqchip) {
   const int fd = call(system_->fd(), kCreateVm);
   if (fd < 0) return errno_error("KVM_CREATE_VM", -fd);
   fd_.reset(fd);
@@ -78,7 +80,10 @@ Result<void> Vm::set_up() {
   if (const int done = call(fd, kSetTssAddr, static_cast<unsigned long>(kTss)); done < 0)
     return errno_error("KVM_SET_TSS_ADDR", -done);
   most_ids_ = static_cast<uint32_t>(std::max(32, system_->extension(KVM_CAP_NR_MEMSLOTS)));
-  return filter_msrs(fd);
+  if (irqchip) {
+    TRY_ASSIGN(irqchip_, Irqchip::create(fd, *irqchip));
+  }
+  return filter_msrs(fd, irqchip.has_value());
 }
 
 Result<Fd> Vm::create_vcpu(unsigned index) {

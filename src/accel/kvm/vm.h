@@ -1,5 +1,5 @@
 // One virtual machine of KVM: its memory slots follow the flat view of an address space, and its vCPUs are
-// made here. The interrupt controllers are ours, in this process.
+// made here. The interrupt controllers are ours, in this process, or the kernel's (irqchip.h).
 //
 // RAM and ROM become slots, page by page; everything else, and the odd bytes of pages that are only partly
 // RAM, are left without one, so that KVM hands accesses to them back (KVM_EXIT_MMIO).
@@ -8,9 +8,11 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "accel/kvm/gate.h"
+#include "accel/kvm/irqchip.h"
 #include "accel/kvm/system.h"
 #include "base/fd.h"
 #include "base/result.h"
@@ -21,12 +23,14 @@ namespace ostler::accel::kvm {
 class Vm final : public memory::Listener {
  public:
   // Follows `space` from now on. `space` outlives it; engines are destroyed before it.
-  static Result<std::unique_ptr<Vm>> create(std::shared_ptr<System> system, memory::AddressSpace& space);
+  static Result<std::unique_ptr<Vm>> create(std::shared_ptr<System> system, memory::AddressSpace& space,
+                                            std::optional<Irqchip::Mode> irqchip = std::nullopt);
   ~Vm() override;
 
   const System& system() const { return *system_; }
   int fd() const { return fd_.get(); }
   Gate& gate() { return gate_; }
+  Irqchip* irqchip() const { return irqchip_.get(); }  // null: none is in the kernel
   Result<Fd> create_vcpu(unsigned index);
 
   // ---- the dirty log, of one control thread: beside RamBlock's own ----
@@ -47,7 +51,7 @@ class Vm final : public memory::Listener {
     bool read_only;
   };
   explicit Vm(std::shared_ptr<System> system, memory::AddressSpace& space);
-  Result<void> set_up();
+  Result<void> set_up(std::optional<Irqchip::Mode> irqchip);
   void add_locked(const memory::FlatRange& range);
   void remove_locked(const memory::FlatRange& range);
   int set_slot(uint64_t address, const Slot& slot, uint64_t size);
@@ -56,6 +60,7 @@ class Vm final : public memory::Listener {
   memory::AddressSpace& space_;
   Fd fd_;
   Gate gate_;
+  std::unique_ptr<Irqchip> irqchip_;
   bool listening_ = false;
   std::mutex mutex_;                // the following
   std::map<uint64_t, Slot> slots_;  // by guest-physical address

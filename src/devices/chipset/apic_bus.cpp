@@ -44,7 +44,15 @@ void ApicBus::for_each_match(const ApicMessage& message, Visit&& visit) const {
   }
 }
 
+void ApicBus::pin_sends(unsigned pin, const ApicMessage& message) {
+  if (kernel_ != nullptr) kernel_->pin_sends(pin, {msi_address_of(message)}, msi_data_of(message));
+}
+
 void ApicBus::send(const ApicMessage& message) {
+  if (kernel_ != nullptr) {
+    kernel_->deliver_msi({msi_address_of(message)}, msi_data_of(message));
+    return;
+  }
   if (message.mode != DeliveryMode::kLowestPriority) {
     for_each_match(message, [&](LocalApic& apic) { apic.receive(message); });
     return;
@@ -81,7 +89,10 @@ void ApicBus::send_msi(GuestPhys address, uint32_t data) {
     log::guest_error("apic: MSI to {:#x}, which is no APIC address", address.value);
     return;
   }
-  send(message_of_msi(address.value, data));
+  if (kernel_ != nullptr)
+    kernel_->deliver_msi(address, data);
+  else
+    send(message_of_msi(address.value, data));
 }
 
 void ApicBus::set_irq(unsigned pin, bool level) {

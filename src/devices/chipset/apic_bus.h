@@ -10,6 +10,7 @@
 
 #include "bus/io_handler.h"
 #include "bus/irq.h"
+#include "bus/kernel_apics.h"
 #include "devices/chipset/apic_message.h"
 
 namespace ostler::chipset {
@@ -44,8 +45,13 @@ class ApicBus final : public bus::MsiSink, public bus::IrqSink {
   void add_eoi_sink(EoiSink& sink);  // an IoApic adds itself; twice is once
   void set_ext_int_source(ExtIntSource& source) { ext_int_ = &source; }
 
+  // Construction time: the local APICs are the kernel's, ours only keep their state.
+  void set_kernel(bus::KernelApics& kernel) { kernel_ = &kernel; }
+  bool in_kernel() const { return kernel_ != nullptr; }
+
   void send(const ApicMessage& message);
   void unhalt(uint64_t id);  // CpuEvents::unhalt() for the vCPU with this APIC id, if there is one
+  void pin_sends(unsigned pin, const ApicMessage& message);  // of an I/O APIC: see bus::KernelApics
   void send_to_all(const ApicMessage& message, const LocalApic* except);
   void send_msi(GuestPhys address, uint32_t data) override;
   void set_irq(unsigned pin, bool level) override;
@@ -63,6 +69,7 @@ class ApicBus final : public bus::MsiSink, public bus::IrqSink {
   std::array<LocalApic*, 256> by_id_{};
   std::vector<EoiSink*> eoi_sinks_;
   ExtIntSource* ext_int_ = nullptr;
+  bus::KernelApics* kernel_ = nullptr;
   std::atomic<unsigned> arbitration_{0};  // where the search for the lowest priority starts
 };
 

@@ -36,4 +36,12 @@ constexpr ApicMessage message_of_msi(uint64_t address, uint32_t data) {
   return message;
 }
 
+constexpr uint64_t msi_address_of(const ApicMessage& message) {
+  return 0xfee00000 | uint64_t{message.destination & 0xff} << 12 | (message.logical ? 4u : 0u);
+}
+constexpr uint32_t msi_data_of(const ApicMessage& message) {
+  constexpr uint32_t kAssert = 1u << 14, kLevel = 1u << 15;
+  return message.vector | static_cast<uint32_t>(message.mode) << 8 | (message.level ? kAssert | kLevel : 0u);
+}
+
 }  // namespace ostler::chipset

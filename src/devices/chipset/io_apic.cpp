@@ -16,6 +16,18 @@ constexpr uint64_t kVector = 0xff, kLogical = 1u << 11, kDeliveryStatus = 1u << 
 constexpr uint64_t kReadOnly = kDeliveryStatus | kRemoteIrr;
 constexpr uint64_t kDefined = 0xff000000'0001ffff;
 
+// What an entry sends. SMI, NMI, INIT and ExtINT are edge-triggered whatever it says.
+ApicMessage message_of(uint64_t entry) {
+  ApicMessage message;
+  message.vector = static_cast<uint8_t>(entry & kVector);
+  message.mode = static_cast<DeliveryMode>((entry >> 8) & 7);
+  message.logical = (entry & kLogical) != 0;
+  message.destination = static_cast<uint32_t>(entry >> 56);
+  const bool fixed = message.mode == DeliveryMode::kFixed || message.mode == DeliveryMode::kLowestPriority;
+  message.level = fixed && (entry & kLevel) != 0;
+  return message;
+}
+
 }  // namespace
 
 IoApic::IoApic(ApicBus& bus, uint8_t id) : bus_(bus), reset_id_(id & 15) {
@@ -28,10 +40,12 @@ void IoApic::reset() {
   select_ = 0;
   id_ = reset_id_;
   entries_.fill(kMasked);  // the wires keep their levels: the devices drive them
+  if (kernel_ != nullptr) asserted_ = 0;
 }
 
 void IoApic::set_irq(unsigned pin, bool level) {
   if (pin >= kPins) return;
+  if (kernel_ != nullptr) return kernel_->set_irq(pin, level);
   const std::lock_guard lock(mutex_);
   const uint32_t mask = 1u << pin;
   const bool before = (asserted_ & mask) != 0;
@@ -44,14 +58,7 @@ void IoApic::set_irq(unsigned pin, bool level) {
 void IoApic::service_locked(unsigned pin) {
   uint64_t& entry = entries_[pin];
   if ((entry & kMasked) != 0) return;
-  ApicMessage message;
-  message.vector = static_cast<uint8_t>(entry & kVector);
-  message.mode = static_cast<DeliveryMode>((entry >> 8) & 7);
-  message.logical = (entry & kLogical) != 0;
-  message.destination = static_cast<uint32_t>(entry >> 56);
-  // SMI, NMI, INIT and ExtINT are edge-triggered whatever the entry says.
-  const bool fixed = message.mode == DeliveryMode::kFixed || message.mode == DeliveryMode::kLowestPriority;
-  message.level = fixed && (entry & kLevel) != 0;
+  const ApicMessage message = message_of(entry);
   if (message.level) {
     if ((entry & kRemoteIrr) != 0) return;  // waits for the EOI
     entry |= kRemoteIrr;
@@ -133,12 +140,30 @@ void IoApic::write_indexed_locked(uint32_t value) {
   // Linux clears a stuck remote IRR by switching the pin to edge and back; chipsets with version 0x20 do the
   // same.
   if ((entry & kLevel) == 0) entry &= ~kRemoteIrr;
+  tell_route_locked(pin);
   if ((entry & kLevel) != 0 && (asserted_ >> pin & 1) != 0) service_locked(pin);
 }
 
 uint64_t IoApic::entry(unsigned pin) const {
   const std::lock_guard lock(mutex_);
   return pin < kPins ? entries_[pin] : 0;
+}
+
+void IoApic::tell_route_locked(unsigned pin) const {
+  if (bus_.in_kernel() && kernel_ == nullptr) bus_.pin_sends(pin, message_of(entries_[pin]));
+}
+
+IoApic::Image IoApic::image() const {
+  const std::lock_guard lock(mutex_);
+  return {select_, id_, asserted_, entries_};
+}
+
+void IoApic::set_image(const Image& image) {
+  const std::lock_guard lock(mutex_);
+  select_ = image.select;
+  id_ = image.id & 15;
+  asserted_ = image.asserted & ((1u << kPins) - 1);
+  for (unsigned pin = 0; pin < kPins; ++pin) entries_[pin] = image.entries[pin] & kDefined;
 }
 
 void IoApic::state(state::Archive& archive) {
@@ -150,6 +175,8 @@ void IoApic::state(state::Archive& archive) {
   archive.field("entries", entries_);
   archive.check(asserted_ < 1u << kPins, "asserted");
   for (const uint64_t entry : entries_) archive.check((entry & ~kDefined) == 0, "entries");
+  if (archive.loading() && !archive.failed())
+    for (unsigned pin = 0; pin < kPins; ++pin) tell_route_locked(pin);
 }
 
 }  // namespace ostler::chipset

@@ -34,13 +34,26 @@ class IoApic final : public bus::IoHandler, public bus::IrqSink, public EoiSink,
 
   uint64_t entry(unsigned pin) const;  // a redirection entry, for `info`
 
+  // An I/O APIC that the host's kernel has while vCPUs run takes the wires; this one keeps its state.
+  void set_kernel(bus::IrqSink& kernel) { kernel_ = &kernel; }  // construction time
+  struct Image {
+    uint8_t select = 0, id = 0;
+    uint32_t asserted = 0;  // by pin
+    std::array<uint64_t, kPins> entries{};
+    friend bool operator==(const Image&, const Image&) = default;
+  };
+  Image image() const;
+  void set_image(const Image& image);
+
  private:
   uint32_t read_indexed_locked() const;
   void write_indexed_locked(uint32_t value);
   void service_locked(unsigned pin);
   void end_of_interrupt_locked(uint8_t vector);
+  void tell_route_locked(unsigned pin) const;
 
   ApicBus& bus_;
+  bus::IrqSink* kernel_ = nullptr;
   const uint8_t reset_id_;
   mutable std::mutex mutex_;
   uint8_t select_ = 0, id_ = 0;

@@ -39,6 +39,9 @@ LocalApic::~LocalApic() {
   bus_.remove(*this);
 }
 
+bool LocalApic::in_kernel() const {
+  return bus_.in_kernel();
+}
 bool LocalApic::hardware_enabled() const {
   return (base_.load() & kBaseEnable) != 0;
 }
@@ -175,11 +178,14 @@ bool LocalApic::ext_int_deliverable() const {
 }
 
 bool LocalApic::pending() const {
+  // The kernel knows all but the 8259, whose INTR is ours to bring.
+  if (in_kernel()) return lint0_.load(std::memory_order_relaxed);
   if (attention_.load(std::memory_order_acquire) && (deliverable() || eoi_offered_.load())) return true;
   return ext_int_deliverable();
 }
 
 std::optional<uint8_t> LocalApic::acknowledge() {
+  if (in_kernel()) return bus_.acknowledge_ext_int();
   settle_eoi();
   if (ext_int_deliverable()) {
     ext_int_latched_.store(false);
@@ -221,7 +227,7 @@ void LocalApic::set_cr8(uint8_t value) {
 void LocalApic::set_lint0(bool level) {
   const bool before = lint0_.exchange(level);
   if (!level || before) return;
-  if (ext_int_deliverable()) {
+  if (in_kernel() || ext_int_deliverable()) {
     if (cpu_ != nullptr) cpu_->interrupt_changed();
   } else {
     deliver_local(kLvtLint0);
@@ -231,7 +237,7 @@ void LocalApic::set_lint0(bool level) {
 void LocalApic::set_lint1(bool level) {
   const bool before = lint1_.exchange(level);
   if (!level || before) return;
-  if (hardware_enabled())
+  if (hardware_enabled() && !in_kernel())
     deliver_local(kLvtLint1);
   else if (cpu_ != nullptr)
     cpu_->nmi();  // LINT1 is the processor's NMI pin then
@@ -312,10 +318,10 @@ void LocalApic::state(state::Archive& archive) {
     if (archive.loading() && !archive.failed()) {
       lint0_entry_.store(lvt_[kLvtLint0]);
       timer_.cancel();
-      if (expires_ >= 0) timer_.set(expires_);
+      if (expires_ >= 0 && !in_kernel()) timer_.set(expires_);
     }
   }
-  if (archive.loading() && !archive.failed()) update_priority();
+  if (archive.loading() && !archive.failed() && !in_kernel()) update_priority();
 }
 
 }  // namespace ostler::chipset

@@ -36,6 +36,7 @@ class VectorSet {
   void clear(uint8_t vector) { words_[vector / 32].fetch_and(~mask(vector)); }
   bool test(uint8_t vector) const { return (words_[vector / 32].load() & mask(vector)) != 0; }
   uint32_t word(unsigned index) const { return words_[index].load(); }
+  void set_word(unsigned index, uint32_t value) { words_[index].store(value); }
   int highest() const;  // -1: empty
   void reset();
   void state(state::Archive& archive, std::string_view name);
@@ -89,6 +90,9 @@ class LocalApic final : public bus::CpuInterrupts, public bus::IoHandler, public
   bool write_msr(uint32_t index, uint64_t value) override;
   void init_reset() override;
   void tsc_changed() override;
+  bus::ApicImage image() override;
+  void set_image(const bus::ApicImage& image) override;
+  void eoi_reported(uint8_t vector) override;
 
   // ---- the xAPIC page, for this vCPU ----
   std::string_view name() const override { return "local-apic"; }
@@ -101,6 +105,7 @@ class LocalApic final : public bus::CpuInterrupts, public bus::IoHandler, public
   enum Lvt : unsigned { kLvtTimer, kLvtThermal, kLvtPerformance, kLvtLint0, kLvtLint1, kLvtError, kLvtCount };
   enum class TimerMode : uint8_t { kOneShot = 0, kPeriodic = 1, kTscDeadline = 2, kReserved = 3 };
 
+  bool in_kernel() const;  // this object only keeps the state of the kernel's
   bool hardware_enabled() const;
   bool x2apic() const;
   bool software_enabled() const;

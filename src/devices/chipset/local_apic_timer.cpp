@@ -110,6 +110,7 @@ bool LocalApic::arm_deadline_locked() {
 }
 
 void LocalApic::tsc_changed() {
+  if (in_kernel()) return;
   uint32_t entry = kLvtMasked;
   {
     const std::lock_guard lock(mutex_);

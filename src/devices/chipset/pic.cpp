@@ -188,7 +188,55 @@ void Pic8259::state(state::Archive& archive) {
   archive.check(init_ <= Init::kIcw4, "init");
 }
 
+PicImage Pic8259::image() const {
+  return {.lines = lines_,
+          .irr = irr_,
+          .isr = isr_,
+          .imr = imr_,
+          .level = level_,
+          .lowest = lowest_,
+          .vector_base = vector_base_,
+          .init = static_cast<uint8_t>(init_),
+          .needs_icw4 = needs_icw4_,
+          .auto_eoi = auto_eoi_,
+          .rotate_on_auto_eoi = rotate_on_auto_eoi_,
+          .special_mask = special_mask_,
+          .special_fully_nested = special_fully_nested_,
+          .poll = poll_,
+          .read_isr = read_isr_};
+}
+
+void Pic8259::set_image(const PicImage& image) {
+  lines_ = image.lines;
+  irr_ = image.irr;
+  isr_ = image.isr;
+  imr_ = image.imr;
+  level_ = image.level;
+  lowest_ = image.lowest & 7;
+  vector_base_ = image.vector_base & 0xf8;
+  init_ = static_cast<Init>(image.init & 3);
+  needs_icw4_ = image.needs_icw4;
+  auto_eoi_ = image.auto_eoi;
+  rotate_on_auto_eoi_ = image.rotate_on_auto_eoi;
+  special_mask_ = image.special_mask;
+  special_fully_nested_ = image.special_fully_nested;
+  poll_ = image.poll;
+  read_isr_ = image.read_isr;
+}
+
 // ---- the pair ----
+
+std::array<PicImage, 2> PicPair::image() {
+  const std::lock_guard lock(mutex_);
+  return {master_.image(), slave_.image()};
+}
+
+void PicPair::set_image(const std::array<PicImage, 2>& image) {
+  const std::lock_guard lock(mutex_);
+  master_.set_image(image[0]);
+  slave_.set_image(image[1]);
+  output_ = master_.request() >= 0;
+}
 
 PicPair::PicPair(bus::IrqLine intr)
     : intr_(intr),
@@ -200,11 +248,17 @@ void PicPair::reset() {
   const std::lock_guard lock(mutex_);
   master_.reset();
   slave_.reset();
+  if (kernel_ != nullptr) {
+    // Its wires are the kernel's, and low: every device has been reset.
+    master_.set_image({});
+    slave_.set_image({});
+  }
   update_locked();
 }
 
 void PicPair::set_irq(unsigned pin, bool level) {
   if (pin >= 16 || pin == kCascade) return;
+  if (kernel_ != nullptr) return kernel_->set_irq(pin, level);
   const std::lock_guard lock(mutex_);
   if (pin < 8)
     master_.set_input(pin, level);
@@ -218,7 +272,7 @@ void PicPair::update_locked() {
   // of the slave is a new edge. Dropping the line first whenever the slave has none gives just that.
   master_.set_input(kCascade, slave_.request() >= 0);
   const bool output = master_.request() >= 0;
-  if (output == output_) return;
+  if (output == output_ || kernel_ != nullptr) return;
   output_ = output;
   intr_.set(output);
 }

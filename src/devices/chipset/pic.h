@@ -13,6 +13,14 @@
 
 namespace ostler::chipset {
 
+// What the kernel's 8259A and ours have in common, one chip; `init`: the ICW that is awaited, 0 none.
+struct PicImage {
+  uint8_t lines = 0, irr = 0, isr = 0, imr = 0, level = 0, lowest = 7, vector_base = 0, init = 0;
+  bool needs_icw4 = false, auto_eoi = false, rotate_on_auto_eoi = false, special_mask = false;
+  bool special_fully_nested = false, poll = false, read_isr = false;
+  friend bool operator==(const PicImage&, const PicImage&) = default;
+};
+
 // One 8259A. Guarded by the pair's mutex.
 class Pic8259 {
  public:
@@ -26,6 +34,8 @@ class Pic8259 {
   void write(uint64_t port, uint8_t value);
   uint8_t level_inputs() const { return level_; }
   void set_level_inputs(uint8_t value) { level_ = value; }
+  PicImage image() const;
+  void set_image(const PicImage& image);
   void state(state::Archive& archive);
 
  private:
@@ -54,6 +64,10 @@ class PicPair final : public bus::IrqSink, public ExtIntSource, public state::Sa
   void reset();
   void set_irq(unsigned pin, bool level) override;
   uint8_t acknowledge() override;
+  // The kernel's pair takes the wires while vCPUs run; this one keeps its state.
+  void set_kernel(bus::IrqSink& kernel) { kernel_ = &kernel; }  // construction time
+  std::array<PicImage, 2> image();
+  void set_image(const std::array<PicImage, 2>& image);
   void state(state::Archive& archive) override;
 
   bus::IoHandler& master_ports() { return master_ports_; }  // 0x20-0x21
@@ -75,6 +89,7 @@ class PicPair final : public bus::IrqSink, public ExtIntSource, public state::Sa
   void update_locked();
 
   const bus::IrqLine intr_;
+  bus::IrqSink* kernel_ = nullptr;
   std::mutex mutex_;
   Pic8259 master_{true}, slave_{false};
   bool output_ = false;

@@ -93,15 +93,16 @@ std::string Rig::why_no_kvm() {
 std::unique_ptr<Engine> Rig::make(const std::string& engine) {
   x86::VcpuInfo info;
   info.kvm_features = 1;
+  info.apic_id = apic_id;
   if (engine == "kvm") {
     if (!kvm_system()) return nullptr;
-    if (vm == nullptr) vm = *kvm::Vm::create(*kvm_system(), memory);
+    if (vm == nullptr) vm = *kvm::Vm::create(*kvm_system(), memory, irqchip);
     auto made = kvm::KvmEngine::create({.vm = *vm,
                                         .index = kvm_vcpus_++,
                                         .model = model,
                                         .memory = memory,
                                         .ports = ports,
-                                        .interrupts = interrupts,
+                                        .interrupts = *apic,
                                         .paravirt = paravirt,
                                         .bind_thread = [] {},
                                         .info = info});
@@ -117,7 +118,7 @@ std::unique_ptr<Engine> Rig::make(const std::string& engine) {
                                   .memory = memory,
                                   .ports = ports,
                                   .code = code,
-                                  .interrupts = interrupts,
+                                  .interrupts = *apic,
                                   .paravirt = paravirt,
                                   .bind_thread = [] {},
                                   .fpu_error = [] {},

@@ -120,8 +120,11 @@ class Rig {
   mmu::CodePages code{memory, group};
   std::unique_ptr<bt::Shared> translator;
   std::unique_ptr<kvm::Vm> vm;
-  x86::CpuModel model;
+  std::optional<kvm::Irqchip::Mode> irqchip;  // of vm
   FakeInterrupts interrupts;
+  uint32_t apic_id = 0;
+  bus::CpuInterrupts* apic = &interrupts;  // of the engines made next
+  x86::CpuModel model;
   FakeParavirt paravirt;
 
  private:

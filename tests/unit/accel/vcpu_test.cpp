@@ -30,6 +30,7 @@ class HaltingEngine final : public Engine {
   x86::CpuState& cpu_state() override { return state_; }
   void reset(bool) override { state_.activity = Activity::kRunning; }
   bool wants_wakeup() override { return false; }
+  bool waits_itself() const override { return waits_itself_; }
   void state_loaded() override {}
   void state(state::Archive&) override {}
   void set_debug(const DebugRequest&) override {}
@@ -45,6 +46,7 @@ class HaltingEngine final : public Engine {
     return runs_;
   }
   void on_first(std::function<void()> action) { first_ = std::move(action); }
+  void wait_itself() { waits_itself_ = true; }
 
  private:
   x86::CpuState state_;
@@ -53,6 +55,7 @@ class HaltingEngine final : public Engine {
   std::condition_variable changed_;
   unsigned runs_ = 0;
   std::function<void()> first_;
+  bool waits_itself_ = false;
 };
 
 class VcpuTest : public ::testing::Test {
@@ -102,6 +105,12 @@ TEST_F(VcpuTest, AResetForgetsAnUnhalt) {
   start();
   engine_->wait_for_runs(1);
   EXPECT_EQ(runs_after_pause(), 1u);
+}
+
+TEST_F(VcpuTest, AnEngineThatWaitsItselfRunsAlthoughItIsHalted) {
+  engine_->wait_itself();
+  start();
+  engine_->wait_for_runs(5);
 }
 
 }  // namespace

@@ -1,0 +1,105 @@
+#include "accel/kvm/irqchip.h"
+
+#include <cerrno>
+#include <vector>
+
+#include "accel/kvm/request.h"
+#include "base/log.h"
+
+namespace ostler::accel::kvm {
+namespace {
+
+kvm_irq_routing_entry pin_of_chip(uint32_t gsi, uint32_t chip, uint32_t pin) {
+  kvm_irq_routing_entry entry{};
+  entry.gsi = gsi;
+  entry.type = KVM_IRQ_ROUTING_IRQCHIP;
+  entry.u.irqchip = {.irqchip = chip, .pin = pin};
+  return entry;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Irqchip>> Irqchip::create(int fd, Mode mode) {
+  const auto refused = [&](std::string_view what, int error) {
+    return errno_error(std::string(what), -error)
+        .with_context(mode == Mode::kOn ? "kernel-irqchip=on" : "kernel-irqchip=split");
+  };
+  std::unique_ptr<Irqchip> chips(new Irqchip(fd, mode));
+  if (mode == Mode::kOn) {
+    if (const int done = call(fd, kCreateIrqchip); done < 0) return refused(kCreateIrqchip.name, done);
+  } else {
+    kvm_enable_cap enable{};
+    enable.cap = KVM_CAP_SPLIT_IRQCHIP;
+    enable.args[0] = kPins;
+    if (const int done = call(fd, kEnableCap, &enable); done < 0)
+      return refused("KVM_CAP_SPLIT_IRQCHIP", done);
+  }
+  const std::lock_guard lock(chips->mutex_);
+  TRY(chips->set_routes_locked());
+  return chips;
+}
+
+Result<void> Irqchip::set_routes_locked() {
+  std::vector<kvm_irq_routing_entry> entries;
+  if (mode_ == Mode::kOn) {
+    for (uint32_t pin = 0; pin < kPicPins; ++pin)
+      entries.push_back(pin_of_chip(pin, pin < 8 ? KVM_IRQCHIP_PIC_MASTER : KVM_IRQCHIP_PIC_SLAVE, pin % 8));
+    for (uint32_t pin = 0; pin < kPins; ++pin)
+      entries.push_back(pin_of_chip(kPicPins + pin, KVM_IRQCHIP_IOAPIC, pin));
+  }
+  for (uint32_t pin = 0; pin < kPins; ++pin) {
+    if (!sends_[pin]) continue;
+    kvm_irq_routing_entry entry{};
+    entry.gsi = pin;
+    entry.type = KVM_IRQ_ROUTING_MSI;
+    entry.u.msi.address_lo = static_cast<uint32_t>(sends_[pin]->address);
+    entry.u.msi.address_hi = static_cast<uint32_t>(sends_[pin]->address >> 32);
+    entry.u.msi.data = sends_[pin]->data;
+    entries.push_back(entry);
+  }
+  RoutingList list(entries.size());
+  std::copy(entries.begin(), entries.end(), list.entries());
+  if (const int done = call(fd_, kSetGsiRouting, list.data()); done < 0)
+    return errno_error("KVM_SET_GSI_ROUTING", -done);
+  return {};
+}
+
+void Irqchip::pin_sends(unsigned pin, GuestPhys address, uint32_t data) {
+  if (pin >= kPins) return;
+  const std::lock_guard lock(mutex_);
+  std::optional<Message>& sends = sends_[pin];
+  if (sends && sends->address == address.value && sends->data == data) return;
+  sends = {address.value, data};
+  if (const auto done = set_routes_locked(); !done) log::warning(done.error().message());
+}
+
+void Irqchip::deliver_msi(GuestPhys address, uint32_t data) {
+  kvm_msi message{};
+  message.address_lo = static_cast<uint32_t>(address.value);
+  message.address_hi = static_cast<uint32_t>(address.value >> 32);
+  message.data = data;
+  // It tells how many took it, and fails when none did: a guest's affair.
+  call(fd_, kSignalMsi, &message);
+}
+
+void Irqchip::set_line(unsigned gsi, bool level) const {
+  kvm_irq_level line{};
+  line.irq = gsi;
+  line.level = level ? 1 : 0;
+  call(fd_, kIrqLine, &line);
+}
+
+Result<kvm_irqchip> Irqchip::chip(unsigned number) const {
+  kvm_irqchip out{};
+  out.chip_id = number;
+  if (const int done = call(fd_, kGetIrqchip, &out); done < 0) return errno_error("KVM_GET_IRQCHIP", -done);
+  return out;
+}
+
+Result<void> Irqchip::set_chip(const kvm_irqchip& chip) {
+  kvm_irqchip in = chip;
+  if (const int done = call(fd_, kSetIrqchip, &in); done < 0) return errno_error("KVM_SET_IRQCHIP", -done);
+  return {};
+}
+
+}  // namespace ostler::accel::kvm

@@ -1,0 +1,70 @@
+// The interrupt controllers that KVM keeps in the kernel (Documentation/virt/kvm/api.rst): the local APICs,
+// and with Mode::kOn the 8259 pair and the I/O APIC too. Interrupts get in as messages and as levels of pins.
+// Any thread, except what is said to be for construction time.
+//
+// Global system interrupts: with kSplit, 0 to 23 are the pins of our I/O APIC, which the kernel knows so that
+// it reports the end of their interrupts (KVM_EXIT_IOAPIC_EOI). With kOn, 0 to 15 are the pins of the 8259
+// pair and 16 to 39 those of the I/O APIC.
+#pragma once
+
+#include <linux/kvm.h>
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+
+#include "base/result.h"
+#include "bus/irq.h"
+#include "bus/kernel_apics.h"
+
+namespace ostler::accel::kvm {
+
+class Irqchip final : public bus::KernelApics {
+ public:
+  enum class Mode : uint8_t { kSplit, kOn };
+  static constexpr unsigned kPins = 24, kPicPins = 16;
+
+  // Of the VM `fd`, before it has vCPUs. Errors: KVM lacks it.
+  static Result<std::unique_ptr<Irqchip>> create(int fd, Mode mode);
+
+  Mode mode() const { return mode_; }
+  // With kOn: pins of the kernel's chips.
+  bus::IrqSink& pic() { return pic_; }
+  bus::IrqSink& io_apic() { return io_apic_; }
+
+  void deliver_msi(GuestPhys address, uint32_t data) override;
+  void pin_sends(unsigned pin, GuestPhys address, uint32_t data) override;
+
+  // With kOn, while no vCPU runs. Chip 0 is the first 8259, 1 the second, 2 the I/O APIC. Errors: KVM's.
+  Result<kvm_irqchip> chip(unsigned number) const;
+  Result<void> set_chip(const kvm_irqchip& chip);
+
+ private:
+  class Pins final : public bus::IrqSink {
+   public:
+    Pins(const Irqchip& owner, unsigned first) : owner_(owner), first_(first) {}
+    void set_irq(unsigned pin, bool level) override { owner_.set_line(first_ + pin, level); }
+
+   private:
+    const Irqchip& owner_;
+    const unsigned first_;
+  };
+  struct Message {
+    uint64_t address;
+    uint32_t data;
+  };
+
+  Irqchip(int fd, Mode mode) : fd_(fd), mode_(mode), pic_(*this, 0), io_apic_(*this, kPicPins) {}
+  void set_line(unsigned gsi, bool level) const;
+  Result<void> set_routes_locked();
+
+  const int fd_;
+  const Mode mode_;
+  Pins pic_, io_apic_;
+  std::mutex mutex_;
+  std::array<std::optional<Message>, kPins> sends_;  // kSplit
+};
+
+}  // namespace ostler::accel::kvm
