@@ -3,6 +3,7 @@
 #include <cerrno>
 #include <vector>
 
+#include "accel/kvm/refusal.h"
 #include "accel/kvm/request.h"
 #include "base/log.h"
 
@@ -21,7 +22,7 @@ kvm_irq_routing_entry pin_of_chip(uint32_t gsi, uint32_t chip, uint32_t pin) {
 
 Result<std::unique_ptr<Irqchip>> Irqchip::create(int fd, Mode mode) {
   const auto refused = [&](std::string_view what, int error) {
-    return errno_error(std::string(what), -error)
+    return refusal(what, error)
         .with_context(mode == Mode::kOn ? "kernel-irqchip=on" : "kernel-irqchip=split");
   };
   std::unique_ptr<Irqchip> chips(new Irqchip(fd, mode));
@@ -60,7 +61,7 @@ Result<void> Irqchip::set_routes_locked() {
   RoutingList list(entries.size());
   std::copy(entries.begin(), entries.end(), list.entries());
   if (const int done = call(fd_, kSetGsiRouting, list.data()); done < 0)
-    return errno_error("KVM_SET_GSI_ROUTING", -done);
+    return refusal("KVM_SET_GSI_ROUTING", done);
   return {};
 }
 
@@ -92,13 +93,13 @@ void Irqchip::set_line(unsigned gsi, bool level) const {
 Result<kvm_irqchip> Irqchip::chip(unsigned number) const {
   kvm_irqchip out{};
   out.chip_id = number;
-  if (const int done = call(fd_, kGetIrqchip, &out); done < 0) return errno_error("KVM_GET_IRQCHIP", -done);
+  if (const int done = call(fd_, kGetIrqchip, &out); done < 0) return refusal("KVM_GET_IRQCHIP", done);
   return out;
 }
 
 Result<void> Irqchip::set_chip(const kvm_irqchip& chip) {
   kvm_irqchip in = chip;
-  if (const int done = call(fd_, kSetIrqchip, &in); done < 0) return errno_error("KVM_SET_IRQCHIP", -done);
+  if (const int done = call(fd_, kSetIrqchip, &in); done < 0) return refusal("KVM_SET_IRQCHIP", done);
   return {};
 }
 

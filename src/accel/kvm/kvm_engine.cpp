@@ -10,6 +10,7 @@
 
 #include "accel/kvm/cpuid.h"
 #include "accel/kvm/kick_signal.h"
+#include "accel/kvm/refusal.h"
 #include "base/log.h"
 #include "state/archive.h"
 #include "x86/msr_index.h"
@@ -40,8 +41,7 @@ Result<void> KvmEngine::set_up() {
   const std::vector<kvm_cpuid_entry2> entries = cpuid_entries(context_.model, context_.info);
   CpuidList cpuid(entries.size());
   std::copy(entries.begin(), entries.end(), cpuid.entries());
-  if (const int done = call_vcpu(kSetCpuid2, cpuid.data()); done < 0)
-    return errno_error("KVM_SET_CPUID2", -done);
+  if (const int done = call_vcpu(kSetCpuid2, cpuid.data()); done < 0) return refusal("KVM_SET_CPUID2", done);
   // As many banks of machine checks as CpuState has. A host that knows none keeps its own.
   uint64_t banks = std::size(state_.msr.mc_ctl) | 1u << 8 /* MCG_CTL */;
   call_vcpu(kSetupMce, &banks);

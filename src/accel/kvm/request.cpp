@@ -4,17 +4,38 @@
 
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
+#include "accel/kvm/intercept.h"
 #include "base/log.h"
 
 namespace ostler::accel::kvm {
 
-int call(int fd, const Request& request, unsigned long argument) {
+namespace {
+
+Intercept& intercept() {
+  static Intercept function;
+  return function;
+}
+
+int ask(int fd, const Request& request, unsigned long argument) {
+  if (intercept()) [[unlikely]]
+    if (const auto answer = intercept()(fd, request, argument)) return *answer;
   const int result = ioctl(fd, request.number, argument);
-  const int out = result < 0 ? -errno : result;
+  return result < 0 ? -errno : result;
+}
+
+}  // namespace
+
+void set_intercept(Intercept function) {
+  intercept() = std::move(function);
+}
+
+int call(int fd, const Request& request, unsigned long argument) {
+  const int out = ask(fd, request, argument);
   if (log::enabled(log::Subject::kKvm)) [[unlikely]]
-    log::write(result < 0 ? fmt::format("kvm: {} on {}: {}", request.name, fd, std::strerror(-out))
-                          : fmt::format("kvm: {} on {} = {}", request.name, fd, out));
+    log::write(out < 0 ? fmt::format("kvm: {} on {}: {}", request.name, fd, std::strerror(-out))
+                       : fmt::format("kvm: {} on {} = {}", request.name, fd, out));
   return out;
 }
 

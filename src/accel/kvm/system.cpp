@@ -6,6 +6,8 @@
 #include <cerrno>
 #include <cstring>
 
+#include "accel/kvm/refusal.h"
+
 namespace ostler::accel::kvm {
 namespace {
 
@@ -108,11 +110,12 @@ Result<std::shared_ptr<System>> System::open(const std::string& path) {
       return Error(ErrorKind::kUnsupported,
                    fmt::format("{} lacks {}: run Linux 5.16 or newer", path, needed.name));
   const int size = call(fd, kGetVcpuMmapSize);
-  if (size < static_cast<int>(sizeof(kvm_run))) return errno_error(path + ": KVM_GET_VCPU_MMAP_SIZE", -size);
+  if (size < static_cast<int>(sizeof(kvm_run)))
+    return refusal("KVM_GET_VCPU_MMAP_SIZE", size < 0 ? size : -EINVAL);
   system->vcpu_mapping_size_ = static_cast<size_t>(size);
   CpuidList cpuid(kMostCpuidEntries);
   if (const int done = call(fd, kGetSupportedCpuid, cpuid.data()); done < 0)
-    return errno_error(path + ": KVM_GET_SUPPORTED_CPUID", -done);
+    return refusal("KVM_GET_SUPPORTED_CPUID", done);
   system->features_ = features_of({cpuid.entries(), cpuid.count()});
   return system;
 }

@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "accel/kvm/refusal.h"
 #include "base/log.h"
 #include "x86/msr_index.h"
 
@@ -24,7 +25,7 @@ Result<void> filter_msrs(int fd, bool kernel_apics) {
   enable.cap = KVM_CAP_X86_USER_SPACE_MSR;
   enable.args[0] = KVM_MSR_EXIT_REASON_FILTER | KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_INVAL;
   if (const int done = call(fd, kEnableCap, &enable); done < 0)
-    return errno_error("KVM_CAP_X86_USER_SPACE_MSR", -done);
+    return refusal("KVM_CAP_X86_USER_SPACE_MSR", done);
 
   struct Range {
     uint32_t first, count, flags;
@@ -48,7 +49,7 @@ Result<void> filter_msrs(int fd, bool kernel_apics) {
     filter.ranges[i].bitmap = none;
   }
   if (const int done = call(fd, kSetMsrFilter, &filter); done < 0)
-    return errno_error("KVM_X86_SET_MSR_FILTER", -done);
+    return refusal("KVM_X86_SET_MSR_FILTER", done);
   return {};
 }
 
@@ -72,14 +73,20 @@ Result<std::unique_ptr<Vm>> Vm::create(std::shared_ptr<System> system, memory::A
 
 Result<void> Vm::set_up(std::optional<Irqchip::Mode> irqchip) {
   const int fd = call(system_->fd(), kCreateVm);
-  if (fd < 0) return errno_error("KVM_CREATE_VM", -fd);
+  if (fd < 0) return refusal("KVM_CREATE_VM", fd);
   fd_.reset(fd);
   uint64_t identity_map = kIdentityMap;
   if (const int done = call(fd, kSetIdentityMapAddr, &identity_map); done < 0)
-    return errno_error("KVM_SET_IDENTITY_MAP_ADDR", -done);
+    return refusal("KVM_SET_IDENTITY_MAP_ADDR", done);
   if (const int done = call(fd, kSetTssAddr, static_cast<unsigned long>(kTss)); done < 0)
-    return errno_error("KVM_SET_TSS_ADDR", -done);
+    return refusal("KVM_SET_TSS_ADDR", done);
   most_ids_ = static_cast<uint32_t>(std::max(32, system_->extension(KVM_CAP_NR_MEMSLOTS)));
+  kvm_enable_cap by_hand{};
+  by_hand.cap = KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2;
+  by_hand.args[0] = KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE;
+  clears_itself_ =
+      (system_->extension(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2) & KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE) != 0 &&
+      call(fd, kEnableCap, &by_hand) >= 0;
   if (irqchip) {
     TRY_ASSIGN(irqchip_, Irqchip::create(fd, *irqchip));
   }
@@ -88,7 +95,7 @@ Result<void> Vm::set_up(std::optional<Irqchip::Mode> irqchip) {
 
 Result<Fd> Vm::create_vcpu(unsigned index) {
   const int fd = call(fd_.get(), kCreateVcpu, index);
-  if (fd < 0) return errno_error(fmt::format("KVM_CREATE_VCPU of vCPU {}", index), -fd);
+  if (fd < 0) return refusal(fmt::format("KVM_CREATE_VCPU of vCPU {}", index), fd);
   return Fd(fd);
 }
 
@@ -171,6 +178,17 @@ void Vm::collect_dirty() {
     wanted.slot = slot.id;
     wanted.dirty_bitmap = bitmap.data();
     if (call(fd_.get(), kGetDirtyLog, &wanted) < 0) continue;
+    const bool any = std::any_of(bitmap.begin(), bitmap.end(), [](uint64_t word) { return word != 0; });
+    if (!any) continue;
+    if (clears_itself_) {
+      // Before anybody reads the pages: what is written from now on is noted for the next time.
+      kvm_clear_dirty_log again{};
+      again.slot = slot.id;
+      again.num_pages = static_cast<uint32_t>(slot.size / kPageSize);
+      again.dirty_bitmap = bitmap.data();
+      // If it fails, KVM goes on to tell these pages.
+      call(fd_.get(), kClearDirtyLog, &again);
+    }
     for (uint64_t page = 0; page < slot.size / kPageSize; ++page)
       if ((bitmap[page / 64] >> page % 64 & 1) != 0) slot.ram->note_dirty(slot.offset + page * kPageSize);
   }

@@ -67,6 +67,7 @@ class Vm final : public memory::Listener {
   std::vector<uint32_t> free_ids_;
   uint32_t next_id_ = 0, most_ids_ = 0;
   bool dirty_log_ = false;
+  bool clears_itself_ = false;  // pages are protected again by a call of their own, and only those written
 };
 
 }  // namespace ostler::accel::kvm

@@ -1,0 +1,71 @@
+// A /dev/kvm that exists in this process only: it answers every call, refuses those that it is told to, and
+// runs what a test scripts in place of guest code.
+#pragma once
+
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "accel/kvm/intercept.h"
+#include "accel/kvm/mapping.h"
+#include "accel/kvm/system.h"
+
+namespace ostler::accel::kvm {
+
+class FakeKvm {
+ public:
+  FakeKvm() {
+    set_intercept([this](int fd, const Request& request, unsigned long argument) {
+      return answer(fd, request, argument);
+    });
+  }
+  ~FakeKvm() { set_intercept({}); }
+  FakeKvm(const FakeKvm&) = delete;
+  FakeKvm& operator=(const FakeKvm&) = delete;
+
+  Result<std::shared_ptr<System>> open() { return System::open("/dev/null"); }
+
+  std::map<std::string, int> refused;       // by the call's name: errno
+  std::function<int(kvm_run&)> on_run;      // KVM_RUN; its result
+  std::vector<std::string> calls;           // names, in their order
+  std::map<unsigned long, int> extensions;  // others are there
+  unsigned count(const std::string& name) const {
+    return static_cast<unsigned>(std::count(calls.begin(), calls.end(), name));
+  }
+
+ private:
+  static constexpr int kMappingSize = 0x3000;
+
+  std::optional<int> answer(int, const Request& request, unsigned long argument) {
+    const std::string name(request.name);
+    calls.push_back(name);
+    if (const auto found = refused.find(name); found != refused.end()) return -found->second;
+    if (name == "KVM_GET_API_VERSION") return 12;
+    if (name == "KVM_CHECK_EXTENSION") {
+      const auto found = extensions.find(argument);
+      return found == extensions.end() ? 1 : found->second;
+    }
+    if (name == "KVM_GET_VCPU_MMAP_SIZE") return kMappingSize;
+    if (name == "KVM_CREATE_VM") return memfd_create("vm", MFD_CLOEXEC);
+    if (name == "KVM_CREATE_VCPU") {
+      const int fd = memfd_create("vcpu", MFD_CLOEXEC);
+      EXPECT_EQ(ftruncate(fd, kMappingSize), 0);
+      run_ = *Mapping::of_file(fd, kMappingSize);
+      return fd;
+    }
+    // As many as were asked for; with KVM_GET_SUPPORTED_CPUID none that means anything.
+    if (name == "KVM_GET_MSRS" || name == "KVM_SET_MSRS") return *reinterpret_cast<int*>(argument);
+    if (name == "KVM_RUN") return on_run ? on_run(*reinterpret_cast<kvm_run*>(run_.data())) : -EINTR;
+    return 0;
+  }
+
+  Mapping run_;
+};
+
+}  // namespace ostler::accel::kvm
