@@ -127,7 +127,37 @@ void Hpet::arm_locked(unsigned index) {
   timer.far = ticks > static_cast<uint64_t>(kLongestSleepNs / kTickNs);
   const int64_t delay = timer.far ? kLongestSleepNs : static_cast<int64_t>(ticks) * kTickNs - into_tick;
   timer.deadline = now + delay;
-  timers_[index].set(timer.deadline);
+  if (silent_locked(timer))
+    timers_[index].cancel();
+  else
+    timers_[index].set(timer.deadline);
+}
+
+// Whether nobody is told when it fires: kernels leave a comparator periodic when they turn its interrupt off,
+// and the host need not wake for it. catch_up_locked() makes up for what then went by.
+bool Hpet::silent_locked(const Comparator& timer) {
+  return (timer.config & (kEnable | kLevel)) == 0 && !(timer.far && (timer.config & kPeriodic) != 0);
+}
+
+// Before a comparator is looked at or changes.
+void Hpet::catch_up_locked(unsigned index) {
+  Comparator& timer = comparators_[index];
+  if (!silent_locked(timer) || timer.deadline < 0 || !enabled()) return;
+  const int64_t now = loop_.clock().now();
+  if (now < timer.deadline) return;
+  advance_locked(timer, static_cast<uint64_t>((now - timer.deadline) / kTickNs));
+  arm_locked(index);
+}
+
+// Comparators advance by whole periods; those that went by unseen, in `behind` ticks, are one interrupt.
+void Hpet::advance_locked(Comparator& timer, uint64_t behind) {
+  if ((timer.config & kPeriodic) == 0 || timer.period == 0) return;
+  const uint64_t mask = (timer.config & k32Bit) != 0 ? 0xffffffff : ~uint64_t{0};
+  const uint64_t period = std::max<uint64_t>(timer.period & mask, 1);
+  uint64_t skipped = behind / period + 1;
+  const auto shortest = static_cast<uint64_t>(kShortestPeriodNs / kTickNs);
+  if (skipped * period - behind < shortest) skipped += shortest / period;
+  timer.value = (timer.value + skipped * period) & mask;
 }
 
 void Hpet::arm_all_locked() {
@@ -146,14 +176,7 @@ void Hpet::expired(unsigned index) {
   const uint64_t mask = (timer.config & k32Bit) != 0 ? 0xffffffff : ~uint64_t{0};
   const uint64_t behind = (counter_locked() - timer.value) & mask;
   fire_locked(index);
-  if ((timer.config & kPeriodic) != 0 && timer.period != 0) {
-    // Comparators advance by whole periods; those that went by unseen are one interrupt.
-    const uint64_t period = std::max<uint64_t>(timer.period & mask, 1);
-    uint64_t skipped = behind / period + 1;
-    const auto shortest = static_cast<uint64_t>(kShortestPeriodNs / kTickNs);
-    if (skipped * period - behind < shortest) skipped += shortest / period;
-    timer.value = (timer.value + skipped * period) & mask;
-  }
+  advance_locked(timer, behind);
   arm_locked(index);
 }
 
@@ -187,6 +210,8 @@ uint64_t Hpet::read_register_locked(uint64_t reg) const {
 
 uint64_t Hpet::io_read(uint64_t offset, unsigned size) {
   const std::lock_guard lock(mutex_);
+  if (offset >= kRegComparators)
+    for (unsigned i = 0; i < kComparators; ++i) catch_up_locked(i);
   // An access that crosses a register (the specification forbids it) sees the rest as zero.
   return read_register_locked(offset & ~uint64_t{7}) >> ((offset & 7) * 8) & size_mask(size);
 }
@@ -219,6 +244,7 @@ void Hpet::write_register_locked(uint64_t reg, uint64_t value, uint64_t mask) {
 }
 
 void Hpet::write_config_locked(uint64_t value) {
+  for (unsigned i = 0; i < kComparators; ++i) catch_up_locked(i);
   const uint64_t counter = counter_locked();
   const bool was_legacy = legacy();
   config_ = value & 3;
@@ -231,6 +257,7 @@ void Hpet::write_config_locked(uint64_t value) {
 
 void Hpet::write_comparator_locked(unsigned index, uint64_t reg, uint64_t value, uint64_t mask) {
   Comparator& timer = comparators_[index];
+  catch_up_locked(index);
   switch (reg) {
     case kRegConfigTn: {
       uint64_t writable = kLevel | kEnable | kPeriodic | kSetValue | k32Bit | 0x1fu << 9;

@@ -56,6 +56,9 @@ class Hpet final : public bus::IoHandler, public bus::IrqSink, public state::Sav
   unsigned pin_of_locked(unsigned index) const;
   void arm_locked(unsigned index);
   void arm_all_locked();
+  static bool silent_locked(const Comparator& timer);
+  void catch_up_locked(unsigned index);
+  static void advance_locked(Comparator& timer, uint64_t behind);
   void fire_locked(unsigned index);
   void update_line_locked(unsigned index);
   void drive_legacy_locked();

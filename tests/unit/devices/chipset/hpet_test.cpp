@@ -112,6 +112,29 @@ TEST_F(HpetTest, TinyPeriodsDoNotFloodTheLoop) {
   EXPECT_GE(irqs.edges[20], 30u);
 }
 
+TEST_F(HpetTest, PeriodicWithoutInterruptWakesNobody) {
+  write(config_of(0), kEnable | kPeriodic | kSetValue | k32Bit | route(20));
+  write(value_of(0), 400'000);
+  write(value_of(0), 400'000);
+  write(kConfig, 1);
+  bench.advance(4'000'000);
+  EXPECT_EQ(irqs.edges[20], 1u);
+  write(config_of(0), kPeriodic | k32Bit | route(20));
+  EXPECT_FALSE(bench.loop.next_deadline().has_value());
+  // A minute and one millisecond later, past the wrap of 32 bits: the comparator kept its step.
+  bench.advance(60'001'000'000);
+  EXPECT_EQ(irqs.edges[20], 1u);
+  const uint64_t reached = read(value_of(0)), counter = read(kCounter) & 0xffffffff;
+  EXPECT_EQ((reached - counter) & 0xffffffff, 300'000u);
+  write(config_of(0), kEnable | kPeriodic | k32Bit | route(20));
+  bench.advance(2'999'999);
+  EXPECT_EQ(irqs.edges[20], 1u);
+  bench.advance(1);
+  EXPECT_EQ(irqs.edges[20], 2u);
+  bench.advance(4'000'000);
+  EXPECT_EQ(irqs.edges[20], 3u);
+}
+
 TEST_F(HpetTest, LevelInterruptHoldsUntilItsStatusIsCleared) {
   write(config_of(2), kEnable | kLevel | route(22));
   write(value_of(2), 100);
