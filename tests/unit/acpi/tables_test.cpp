@@ -177,6 +177,17 @@ TEST(AcpiTables, RsdpLeadsToXsdtAndFadtToDsdt) {
   EXPECT_EQ(std::memcmp(&tables.bytes[dsdt], "DSDT", 4), 0);
 }
 
+TEST(AcpiTables, GuestsAreToldThatThereIsNoClockChip) {
+  // IAPC_BOOT_ARCH, ACPI 6.5 §5.2.9.3.
+  const auto boot_flags = [](const Description& machine) {
+    for (const auto& table : split(build_tables(machine, {0x3ff0000})))
+      if (std::memcmp(table.data(), "FACP", 4) == 0) return load_le<uint16_t>(&table[109]);
+    return uint16_t{0};
+  };
+  EXPECT_EQ(boot_flags(pc(1)) & 32, 0);
+  EXPECT_EQ(boot_flags(microvm()) & 32, 32);
+}
+
 TEST(AcpiTables, CpusBeyondXapicGetX2ApicEntries) {
   Description machine = pc(1);
   machine.apic_ids = {0, 300};
