@@ -23,8 +23,7 @@ Bytes build_fadt(const Description& machine, uint32_t facs, uint32_t dsdt) {
   constexpr uint32_t kWbinvd = 1u << 0, kProcC1 = 1u << 2, kSleepButtonAbsent = 1u << 5, kRtcAbsent = 1u << 6,
                      kResetRegister = 1u << 10, kPowerButtonAbsent = 1u << 4, kHeadless = 1u << 12,
                      kHardwareReduced = 1u << 20;
-  constexpr uint16_t kLegacyDevices = 1, k8042 = 2, kNoVga = 4, kNoMsi = 8, kNoAspm = 16,
-                     kNoCmosRtc = 32;
+  constexpr uint16_t kLegacyDevices = 1, k8042 = 2, kNoVga = 4, kNoMsi = 8, kNoAspm = 16, kNoCmosRtc = 32;
   const bool reduced = machine.reduced.has_value();
   const FixedHardware fixed = machine.fixed.value_or(FixedHardware{});
   const bool has_fixed = machine.fixed.has_value();
