@@ -20,6 +20,7 @@ constexpr std::array<uint8_t, 4> kZstdMagic{0x28, 0xb5, 0x2f, 0xfd};
 constexpr std::array<uint8_t, 4> kLz4LegacyMagic{0x02, 0x21, 0x4c, 0x18};
 constexpr size_t kLz4Block = 8u << 20;  // what each block of the legacy frame unpacks to at most
 constexpr size_t kFirstStep = 8u << 20;
+constexpr size_t kLikelyRatio = 6;  // room that most kernels fit, so that they are not moved as they grow
 constexpr uint64_t kXzMemoryLimit = 256u << 20;
 
 template <size_t N>
@@ -42,12 +43,18 @@ bool grow(std::vector<uint8_t>& out, size_t most) {
   return true;
 }
 
+std::vector<uint8_t> room_for(std::span<const uint8_t> packed, size_t most) {
+  std::vector<uint8_t> out;
+  out.reserve(std::min(most, packed.size() * kLikelyRatio));
+  return out;
+}
+
 Result<std::vector<uint8_t>> gunzip(std::span<const uint8_t> data, size_t most) {
   z_stream stream{};
   if (inflateInit2(&stream, 15 + 16) != Z_OK) return Error(ErrorKind::kNoResource, "zlib cannot start");
   stream.next_in = const_cast<uint8_t*>(data.data());  // zlib reads only
   stream.avail_in = static_cast<uInt>(data.size());
-  std::vector<uint8_t> out;
+  std::vector<uint8_t> out = room_for(data, most);
   size_t used = 0;
   int status = Z_OK;
   while (status == Z_OK) {
@@ -73,7 +80,7 @@ Result<std::vector<uint8_t>> unxz(std::span<const uint8_t> data, size_t most) {
     return Error(ErrorKind::kNoResource, "liblzma cannot start");
   stream.next_in = data.data();
   stream.avail_in = data.size();
-  std::vector<uint8_t> out;
+  std::vector<uint8_t> out = room_for(data, most);
   size_t used = 0;
   lzma_ret status = LZMA_OK;
   while (status == LZMA_OK) {
@@ -96,7 +103,7 @@ Result<std::vector<uint8_t>> unzstd(std::span<const uint8_t> data, size_t most) 
   if (stream == nullptr) return Error(ErrorKind::kNoResource, "zstd cannot start");
   ZSTD_DCtx_setParameter(stream, ZSTD_d_windowLogMax, 27);
   ZSTD_inBuffer in{data.data(), data.size(), 0};
-  std::vector<uint8_t> out;
+  std::vector<uint8_t> out = room_for(data, most);
   size_t used = 0;
   size_t status = 1;  // 0: frame complete
   while (status != 0) {
@@ -118,7 +125,7 @@ Result<std::vector<uint8_t>> unzstd(std::span<const uint8_t> data, size_t most) 
 // The legacy LZ4 frame (lz4 -l), which Linux uses: a magic number, then blocks with their packed size in
 // front. It ends with the data, or with what cannot be a block: bzImage appends the unpacked size.
 Result<std::vector<uint8_t>> unlz4(std::span<const uint8_t> data, size_t most) {
-  std::vector<uint8_t> out;
+  std::vector<uint8_t> out = room_for(data, most);
   data = data.subspan(kLz4LegacyMagic.size());
   while (data.size() > 4) {
     const auto packed = load_le<uint32_t>(data.data());
