@@ -3,6 +3,7 @@ the test's own, with dnsmasq and tshark as peers."""
 
 import hashlib
 import os
+import socket
 import subprocess
 
 from guestlib import vmm
@@ -127,3 +128,46 @@ def _files_with_the_host(t, console, host, mebibytes=8):
         server.wait(60)
         server.stdin.close()
     t.expect(hashlib.sha256(back.read_bytes()).hexdigest() == digest, "the host received other bytes than the guest sent")
+
+
+def user_network_with_its_options(t):
+    """Names that DHCP gives, TFTP, a command behind an address, IPv6 with its router's prefix."""
+    folder = t.scratch.path / "tftp"
+    folder.mkdir()
+    content = os.urandom(MIB)
+    (folder / "file").write_bytes(content)
+    net = (f"user,net=10.9.8.0/24,dhcpstart=10.9.8.40,dns=10.9.8.5,host=10.9.8.1,hostname=guest,domainname=example.org,tftp={folder},"
+           f"guestfwd=tcp:10.9.8.100:80-cmd:/usr/bin/tr a-z A-Z,ipv6-prefix=fd12::")
+    with t.start(t.machine(net=net)) as running:
+        console = t.shell(running)
+        t.run(console, "udhcpc -q -n -t 10 -i eth0 2>/dev/null")
+        t.expect("10.9.8.40/24" in t.run(console, "ip -4 addr show eth0"), "the lease is not 10.9.8.40/24")
+        names = t.run(console, "cat /etc/resolv.conf")
+        t.expect("10.9.8.5" in names and "example.org" in names, f"the lease tells other names: {names}")
+        t.run(console, "ping -c 1 -W 10 10.9.8.1")
+        t.run(console, "tftp -g -b 1400 -r file -l /tmp/file 10.9.8.1")
+        t.expect(t.run(console, "sha256sum </tmp/file").startswith(hashlib.sha256(content).hexdigest()), "TFTP gave other bytes")
+        t.expect(t.run(console, "(echo hello; sleep 2) | nc 10.9.8.100 80 | head -1") == "HELLO", "the command did not answer")
+        t.run(console, "until ip -6 addr show dev eth0 | grep -q fd12::; do sleep 0.1; done")
+        t.run(console, "ping6 -c 1 -W 10 fd12::2")
+
+
+def user_network_that_is_restricted(t):
+    """With restrict=on the guest reaches its router and no server, but what is forwarded to it still arrives."""
+    server = socket.create_server(("127.0.0.1", 0))
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    with server, t.start(t.machine(net=f"user,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:7")) as running:
+        console = t.shell(running)
+        t.run(console, "udhcpc -q -n -t 10 -i eth0 2>/dev/null")
+        t.run(console, f"! nc -w 3 10.0.2.2 {server.getsockname()[1]} </dev/null")
+        t.run(console, "(nc -ll -p 7 -e cat &) </dev/null >/dev/null 2>&1; until netstat -ltn | grep -q ':7 '; do sleep 0.1; done")
+        with t.steps.step("a connection to the guest"), socket.create_connection(("127.0.0.1", port), timeout=60) as peer:
+            peer.sendall(b"inwards")
+            t.expect(peer.recv(100) == b"inwards", "the guest did not answer")
+        server.settimeout(0)
+        try:
+            server.accept()
+        except BlockingIOError:
+            return
+        t.expect(False, "the guest reached the host's server")
