@@ -22,6 +22,7 @@
 #include "machine/core.h"
 #include "machine/fixed_regions.h"
 #include "machine/kernel_irqchip.h"
+#include "machine/kernel_pit.h"
 #include "machine/legacy.h"
 #include "machine/pic_inputs.h"
 
@@ -75,6 +76,8 @@ class Pc final : public Board {
   }
 
   Result<void> add_functions() {
+    if (kernel_ != nullptr && kernel_->mode() == accel::kvm::Irqchip::Mode::kOn)
+      TRY(move_pit_to_kernel(*kernel_, pit_, hpet_));
     TRY_ASSIGN(const auto host, pci_.add(std::make_shared<pci::I440fxHostBridge>(), pci::Address{0, 0}));
     TRY_ASSIGN(const auto isa, pci_.add(piix3_, pci::Address{1, 0}, true));
     auto pm = std::make_shared<pci::Piix4Pm>(pm_block_);
@@ -121,6 +124,7 @@ class Pc final : public Board {
     config_ports_.reset();
     lower_all_lines();
     if (kernel_ != nullptr) give_to_kernel(*kernel_, &pic_, io_apic_);
+    reset_kernel_pit(kernel_, pit_);
   }
 
   void quiesce() override {
@@ -132,7 +136,10 @@ class Pc final : public Board {
 
   void state(state::Archive& archive) override {
     archive.section("pc", 1);
-    if (kernel_ != nullptr && !archive.loading()) take_from_kernel(*kernel_, &pic_, io_apic_);
+    if (kernel_ != nullptr && !archive.loading()) {
+      take_from_kernel(*kernel_, &pic_, io_apic_);
+      take_pit_from_kernel(kernel_, pit_);
+    }
     pic_.state(archive);
     pic_inputs_.state(archive);
     io_apic_.state(archive);
@@ -147,7 +154,10 @@ class Pc final : public Board {
     serial_->state(archive);
     config_ports_.state(archive);
     for (const auto& function : pci_.functions()) function->state(archive);
-    if (kernel_ != nullptr && archive.loading()) give_to_kernel(*kernel_, &pic_, io_apic_);
+    if (kernel_ != nullptr && archive.loading()) {
+      give_to_kernel(*kernel_, &pic_, io_apic_);
+      give_pit_to_kernel(kernel_, pit_, hpet_);
+    }
   }
 
   acpi::Description acpi() const override {

@@ -10,6 +10,8 @@
 namespace ostler::accel::kvm {
 namespace {
 
+constexpr uint32_t kTimerPin = 2;  // of the I/O APIC: IRQ 0
+
 kvm_irq_routing_entry pin_of_chip(uint32_t gsi, uint32_t chip, uint32_t pin) {
   kvm_irq_routing_entry entry{};
   entry.gsi = gsi;
@@ -47,6 +49,7 @@ Result<void> Irqchip::set_routes_locked() {
       entries.push_back(pin_of_chip(pin, pin < 8 ? KVM_IRQCHIP_PIC_MASTER : KVM_IRQCHIP_PIC_SLAVE, pin % 8));
     for (uint32_t pin = 0; pin < kPins; ++pin)
       entries.push_back(pin_of_chip(kPicPins + pin, KVM_IRQCHIP_IOAPIC, pin));
+    if (has_pit_) entries.push_back(pin_of_chip(0, KVM_IRQCHIP_IOAPIC, kTimerPin));
   }
   for (uint32_t pin = 0; pin < kPins; ++pin) {
     if (!sends_[pin]) continue;
@@ -100,6 +103,32 @@ Result<kvm_irqchip> Irqchip::chip(unsigned number) const {
 Result<void> Irqchip::set_chip(const kvm_irqchip& chip) {
   kvm_irqchip in = chip;
   if (const int done = call(fd_, kSetIrqchip, &in); done < 0) return refusal("KVM_SET_IRQCHIP", done);
+  return {};
+}
+
+Result<void> Irqchip::create_pit() {
+  const auto refused = [](const Request& request, int error) {
+    return refusal(request.name, error).with_context("kernel-irqchip=on");
+  };
+  kvm_pit_config config{};
+  config.flags = KVM_PIT_SPEAKER_DUMMY;
+  if (const int done = call(fd_, kCreatePit2, &config); done < 0) return refused(kCreatePit2, done);
+  kvm_reinject_control late{};
+  if (const int done = call(fd_, kReinjectControl, &late); done < 0) return refused(kReinjectControl, done);
+  const std::lock_guard lock(mutex_);
+  has_pit_ = true;
+  return set_routes_locked();
+}
+
+Result<kvm_pit_state2> Irqchip::pit() const {
+  kvm_pit_state2 out{};
+  if (const int done = call(fd_, kGetPit2, &out); done < 0) return refusal(kGetPit2.name, done);
+  return out;
+}
+
+Result<void> Irqchip::set_pit(const kvm_pit_state2& state) {
+  kvm_pit_state2 in = state;
+  if (const int done = call(fd_, kSetPit2, &in); done < 0) return refusal(kSetPit2.name, done);
   return {};
 }
 

@@ -4,7 +4,7 @@
 //
 // Global system interrupts: with kSplit, 0 to 23 are the pins of our I/O APIC, which the kernel knows so that
 // it reports the end of their interrupts (KVM_EXIT_IOAPIC_EOI). With kOn, 0 to 15 are the pins of the 8259
-// pair and 16 to 39 those of the I/O APIC.
+// pair and 16 to 39 those of the I/O APIC; with a PIT in the kernel, 0 is both chips' pin for IRQ 0.
 #pragma once
 
 #include <linux/kvm.h>
@@ -37,6 +37,12 @@ class Irqchip final : public bus::KernelApics {
   void deliver_msi(GuestPhys address, uint32_t data) override;
   void pin_sends(unsigned pin, GuestPhys address, uint32_t data) override;
 
+  // With kOn, construction time: the 8254 too, at ports 0x40 to 0x43 and 0x61, which drives pin 0 of the 8259
+  // pair and pin 2 of the I/O APIC. What a guest was too slow to take is not made up for, as with ours.
+  Result<void> create_pit();
+  Result<kvm_pit_state2> pit() const;
+  Result<void> set_pit(const kvm_pit_state2& state);  // every count begins anew
+
   // With kOn, while no vCPU runs. Chip 0 is the first 8259, 1 the second, 2 the I/O APIC. Errors: KVM's.
   Result<kvm_irqchip> chip(unsigned number) const;
   Result<void> set_chip(const kvm_irqchip& chip);
@@ -63,6 +69,7 @@ class Irqchip final : public bus::KernelApics {
   const int fd_;
   const Mode mode_;
   Pins pic_, io_apic_;
+  bool has_pit_ = false;
   std::mutex mutex_;
   std::array<std::optional<Message>, kPins> sends_;  // kSplit
 };

@@ -61,6 +61,11 @@ void Hpet::set_irq(unsigned pin, bool level) {
   if (!legacy()) router_.set_irq(pin == kPitPin ? 0 : 8, level);
 }
 
+bool Hpet::replaces_legacy() {
+  const std::lock_guard lock(mutex_);
+  return legacy();
+}
+
 // After the mode changed: the lines go back to their owners, or are ours and low.
 void Hpet::drive_legacy_locked() {
   router_.set_irq(0, !legacy() && pit_level_);
@@ -251,7 +256,10 @@ void Hpet::write_config_locked(uint64_t value) {
   base_ = counter;
   start_ = loop_.clock().now();
   for (unsigned i = 0; i < kComparators; ++i) update_line_locked(i);
-  if (legacy() != was_legacy) drive_legacy_locked();
+  if (legacy() != was_legacy) {
+    if (legacy_changed_) legacy_changed_(legacy());
+    drive_legacy_locked();
+  }
   arm_all_locked();
 }
 

@@ -7,6 +7,7 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <mutex>
 
 #include "bus/io_handler.h"
@@ -27,6 +28,10 @@ class Hpet final : public bus::IoHandler, public bus::IrqSink, public state::Sav
   // `msi` may be null: no FSB delivery.
   Hpet(event::Loop& loop, bus::IrqSink& router, bus::MsiSink* msi);
   void reset();
+  // Told when legacy replacement begins and ends: whoever drives IRQ 0 beside our pin. Construction time;
+  // called with the lock held.
+  void on_legacy(std::function<void(bool)> changed) { legacy_changed_ = std::move(changed); }
+  bool replaces_legacy();
 
   void set_irq(unsigned pin, bool level) override;
   std::string_view name() const override { return "hpet"; }
@@ -67,6 +72,7 @@ class Hpet final : public bus::IoHandler, public bus::IrqSink, public state::Sav
   event::Loop& loop_;
   bus::IrqSink& router_;
   bus::MsiSink* const msi_;
+  std::function<void(bool)> legacy_changed_;
   std::mutex mutex_;
   uint64_t config_ = 0, status_ = 0;
   uint64_t base_ = 0;  // of the counter: at start_ while enabled, its value while not

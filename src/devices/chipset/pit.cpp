@@ -385,7 +385,7 @@ void Pit::state(state::Archive& archive) {
   archive.check(control_ <= 15, "control");
   archive.check(deadline_ >= -1 && deadline_ < INT64_MAX / 2, "deadline");
   if (!archive.loading() || archive.failed()) return;
-  if (deadline_ >= 0)
+  if (deadline_ >= 0 && !in_kernel_)
     timer_.set(deadline_);
   else
     timer_.cancel();

@@ -18,6 +18,18 @@ namespace ostler::chipset {
 class PitCounter {
  public:
   static constexpr uint64_t kHertz = 1'193'182;
+  // What the kernel's counter and ours have in common: not how far the present count has come.
+  struct Image {
+    uint8_t mode = 3, access = 3;  // as in the control word; 0..5, 1..3
+    bool bcd = false, gate = true, loaded = false;
+    bool write_high_next = false, read_high_next = false;
+    uint8_t low_byte = 0;
+    uint32_t count = 0x10000;
+    bool count_latched = false, status_latched = false;
+    uint16_t latched_count = 0;
+    uint8_t latched_status = 0;
+    friend bool operator==(const Image&, const Image&) = default;
+  };
 
   void reset();
   void write_control(uint8_t value, int64_t now);  // not the counter-latch command
@@ -32,6 +44,8 @@ class PitCounter {
   // was low only for a moment before it.
   int64_t next_rise(int64_t now);
   bool pulses() const { return mode_ >= 2; }
+  Image image(int64_t now);
+  void set_image(const Image& image, int64_t now);  // the count begins now
   void state(state::Archive& archive);
 
  private:
@@ -59,12 +73,25 @@ class PitCounter {
   uint8_t latched_status_ = 0;
 };
 
+// What the kernel's 8254 and ours have in common.
+struct PitImage {
+  std::array<PitCounter::Image, 3> counters{};
+  bool speaker = false;  // port 0x61 bit 1
+  friend bool operator==(const PitImage&, const PitImage&) = default;
+};
+
 class Pit final : public state::Savable {
  public:
   Pit(event::Loop& loop, bus::IrqLine irq);
   void reset();
   bus::IoHandler& ports() { return ports_; }                // 0x40-0x43
   bus::IoHandler& control_port() { return control_port_; }  // 0x61
+  // The kernel's chip counts while vCPUs run; this one keeps its state.
+  void set_kernel() { in_kernel_ = true; }  // construction time
+  bool in_kernel() const { return in_kernel_; }
+  PitImage image();
+  void set_image(const PitImage& image);  // its line goes low
+  void lower_line();
   void state(state::Archive& archive) override;
 
  private:
@@ -78,6 +105,7 @@ class Pit final : public state::Savable {
 
   event::Loop& loop_;
   const bus::IrqLine irq_;
+  bool in_kernel_ = false;
   std::mutex mutex_;
   std::array<PitCounter, 3> counters_;
   uint8_t control_ = 0;  // port 0x61, bits 3:0

@@ -4,81 +4,12 @@
 
 #include <thread>
 
-#include "devices/chipset/apic_bus.h"
-#include "devices/chipset/io_apic.h"
-#include "devices/chipset/local_apic.h"
-#include "devices/chipset/pic.h"
+#include "chips.h"
 #include "guests.h"
-#include "machine/kernel_irqchip.h"
-#include "rig.h"
 #include "transfer.h"
 
 namespace ostler::accel {
 namespace {
-
-using kvm::Irqchip;
-
-constexpr uint8_t kVector = 0x50;
-constexpr uint64_t kHandler = 0x3000;
-
-struct FixedTsc final : chipset::TscClock {
-  uint64_t guest_tsc() const override { return 0; }
-  uint64_t frequency() const override { return 1'000'000'000; }
-};
-
-// A vCPU with chips around it, in the kernel or not.
-struct Chips {
-  explicit Chips(const std::string& engine_name, std::optional<Irqchip::Mode> mode = std::nullopt) {
-    rig.irqchip = mode;
-    rig.apic = &apic;
-    engine = rig.make(engine_name);
-    if (engine == nullptr) return;
-    if (mode) bus.set_kernel(*rig.vm->irqchip());
-    if (mode == Irqchip::Mode::kOn) {
-      pic.set_kernel(rig.vm->irqchip()->pic());
-      io_apic.set_kernel(rig.vm->irqchip()->io_apic());
-    }
-    bus.set_ext_int_source(pic);
-    apic.attach(events);
-    events.engine = engine.get();
-    rig.poke<uint32_t>(4 * kVector, kHandler);
-  }
-  void start(std::span<const uint8_t> code, std::span<const uint8_t> handler) {
-    rig.place(code);
-    rig.place(handler, kHandler);
-    rig.start(*engine, Mode::kReal);
-  }
-  void state(state::Archive& archive) {
-    Irqchip* const kernel = rig.vm == nullptr ? nullptr : rig.vm->irqchip();
-    if (kernel != nullptr && !archive.loading()) machine::take_from_kernel(*kernel, &pic, io_apic);
-    engine->state(archive);
-    apic.state(archive);
-    pic.state(archive);
-    io_apic.state(archive);
-    if (kernel != nullptr && archive.loading()) machine::give_to_kernel(*kernel, &pic, io_apic);
-    if (archive.loading()) engine->apic_loaded();
-  }
-
-  struct Events final : bus::CpuEvents {
-    Engine* engine = nullptr;
-    void interrupt_changed() override { engine->interrupt_changed(); }
-    void nmi() override { engine->nmi(); }
-    void smi() override {}
-    void init() override {}
-    void sipi(uint8_t) override {}
-    void unhalt() override {}
-  };
-  event::VirtualClock clock;
-  event::Loop loop{clock};
-  FixedTsc tsc;
-  chipset::ApicBus bus;
-  Events events;
-  chipset::LocalApic apic{{.id = 0, .bootstrap = true}, bus, loop, tsc};
-  chipset::PicPair pic{bus::IrqLine(bus, chipset::ApicBus::kIntrPin)};
-  chipset::IoApic io_apic{bus, 0};
-  Rig rig;
-  std::unique_ptr<Engine> engine;
-};
 
 void move(Chips& from, Chips& to) {
   std::memcpy(to.rig.ram->host(), from.rig.ram->host(), kRamSize);

@@ -67,6 +67,17 @@ TEST_F(Refusals, EveryCallOfTheKernelsInterruptControllersToo) {
     ASSERT_FALSE(made) << name;
     expect_sentence(made.error().message(), name);
   }
+  for (const std::string name : {"KVM_CREATE_PIT2", "KVM_REINJECT_CONTROL", "KVM_GET_PIT2", "KVM_SET_PIT2"}) {
+    fake_.refused.clear();
+    ASSERT_TRUE(build(Irqchip::Mode::kOn));
+    fake_.refused = {{name, EINVAL}};
+    Irqchip& kernel = *rig_.vm->irqchip();
+    auto done = kernel.create_pit();
+    if (done) done = kernel.set_pit({});
+    if (const auto state = kernel.pit(); done && !state) done = state.error();
+    ASSERT_FALSE(done) << name;
+    expect_sentence(done.error().message(), name);
+  }
   fake_.refused = {{"KVM_ENABLE_CAP", EINVAL}};
   const auto split = build(Irqchip::Mode::kSplit);
   ASSERT_FALSE(split);

@@ -230,5 +230,35 @@ TEST_F(PitTest, WideAccessTouchesEachPort) {
   EXPECT_EQ(pit.ports().io_read(3, 1), 0xffu);
 }
 
+TEST_F(PitTest, APictureOfItGoesOnWithANewPeriod) {
+  program(0, 2, 1000);
+  out(3, 0x34);
+  out(0, 0xe8);
+  gate(3);
+  program(2, 0, 500);
+  out(0, 3);
+  out(3, 0xc4);  // latch status and count of counter 1
+  in(1);
+  to_tick(300);
+  const PitImage image = pit.image();
+  Pit other{bench.loop, bus::IrqLine(irqs, 1)};
+  other.set_image(image);
+  EXPECT_EQ(other.image(), image);
+  EXPECT_EQ(other.control_port().io_read(0, 1) & 3, 3u);
+  to_tick(1301);
+  EXPECT_GE(irqs.edges[1], 1u);
+}
+
+TEST_F(PitTest, APictureThatNoCounterHasIsMadeOne) {
+  PitImage image;
+  image.counters.fill({.mode = 0xee, .access = 9, .loaded = true, .count = ~0u});
+  pit.set_image(image);
+  for (const PitCounter::Image& counter : pit.image().counters) {
+    EXPECT_LE(counter.mode, 5u);
+    EXPECT_EQ(counter.access, 3u);
+    EXPECT_EQ(counter.count, 0x10000u);
+  }
+}
+
 }  // namespace
 }  // namespace ostler::chipset
