@@ -104,7 +104,7 @@ std::vector<BitmapInfo> list_bitmaps(const NodePtr& node) {
   return infos;
 }
 
-Task<Result<void>> add_bitmap(JobManager& manager, BitmapOptions options) {
+Task<Result<NodePtr>> add_bitmap(JobManager& manager, BitmapOptions options) {
   const NodePtr image = skip_filters(options.node);
   if (find_bitmap(options.node, options.name))
     co_return Error(ErrorKind::kInvalidArgument,
@@ -118,8 +118,8 @@ Task<Result<void>> add_bitmap(JobManager& manager, BitmapOptions options) {
                       fmt::format("{}: the format '{}' keeps no bitmaps", image->filename(), image->driver()),
                       ENOTSUP);
     const Drained drained = co_await Drained::begin(image);
-    auto added = co_await bitmaps->add(options.name, options.granularity, options.enabled);
-    co_return added;
+    CO_TRY(co_await bitmaps->add(options.name, options.granularity, options.enabled));
+    co_return image;
   }
   const Mutex::Guard alone = co_await manager.change_graph();
   std::shared_ptr<BitmapFilter> filter = filter_over(options.node);
@@ -129,12 +129,12 @@ Task<Result<void>> add_bitmap(JobManager& manager, BitmapOptions options) {
     CO_TRY(manager.opener().add(filter, ""));
   }
   CO_TRY(co_await filter->bitmaps()->add(options.name, options.granularity, options.enabled));
-  if (!is_new) co_return Result<void>();
+  if (!is_new) co_return NodePtr(filter);
   // Like the users above it: they are checked there.
   Permissions taken = {.used = kPermissionRead, .shared = kPermissionRead | kPermissionWriteUnchanged};
   if (!options.node->read_only()) taken.used |= kPermissionWrite;
-  auto inserted = co_await insert_filter(filter, options.node, taken);
-  co_return inserted;
+  CO_TRY(co_await insert_filter(filter, options.node, taken));
+  co_return NodePtr(filter);
 }
 
 Task<Result<void>> remove_bitmap(JobManager& manager, NodePtr node, std::string name) {

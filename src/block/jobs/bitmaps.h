@@ -15,8 +15,9 @@ struct BitmapOptions {
   bool enabled = true;           // records
 };
 
-// "block-dirty-bitmap-add". On an I/O context, while the disk is used.
-Task<Result<void>> add_bitmap(JobManager& manager, BitmapOptions options);
+// "block-dirty-bitmap-add". On an I/O context, while the disk is used. Who keeps it: the image, or a filter,
+// which may be new and lie above `node`.
+Task<Result<NodePtr>> add_bitmap(JobManager& manager, BitmapOptions options);
 // "block-dirty-bitmap-remove".
 Task<Result<void>> remove_bitmap(JobManager& manager, NodePtr node, std::string name);
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "block/jobs/job_group.h"
 #include "block/jobs/job_manager.h"
 
 namespace ostler::block {
@@ -134,7 +135,9 @@ Result<void> Job::cancel(bool force) {
     ++wakes_;
     changed_.wake_all();
   }
-  if (cancelled_) on_cancel();
+  if (!cancelled_) return {};
+  on_cancel();
+  if (options_.group) options_.group->fail();
   return {};
 }
 
@@ -278,6 +281,15 @@ Task<Result<void>> Job::work() {
   {
     const std::lock_guard lock(mutex_);
     set_status_locked(JobStatus::kWaiting);
+  }
+  tell_changes();
+  if (options_.group) {
+    const bool all = co_await options_.group->vote(true);
+    if (!all) cancelled_ = true;
+    if (!all) co_return Result<void>();
+  }
+  {
+    const std::lock_guard lock(mutex_);
     set_status_locked(JobStatus::kPending);
   }
   if (!options_.auto_finalize) {
@@ -294,6 +306,10 @@ Task<Result<void>> Job::work() {
     pauses_ = 0;
   }
   auto result = co_await prepare();
+  if (result && options_.group) {
+    const bool all = co_await options_.group->vote(true);
+    if (!all) cancelled_ = true;
+  }
   co_return result;
 }
 
@@ -311,6 +327,7 @@ Task<void> Job::live() {
 Task<void> Job::conclude(Result<void> result) {
   const bool success = result && !cancelled_;
   if (!success) {
+    if (options_.group) options_.group->fail();
     {
       const std::lock_guard lock(mutex_);
       if (!result)

@@ -21,6 +21,7 @@
 
 namespace ostler::block {
 
+class JobGroup;
 class JobManager;
 
 enum class JobType { kStream, kCommit, kMirror, kBackup };
@@ -51,6 +52,7 @@ struct JobOptions {
   uint64_t speed = 0;  // bytes per second; 0: no limit
   bool auto_finalize = true;
   bool auto_dismiss = true;
+  std::shared_ptr<JobGroup> group = {};  // it ends with the others; null: by itself
 };
 
 struct JobInfo {

@@ -1,5 +1,7 @@
 #include "block/jobs/job_manager.h"
 
+#include "block/jobs/job_group.h"
+
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -59,6 +61,7 @@ Result<void> JobManager::start(std::shared_ptr<Job> job) {
       return Error(ErrorKind::kInvalidArgument, fmt::format("there is a job '{}' already", job->id()));
     ++live_;
   }
+  if (job->options_.group) job->options_.group->join(job);
   context_.spawn(host(std::move(job)));
   return {};
 }
