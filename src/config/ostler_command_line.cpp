@@ -9,12 +9,13 @@
 #include "config/key_values.h"
 #include "config/property.h"
 #include "config/qemu_builder.h"
+#include "config/qemu_nbd_options.h"
 
 namespace ostler::config {
 namespace {
 
 struct RunOptions {
-  std::vector<std::string> disks, more_disks, cdroms, forwards, devices;
+  std::vector<std::string> disks, more_disks, cdroms, nbd_servers, exports, forwards, devices;
   std::string kernel, initrd, append, memory = "1G", net = "user", accel, machine = "pc", cpu, name, log,
                                       log_file;
   unsigned cpus = 1;
@@ -23,7 +24,7 @@ struct RunOptions {
   bool paused = false, snapshot = false, no_reboot = false, no_rng = false;
 };
 
-// "PATH[,readonly][,snapshot]": the short form of a disk.
+// "PATH[,readonly][,snapshot][,id=ID]": the short form of a disk.
 Result<void> add_disk(QemuBuilder& b, const std::string& text, bool snapshot) {
   TRY_ASSIGN(auto keys, KeyValues::parse("--disk", text, "file"));
   QemuBuilder::PendingDrive drive;
@@ -33,6 +34,7 @@ Result<void> add_disk(QemuBuilder& b, const std::string& text, bool snapshot) {
   drive.interface = "virtio";
   const auto file = keys.take("file");
   if (!file || file->empty()) return keys.error("file", "is missing");
+  if (const auto id = keys.take("id")) drive.drive.id = *id;
   drive.drive.file = *file;
   TRY_ASSIGN(const auto read_only, keys.take_bool("readonly"));
   TRY_ASSIGN(const auto temporary, keys.take_bool("snapshot"));
@@ -145,6 +147,8 @@ Result<CommandLine> build(const RunOptions& options) {
     for (const std::string& disk : *list) TRY(add_disk(b, disk, options.snapshot));
 
   for (const std::string& file : options.cdroms) TRY(add_cdrom(b, file));
+  for (const std::string& server : options.nbd_servers) TRY(option_nbd_server(b, server));
+  for (const std::string& disk : options.exports) TRY(option_export(b, disk));
 
   TRY(add_network(b, options));
   if (!options.no_rng)
@@ -159,10 +163,12 @@ Result<CommandLine> build(const RunOptions& options) {
 }
 
 constexpr std::pair<std::string_view, std::string_view> kOtherNames[] = {
-    {"-m", "--memory"},      {"-smp", "--cpus"},        {"-d", "--log"},       {"-D", "--log-file"},
-    {"-drive", "--disk"},    {"-kernel", "--kernel"},   {"-cpu", "--cpu"},     {"-initrd", "--initrd"},
-    {"-append", "--append"}, {"-machine", "--machine"}, {"-accel", "--accel"}, {"-device", "--device"},
-    {"-name", "--name"},     {"-gdb", "--gdb"},         {"-S", "--paused"},
+    {"-m", "--memory"},        {"-smp", "--cpus"},      {"-d", "--log"},
+    {"-D", "--log-file"},      {"-drive", "--disk"},    {"-kernel", "--kernel"},
+    {"-cpu", "--cpu"},         {"-initrd", "--initrd"}, {"-append", "--append"},
+    {"-machine", "--machine"}, {"-accel", "--accel"},   {"-device", "--device"},
+    {"-name", "--name"},       {"-gdb", "--gdb"},       {"-S", "--paused"},
+    {"-cdrom", "--cdrom"},     {"-export", "--export"}, {"-nbd-server", "--nbd-server"},
 };
 
 std::vector<std::string_view> option_names(const CLI::App& app, std::vector<std::string>& storage) {
@@ -207,7 +213,7 @@ Result<CommandLine> parse_ostler_command_line(std::span<const std::string> argum
   app.add_subcommand("ps",
                      "list the guests that run here, with the memory they take; `ostler ps --json` too");
   CLI::App* version = app.add_subcommand("version", "print the version");
-  run->add_option("disk", options.disks, "disk image: PATH[,readonly][,snapshot]");
+  run->add_option("disk", options.disks, "disk image: PATH[,readonly][,snapshot][,id=ID]");
   run->add_option("--kernel", options.kernel, "kernel to boot: bzImage, ELF with a PVH note, or multiboot");
   run->add_option("--initrd", options.initrd, "initial RAM disk for the kernel");
   run->add_option("--append", options.append, "kernel command line");
@@ -218,6 +224,9 @@ Result<CommandLine> parse_ostler_command_line(std::span<const std::string> argum
   run->add_option("--cpus,-c", options.cpus, "number of vCPUs, 1 to 64")->capture_default_str();
   run->add_option("--disk", options.more_disks, "a disk; may be given several times");
   run->add_option("--cdrom", options.cdroms, "an image in a CD drive; may be given several times");
+  run->add_option("--nbd-server", options.nbd_servers,
+                  "give disks to NBD clients: addr.path=SOCKET, or addr.type=inet,addr.host=H,addr.port=N");
+  run->add_option("--export", options.exports, "a disk for them: nbd,node-name=ID[,name=NAME][,writable=on]");
   run->add_flag("--snapshot", options.snapshot,
                 "keep all disk images unchanged: writes are thrown away at the end");
   run->add_option("--net", options.net,

@@ -6,6 +6,7 @@
 
 #include "base/suggest.h"
 #include "config/qemu_builder.h"
+#include "config/qemu_nbd_options.h"
 
 namespace ostler::config {
 namespace {
@@ -87,6 +88,10 @@ constexpr Option kOptions[] = {
     {"hdb", "file", "the second", option_hdb},
     {"hdc", "file", "the third", option_hdc},
     {"hdd", "file", "the fourth", option_hdd},
+    {"nbd-server", "[addr.path=]path|addr.type=inet,addr.host=h[,addr.port=n]…",
+     "give disks to NBD clients; also tls-creds=folder, max-connections=n", option_nbd_server},
+    {"export", "[type=]nbd,node-name=disk[,name=name][,writable=on]…",
+     "a disk for them; also id, description, bitmap, allocation-depth", option_export},
     {"cdrom", "file", "a CD-ROM drive in the place of -hdc, with its medium", option_cdrom},
     {"drive",
      "[file=f][,if=ide|virtio|none][,media=disk|cdrom][,format=raw][,id=name][,snapshot=on][,read-only=on]"

@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "config/block_node.h"
 #include "machine/backends.h"
+#include "machine/block_jobs.h"
 #include "machine/board.h"
 #include "machine/core.h"
 #include "machine/debugger.h"
@@ -16,6 +17,7 @@
 #include "machine/kernel_loader.h"
 #include "machine/media.h"
 #include "machine/microvm_board.h"
+#include "machine/nbd_exports.h"
 #include "machine/pc_board.h"
 #include "machine/plugged_devices.h"
 #include "memory/dma.h"
@@ -60,6 +62,9 @@ Machine::~Machine() {
   // vCPUs end before the devices they use; devices before the back ends and the memory they use.
   if (core_ != nullptr) core_->stop_vcpus();
   debugger_.reset();
+  // Clients and jobs of the disks go before the devices: these may wait for them.
+  nbd_.reset();
+  jobs_.reset();
   devices_.reset();
   media_.reset();
   board_.reset();
@@ -88,12 +93,16 @@ Result<void> Machine::build() {
                  config_, core_->loop(), [this] { quit(0); },
                  [this](const std::string& disk, int error) { disk_errors_->failed(disk, error); }));
   media_ = std::make_unique<Media>(backends_->disks());
+  jobs_ = std::make_unique<BlockJobs>(backends_->disks());
+  nbd_ = std::make_unique<NbdExports>(backends_->disks());
   if (config_.type == "microvm") {
     TRY_ASSIGN(board_, MicrovmBoard::create(*core_, *backends_, *this));
   } else {
     TRY_ASSIGN(board_, PcBoard::create(*core_, *backends_, *this));
   }
   TRY_ASSIGN(devices_, PluggedDevices::create(config_, *core_, *backends_, *media_, *board_, *this));
+  // After the devices: these decide who else may write to their disks.
+  TRY(nbd_->begin(config_.objects));
   TRY(start_guest_code());
   if (config_.gdb_chardev) {
     TRY_ASSIGN(chardev::CharBackend * backend, backends_->take_chardev(*config_.gdb_chardev, "-gdb"));

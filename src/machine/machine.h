@@ -32,7 +32,9 @@ class Core;
 class Backends;
 class Debugger;
 class DiskErrors;
+class BlockJobs;
 class Media;
+class NbdExports;
 class PluggedDevices;
 
 // kIoError: paused since a disk's request failed (werror=stop, or a full host disk).
@@ -77,6 +79,8 @@ class Machine final : private chipset::SystemRequests {
   Result<void> set_link(const std::string& name, bool up);
   // The guest's balloon; null: it has none.
   virtio::balloon::BalloonDevice* balloon();
+  NbdExports& nbd() { return *nbd_; }     // disks for clients of the network
+  BlockJobs& jobs() { return *jobs_; }    // snapshots and copies of disks
   Snapshot save();                        // while paused
   Result<void> restore(const Snapshot&);  // while paused; on error the machine must be reset or destroyed
   uint64_t instructions() const;          // executed by all vCPUs
@@ -103,6 +107,8 @@ class Machine final : private chipset::SystemRequests {
   std::unique_ptr<DiskErrors> disk_errors_;
   std::unique_ptr<Backends> backends_;
   std::unique_ptr<Media> media_;
+  std::unique_ptr<BlockJobs> jobs_;
+  std::unique_ptr<NbdExports> nbd_;
   std::unique_ptr<Board> board_;
   std::unique_ptr<PluggedDevices> devices_;
   std::unique_ptr<Debugger> debugger_;  // null: not asked for

@@ -1,7 +1,9 @@
 #include "machine/control_commands.h"
 
 #include "devices/virtio/balloon/device.h"
+#include "machine/block_jobs.h"
 #include "machine/media.h"
+#include "machine/nbd_exports.h"
 
 namespace ostler::test {
 namespace {
@@ -47,6 +49,113 @@ void add_media(std::map<std::string, Command>& commands, machine::Media& media) 
   };
 }
 
+void add_nbd(std::map<std::string, Command>& commands, machine::NbdExports& nbd) {
+  commands["nbd_start"] = [&](const json& a) { return answer(nbd.start({.path = text(a, "path")})); };
+  commands["nbd_add"] = [&](const json& a) {
+    config::NbdExport disk{.id = text(a, "id"), .node = text(a, "node"), .name = text(a, "id")};
+    disk.writable = a.value("writable", false);
+    disk.bitmaps = a.value("bitmaps", std::vector<std::string>());
+    return answer(nbd.add(disk));
+  };
+  commands["nbd_remove"] = [&](const json& a) { return answer(nbd.remove(text(a, "id"))); };
+  commands["nbd_stop"] = [&](const json&) -> Result<json> {
+    nbd.stop();
+    return json::object();
+  };
+}
+
+machine::JobTarget target_of(const json& a) {
+  return {.node = text(a, "target"),
+          .file = text(a, "file"),
+          .format = a.value("format", "qcow2"),
+          .existing = a.value("existing", false)};
+}
+
+block::JobOptions job_of(const json& a) {
+  block::JobOptions options;
+  options.id = text(a, "job");
+  options.speed = a.value("speed", uint64_t{0});
+  options.auto_dismiss = a.value("auto_dismiss", false);
+  return options;
+}
+
+Result<machine::BackupRequest> backup_of(const json& a) {
+  machine::BackupRequest request{.job = job_of(a), .disk = text(a, "disk"), .target = target_of(a)};
+  TRY_ASSIGN(request.sync, block::parse_sync_mode(a.value("sync", "full")));
+  request.bitmap = text(a, "bitmap");
+  return request;
+}
+
+machine::SnapshotRequest snapshot_of(const json& a) {
+  return {.disk = text(a, "disk"),
+          .overlay = text(a, "overlay"),
+          .file = text(a, "file"),
+          .format = a.value("format", "qcow2")};
+}
+
+machine::BitmapRequest bitmap_of(const json& a) {
+  return {.disk = text(a, "disk"), .name = text(a, "bitmap"), .persistent = a.value("persistent", false)};
+}
+
+Result<json> transact(machine::BlockJobs& jobs, const json& a) {
+  std::vector<machine::ActionRequest> actions;
+  for (const json& each : a.at("actions")) {
+    const std::string what = text(each, "do");
+    if (what == "snapshot") actions.emplace_back(snapshot_of(each));
+    if (what == "add_bitmap") actions.emplace_back(bitmap_of(each));
+    if (what == "backup") {
+      TRY_ASSIGN(machine::BackupRequest request, backup_of(each));
+      actions.emplace_back(std::move(request));
+    }
+  }
+  const bool grouped = a.value("grouped", false);
+  return answer(jobs.transaction(
+      actions, grouped ? block::CompletionMode::kGrouped : block::CompletionMode::kIndividual));
+}
+
+void add_jobs(std::map<std::string, Command>& commands, machine::BlockJobs& jobs) {
+  commands["snapshot"] = [&](const json& a) { return answer(jobs.snapshot(snapshot_of(a))); };
+  commands["add_bitmap"] = [&](const json& a) { return answer(jobs.add_bitmap(bitmap_of(a))); };
+  commands["transaction"] = [&](const json& a) { return transact(jobs, a); };
+  commands["stream"] = [&](const json& a) {
+    return answer(jobs.stream({.job = job_of(a), .disk = text(a, "disk"), .base = text(a, "base")}));
+  };
+  commands["commit"] = [&](const json& a) {
+    return answer(jobs.commit(
+        {.job = job_of(a), .disk = text(a, "disk"), .top = text(a, "top"), .base = text(a, "base")}));
+  };
+  commands["mirror"] = [&](const json& a) -> Result<json> {
+    machine::MirrorRequest request{.job = job_of(a), .disk = text(a, "disk"), .target = target_of(a)};
+    TRY_ASSIGN(request.sync, block::parse_sync_mode(a.value("sync", "full")));
+    if (a.value("blocking", false)) request.copy_mode = block::MirrorCopyMode::kWriteBlocking;
+    request.replaces = text(a, "replaces");
+    return answer(jobs.mirror(request));
+  };
+  commands["backup"] = [&](const json& a) -> Result<json> {
+    TRY_ASSIGN(const machine::BackupRequest request, backup_of(a));
+    return answer(jobs.backup(request));
+  };
+  commands["jobs"] = [&](const json&) -> Result<json> {
+    json list = json::object();
+    for (const block::JobInfo& each : jobs.list())
+      list[each.id] = {{"status", block::job_status_name(each.status)}, {"error", each.error}};
+    return list;
+  };
+  using Control = Result<void> (*)(block::Job&);
+  const std::pair<const char*, Control> controls[] = {
+      {"job_cancel", [](block::Job& job) { return job.cancel(); }},
+      {"job_complete", [](block::Job& job) { return job.complete(); }},
+      {"job_pause", [](block::Job& job) { return job.pause(); }},
+      {"job_resume", [](block::Job& job) { return job.resume(); }},
+      {"job_dismiss", [](block::Job& job) { return job.dismiss(); }},
+  };
+  for (const auto& [name, control] : controls)
+    commands[name] = [&jobs, act = control](const json& a) -> Result<json> {
+      TRY_ASSIGN(const auto job, jobs.job(text(a, "job")));
+      return answer(act(*job));
+    };
+}
+
 }  // namespace
 
 std::map<std::string, Command> commands_of(machine::Machine& machine) {
@@ -86,6 +195,8 @@ std::map<std::string, Command> commands_of(machine::Machine& machine) {
   commands["add_node"] = [&](const json& a) { return answer(machine.block_add(a.at("options").dump())); };
   commands["remove_node"] = [&](const json& a) { return answer(machine.block_remove(text(a, "node"))); };
   add_media(commands, machine.media());
+  add_nbd(commands, machine.nbd());
+  add_jobs(commands, machine.jobs());
   return commands;
 }
 

@@ -4,7 +4,7 @@
     ./dev soak stress [--minutes N] [--accel NAME] [--cpus N]     stress-ng with its own verification
     ./dev soak compile                                            a C++ program: objects and output as natively
     ./dev soak python                                             part of Python's test suite, judged as natively
-    ./dev soak powercut [--kills N] [--seed N]                    kill -9 under a guest that writes with fsync
+    ./dev soak powercut [--kills N] [--seed N] [--job NAME]       kill -9 under a guest that writes with fsync
 
 Exit status 1 when something was wrong; the guest's console is kept then.
 """
@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent.parent / "tools")]
+sys.path[:0] = [str(HERE), str(HERE.parent / "guest"), str(HERE.parent.parent / "tools")]
 import scenarios  # noqa: E402
 from guestlib import guests, vmm, workload  # noqa: E402
 from guestlib.steps import Failed, Steps  # noqa: E402
@@ -32,11 +32,13 @@ class Context:
         self.options, self.scratch, self.steps = options, scratch, Steps()
         self.log, self.known = scratch.path / "console.log", 0
 
-    def boot(self, memory="2G", extra=()):
-        """A Runner with the guest."""
+    def boot(self, memory="2G", extra=(), control=None):
+        """A Runner with the guest; with `control`, a socket, the machine obeys it (tests/machine/control.cpp)."""
         o = self.options
+        program = Path(o.program).resolve().with_name("ostler-control") if control else o.program
         with self.steps.step(f"boot with {o.cpus} processors"):
-            runner = workload.boot(o.program, self.log, cpus=o.cpus, memory=memory, accel=o.accel, extra=extra)
+            runner = workload.boot(program, self.log, cpus=o.cpus, memory=memory, accel=o.accel, extra=extra,
+                                   control=control)
         self.known = int(runner.shell("dmesg | wc -l", 300)[1])  # what the boot said is not about the load
         return runner
 
@@ -58,6 +60,8 @@ def main():
     parser.add_argument("--minutes", type=float, default=10, help="for stress (default: %(default)s)")
     parser.add_argument("--kills", type=int, default=100, help="for powercut (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="for powercut: its random choices (default: new ones)")
+    parser.add_argument("--job", default="none", choices=("none", "any", *scenarios.JOBS),
+                        help="for powercut: what goes on while the process is killed (default: %(default)s)")
     parser.add_argument("--cpus", type=int, default=4)
     parser.add_argument("--accel", help="engine, as in -accel (default: the program's)")
     parser.add_argument("--program", default=vmm.default_program(), help="default: %(default)s")

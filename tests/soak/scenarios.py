@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 from guestlib.steps import Failed
-from powercut import powercut
+from powercut import JOBS, powercut
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 COMMAND_SECONDS = 300

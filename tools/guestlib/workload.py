@@ -67,14 +67,20 @@ def pinned(arguments, cpus):
     return ["taskset", "-c", cpus, *arguments] if cpus else list(arguments)
 
 
-def boot(program, log, *, cpus=1, memory="1G", accel=None, cpu=None, pin=None, prefix=(), extra=(), boot_seconds=600):
-    """Boots the workload guest to its runner, without services; `prefix` is a command that runs another, as nsenter does."""
+def boot(program, log, *, cpus=1, memory="1G", accel=None, cpu=None, pin=None, prefix=(), extra=(), boot_seconds=600,
+         control=None):
+    """Boots the workload guest to its runner, without services; `prefix` is a command that runs another, as nsenter does.
+
+    `control`: the socket of `ostler-control`."""
     made = prepared("kernel", "initrd", "workload")
     machine = vmm.Machine(
         kernel=made["kernel"], initrd=made["initrd"], memory=memory, cpus=cpus, accel=accel, cpu=cpu, rng=True,
         append="root=LABEL=ostler ro init=/opt/engine/init console=ttyS0",
         extra=["-drive", f"file={made['workload']},format=raw,if=virtio,readonly=on", *extra])
-    return Runner([*prefix, *pinned(vmm.command(program, machine), pin)], log, boot_seconds)
+    command = vmm.command(program, machine)
+    if control:
+        command.insert(1, str(control))
+    return Runner([*prefix, *pinned(command, pin)], log, boot_seconds)
 
 
 def native(log, *, pin=None, share=None):

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "block/capabilities.h"
+#include "block/jobs/bitmaps.h"
 #include "block/nbd/protocol.h"
 
 namespace ostler::block::nbd {
@@ -23,8 +24,7 @@ Result<std::shared_ptr<Export>> Export::create(std::shared_ptr<Client> client, S
     return Error(ErrorKind::kInvalidArgument,
                  fmt::format("the name and the description of an export have at most {} bytes", kMostName));
   for (const std::string& name : settings.bitmaps) {
-    const Bitmaps* bitmaps = client->node()->bitmaps();
-    const auto list = bitmaps != nullptr ? bitmaps->list() : std::vector<BitmapInfo>();
+    const auto list = list_bitmaps(client->node());
     const auto found = std::ranges::find(list, name, &BitmapInfo::name);
     if (found == list.end())
       return Error(ErrorKind::kNotFound,
@@ -46,10 +46,10 @@ uint16_t Export::transmission_flags(bool structured) const {
 }
 
 int Export::dirty_extent(const MetaContext& context, uint64_t offset, uint32_t bytes, Extent& extent) const {
-  const Bitmaps* bitmaps = client_->node()->bitmaps();
-  if (bitmaps == nullptr) return -EIO;
+  const auto bitmaps = find_bitmap(client_->node(), context.bitmap);
+  if (!bitmaps) return -EIO;
   uint64_t begin = 0, end = 0;
-  const auto found = bitmaps->next_dirty(context.bitmap, offset, begin, end);
+  const auto found = (*bitmaps)->next_dirty(context.bitmap, offset, begin, end);
   if (!found) return -EIO;
   begin = std::max(begin, offset);
   if (!*found || begin >= offset + bytes)
