@@ -228,6 +228,13 @@ class Content(Judged):
             self.make(self.ours, "compare", "before", image)
         self.sound("full.qcow2")
 
+    def test_people_shrink_cuts_the_end_of_a_file(self):
+        self.make(self.ours, "create", "-q", "-f", "qcow2", "long.qcow2", "8M")
+        qemu_io(self.ours / "long.qcow2", "write -P 7 0 8M", "write -P 0 1M 7M")
+        self.people("shrink", "long.qcow2")
+        self.assertLess((self.ours / "long.qcow2").stat().st_size, 3 << 20)
+        self.sound("long.qcow2")
+
     def test_people_import(self):
         self.make(self.ours, "convert", "-O", "vmdk", "-o", "subformat=streamOptimized", "a.raw", "disk.vmdk")
         with tarfile.open(self.ours / "machine.ova", "w", format=tarfile.USTAR_FORMAT) as archive:

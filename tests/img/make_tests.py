@@ -119,6 +119,37 @@ class Make(Judged):
         self.both("amend", "-o", "nonsense=1", "a.qcow2", status=1)
         self.both("amend", "-f", "qcow2", "-o", "help", status=0, output=False)
 
+    def test_amend_refcounts(self):
+        for bits in (1, 64, 8, 3, 16):
+            self.both("amend", "-f", "qcow2", "-o", f"refcount_bits={bits}", "a.qcow2", status=1 if bits == 3 else 0)
+            self.both("info", "a.qcow2", status=0, ignore=["disk size"])
+            self.sound("a.qcow2")
+        self.same_content("a.qcow2")
+
+    def test_encryption(self):
+        secret = ["--object", "secret,id=s,data=abc", "--object", "secret,id=n,data=new"]
+        image = "driver=qcow2,encrypt.key-secret={},file.filename=e.qcow2"
+        made = self.both("convert", *secret, "-O", "qcow2", "-o",
+                         "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=1", "a.qcow2", "e.qcow2", status=0)
+        self.assertEqual(made.stderr, "")
+        self.both("info", "e.qcow2", status=0, ignore=["disk size", "uuid", "iters", "master", "        uuid",
+                                                       "                iters", "        master"])
+        self.both("compare", *secret, "--image-opts", "driver=qcow2,file.filename=a.qcow2", image.format("s"), status=0)
+        self.both("compare", "--image-opts", "driver=qcow2,file.filename=a.qcow2", "driver=qcow2,file.filename=e.qcow2",
+                  status=2, output=False)
+        self.both("convert", "e.qcow2", "plain", status=1)
+        self.both("convert", "-c", *secret, "-O", "qcow2", "-o", "encrypt.format=luks,encrypt.key-secret=s", "a.qcow2", "c",
+                  status=1)
+        self.both("amend", *secret, "-o", "encrypt.state=active,encrypt.new-secret=n,encrypt.iter-time=1", "--image-opts",
+                  image.format("s"), status=0)
+        self.both("amend", *secret, "-o", "encrypt.state=inactive,encrypt.old-secret=s", "--image-opts", image.format("n"),
+                  status=0)
+        self.both("map", *secret, "--output=json", "--image-opts", image.format("s"), status=1)
+        self.both("check", *secret, "--image-opts", image.format("n"), status=0, output=False)
+        self.both("resize", *secret, "--image-opts", image.format("n"), "+1M", status=0)
+        self.make(self.home, "compare", *secret, "--image-opts", image.format("n").replace("e.q", "ours/e.q"),
+                  image.format("n").replace("e.q", "theirs/e.q"))
+
     # --- bitmap ---
 
     def test_bitmaps(self):
