@@ -98,19 +98,24 @@ Result<void> add_network(QemuBuilder& b, const RunOptions& options) {
       nic.netdev.properties.push_back({"hostfwd", std::move(rule)});
     }
   } else if (value.empty()) {
-    return Error(
-        ErrorKind::kInvalidArgument,
-        fmt::format("--net {}: known are user, none, tap=NAME, bridge=NAME and peer=SOCKET", options.net));
+    return Error(ErrorKind::kInvalidArgument,
+                 fmt::format("--net {}: known are user, none, tap=NAME, bridge=NAME[,nat] and peer=SOCKET",
+                             options.net));
   } else if (kind == "tap") {
     nic.netdev.properties = {{"ifname", value}, {"script", "no"}, {"downscript", "no"}};
   } else if (kind == "bridge") {
-    nic.netdev.properties = {{"br", value}};
+    // NAME[,nat][,address=ADDRESS/BITS]
+    const size_t comma = value.find(',');
+    nic.netdev.properties = {{"br", value.substr(0, comma)}, {"managed", "on"}};
+    if (comma != std::string::npos)
+      for (KeyValue& each : split_options(value.substr(comma + 1)))
+        nic.netdev.properties.push_back(std::move(each));
   } else if (kind == "peer") {
     nic.netdev.properties = {{"path", value}};
   } else {
-    return Error(
-        ErrorKind::kInvalidArgument,
-        fmt::format("--net {}: known are user, none, tap=NAME, bridge=NAME and peer=SOCKET", options.net));
+    return Error(ErrorKind::kInvalidArgument,
+                 fmt::format("--net {}: known are user, none, tap=NAME, bridge=NAME[,nat] and peer=SOCKET",
+                             options.net));
   }
   b.nics.push_back(std::move(nic));
   return {};
@@ -229,10 +234,11 @@ Result<CommandLine> parse_ostler_command_line(std::span<const std::string> argum
   run->add_option("--export", options.exports, "a disk for them: nbd,node-name=ID[,name=NAME][,writable=on]");
   run->add_flag("--snapshot", options.snapshot,
                 "keep all disk images unchanged: writes are thrown away at the end");
-  run->add_option("--net", options.net,
-                  "network: user (no privileges needed), tap=NAME (a tap device), bridge=NAME, peer=SOCKET "
-                  "(another guest "
-                  "that says the same), none")
+  run->add_option(
+         "--net", options.net,
+         "network: user (no privileges needed), tap=NAME (a tap device), bridge=NAME[,nat], peer=SOCKET "
+         "(another guest "
+         "that says the same), none")
       ->capture_default_str();
   run->add_option("--forward,-p", options.forwards, "forward a host port to the guest: HOSTPORT:GUESTPORT");
   run->add_option("--accel", options.accel,

@@ -2,6 +2,7 @@
 
 #include <arpa/inet.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <linux/sockios.h>
 #include <net/if.h>
 #include <sys/ioctl.h>
@@ -9,11 +10,12 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
-#include <charconv>
 #include <cstring>
 
 #include "base/fd.h"
+#include "net/ipv4_network.h"
 
 namespace ostler::net {
 namespace {
@@ -54,6 +56,15 @@ bool is_bridge(const std::string& name) {
   return ::ioctl(fd->get(), SIOCDEVPRIVATE, &asked) >= 0;
 }
 
+std::string hardware_address(const std::string& name) {
+  const auto fd = control();
+  ifreq asked = request(name);
+  if (!fd || ::ioctl(fd->get(), SIOCGIFHWADDR, &asked) != 0) return "";
+  std::array<uint8_t, 6> bytes{};
+  std::memcpy(bytes.data(), asked.ifr_hwaddr.sa_data, bytes.size());
+  return fmt::format("{:02x}", fmt::join(bytes, ":"));
+}
+
 Result<void> make_bridge(const std::string& name) {
   TRY_ASSIGN(const Fd fd, control());
   if (::ioctl(fd.get(), SIOCBRADDBR, name.c_str()) != 0)
@@ -92,20 +103,7 @@ Result<void> set_up(const std::string& name, bool up) {
 }
 
 Result<void> set_address(const std::string& name, const std::string& address) {
-  const size_t slash = address.find('/');
-  const std::string host = address.substr(0, slash);
-  in_addr ip{};
-  unsigned bits = 24;
-  bool good = inet_pton(AF_INET, host.c_str(), &ip) == 1;
-  if (slash != std::string::npos) {
-    const char* const end = address.data() + address.size();
-    const auto [stop, error] = std::from_chars(address.data() + slash + 1, end, bits);
-    good = good && error == std::errc() && stop == end && bits >= 1 && bits <= 30;
-  }
-  if (!good)
-    return Error(
-        ErrorKind::kInvalidArgument,
-        fmt::format("'{}' is not an address with its network's length (example: 10.10.0.1/24)", address));
+  TRY_ASSIGN(const Ipv4Network network, Ipv4Network::parse(address));
   TRY_ASSIGN(const Fd fd, control());
   const auto set = [&](unsigned long what, in_addr value) {
     ifreq asked = request(name);
@@ -114,8 +112,7 @@ Result<void> set_address(const std::string& name, const std::string& address) {
     place->sin_addr = value;
     return ::ioctl(fd.get(), what, &asked) == 0;
   };
-  const in_addr mask = {htonl(~uint32_t{0} << (32 - bits))};
-  if (!set(SIOCSIFADDR, ip) || !set(SIOCSIFNETMASK, mask))
+  if (!set(SIOCSIFADDR, {htonl(network.address)}) || !set(SIOCSIFNETMASK, {htonl(network.mask())}))
     return errno_error(fmt::format("cannot give {} the address {}", name, address), errno);
   return {};
 }

@@ -12,6 +12,8 @@ namespace ostler::net {
 // 0: there is none.
 unsigned interface_index(const std::string& name);
 bool is_bridge(const std::string& name);
+// "52:54:00:12:34:56"; "": there is none.
+std::string hardware_address(const std::string& name);
 
 Result<void> make_bridge(const std::string& name);
 Result<void> remove_bridge(const std::string& name);

@@ -168,6 +168,23 @@ Result<void> connect(const TapDevice& device, const TapOptions& options) {
   return set_up(device.name, true);
 }
 
+// The bridge is there, or is made; whoever may not do that asks the helper for one that is there.
+Result<void> manage(TapDevice& device, TapOptions& options) {
+  if (may_administer()) {
+    TRY_ASSIGN(device.bridge,
+               ManagedBridge::use(
+                   {.name = options.bridge, .address = options.address, .nat = options.nat, .folder = {}}));
+    options.helper.clear();
+    return {};
+  }
+  if (interface_index(options.bridge) != 0) return {};
+  return Error(
+      ErrorKind::kPermission,
+      fmt::format("there is no bridge {0}, and this user may not make one: '{1}' lets this program do "
+                  "it, or once by hand: sudo ip link add {0} type bridge && sudo ip link set {0} up",
+                  options.bridge, grant_command()));
+}
+
 }  // namespace
 
 bool set_tap_offloads(const Fd& queue, Offloads offloads) {
@@ -185,8 +202,10 @@ void set_tap_carrier(const Fd& queue, bool up) {
   static_cast<void>(::ioctl(queue.get(), kTunSetCarrier, &carrier));  // kernels before 5.0 have none
 }
 
-Result<TapDevice> TapDevice::open(const TapOptions& options) {
+Result<TapDevice> TapDevice::open(const TapOptions& wanted) {
   TapDevice device;
+  TapOptions options = wanted;
+  if (options.managed) TRY(manage(device, options));
   device.name = options.ifname;
   if (!device.name.empty() && !valid_interface_name(device.name))
     return Error(ErrorKind::kInvalidArgument,

@@ -2,22 +2,25 @@
 // each queue pair.
 #pragma once
 
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "base/fd.h"
 #include "base/result.h"
 #include "net/frame.h"
+#include "net/managed_bridge.h"
 #include "net/tap_options.h"
 
 namespace ostler::net {
 
 struct TapDevice {
   std::string name;
-  std::vector<Fd> queues;    // do not block
-  bool vnet_header = false;  // each frame follows its header
-  Offloads offloads = 0;     // that the kernel understands, in both directions
-  std::string downscript;    // to be run with the name at the end
+  std::unique_ptr<ManagedBridge> bridge;  // before the queues: it goes after them
+  std::vector<Fd> queues;                 // do not block
+  bool vnet_header = false;               // each frame follows its header
+  Offloads offloads = 0;                  // that the kernel understands, in both directions
+  std::string downscript;                 // to be run with the name at the end
 
   // Errors name the cure: the command that makes a device, or gives the right to make one.
   static Result<TapDevice> open(const TapOptions& options);

@@ -49,6 +49,11 @@ const PropertyTable<Words>& bridge_properties() {
                     text<Words>("id", &Words::id, "the name that a device's netdev= uses"),
                     text<Words>("br", &Words::bridge, "bridge to join (br0)"),
                     text<Words>("helper", &Words::helper_word, "program that makes a tap device on it"),
+                    boolean<Words>("managed", &Words::managed,
+                                   "make the bridge if it is not there, with DHCP, and remove it at the end"),
+                    text<Words>("address", &Words::address,
+                                "the host's address on a managed bridge, such as 10.10.0.1/24"),
+                    boolean<Words>("nat", &Words::nat, "guests on a managed bridge reach the world"),
                 });
   return table;
 }
@@ -113,6 +118,8 @@ Result<TapOptions> parse_bridge(std::span<const config::KeyValue> values) {
   TRY_ASSIGN(const Words words, bridge_properties().parse(values));
   TapOptions options = words;
   if (options.bridge.empty()) options.bridge = "br0";
+  if ((options.nat || !options.address.empty()) && !options.managed)
+    return invalid("nat and address go with managed=on");
   options.helper = script(words.helper_word, kDefaultHelper);
   return options;
 }

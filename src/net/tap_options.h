@@ -18,6 +18,9 @@ struct TapOptions {
   std::string script, downscript;  // run with the device's name; "": none
   std::string bridge;              // to join; "": none
   std::string helper;              // a program that makes a tap device on the bridge; "": this one does
+  bool managed = false;            // the bridge is made when it is not there, and removed at the end
+  std::string address;             // of the host on a managed bridge, "10.1.2.1/24"; "": a free network
+  bool nat = false;                // guests on a managed bridge reach the world
   unsigned queues = 1;
   config::OnOffAuto vnet_hdr = config::OnOffAuto::kAuto;
   uint64_t sndbuf = 0;  // bytes that may wait in the kernel; 0: no limit

@@ -110,6 +110,32 @@ def tap_on_a_bridge_with_dhcp(t):
         t.expect(packets("_ws.malformed") == [], "tshark finds malformed packets")
 
 
+def bridge_that_is_looked_after(t):
+    """`ostler run --net bridge=NAME,nat` where there is no bridge, killed and started again; nothing of it stays."""
+    def links(host):
+        return host.run("ip", "-br", "link")
+    with Namespace() as host:
+        machine = t.machine(net="bridge=guests,nat,address=10.66.0.1/24")
+        command = [*host.prefix, *t.command(machine, str(t.people()))]
+        for life in range(2):
+            with t.start_command(command) as running:
+                console = t.shell(running)
+                t.run(console, "udhcpc -q -n -t 20 -i eth0 2>/dev/null")
+                t.expect("10.66.0." in t.run(console, "ip -4 addr show eth0"), "the guest has no lease of this bridge")
+                _ping(t, console, "10.66.0.1")
+                t.expect("masquerade" in host.run("nft", "list", "ruleset"), "there is no way to the world")
+                if life == 0:
+                    running.process.kill()
+                    running.process.wait()
+                    t.expect("guests" in links(host), "the bridge went away with a killed process")
+                    continue
+                console.send("poweroff -f\n")
+                t.ends(running)
+        t.expect("guests" not in links(host), "the bridge is still there")
+        t.expect("masquerade" not in host.run("nft", "list", "ruleset"), "the rule is still there")
+        t.expect(subprocess.run(["pgrep", "-f", "dnsmasq.*--interface=guests"], check=False).returncode, "dnsmasq still runs")
+
+
 def _files_with_the_host(t, console, host, mebibytes=8):
     """TCP with a server in the host's namespace, both ways."""
     content = os.urandom(mebibytes * MIB)

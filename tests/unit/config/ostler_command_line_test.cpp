@@ -42,10 +42,14 @@ TEST(OstlerCommandLine, NetworksForPeople) {
     const auto parsed = parse({"run", "--kernel", "k", "--net", net});
     EXPECT_TRUE(parsed.has_value()) << parsed.error().message();
     const auto& netdev = parsed->machine.netdevs.at(0);
-    return netdev.type + " " + netdev.properties.at(0).key + "=" + netdev.properties.at(0).value;
+    std::string text = netdev.type;
+    for (const auto& [key, value] : netdev.properties) text += " " + key + "=" + value;
+    return text;
   };
-  EXPECT_EQ(network("tap=tap0"), "tap ifname=tap0");
-  EXPECT_EQ(network("bridge=br0"), "bridge br=br0");
+  EXPECT_EQ(network("tap=tap0"), "tap ifname=tap0 script=no downscript=no");
+  EXPECT_EQ(network("bridge=br0"), "bridge br=br0 managed=on");
+  EXPECT_EQ(network("bridge=br0,nat,address=10.0.0.1/24"),
+            "bridge br=br0 managed=on nat=on address=10.0.0.1/24");
   EXPECT_EQ(network("peer=/tmp/a=b"), "peer path=/tmp/a=b");
   const auto none = parse({"run", "--kernel", "k", "--net", "none"});
   EXPECT_TRUE(none && none->machine.netdevs.empty());
@@ -55,7 +59,7 @@ TEST(OstlerCommandLine, UnknownNetworksAreRefusedWithTheKnownOnes) {
   for (const char* net : {"taps", "tap", "tap=", "nothing=x", "user=x"}) {
     const auto parsed = parse({"run", "--net", net});
     ASSERT_FALSE(parsed.has_value()) << net;
-    EXPECT_NE(parsed.error().message().find("tap=NAME, bridge=NAME"), std::string::npos);
+    EXPECT_NE(parsed.error().message().find("tap=NAME, bridge=NAME[,nat]"), std::string::npos);
   }
   const auto parsed = parse({"run", "--net", "tap=tap0", "-p", "1:2"});
   ASSERT_FALSE(parsed.has_value());
