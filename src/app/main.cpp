@@ -113,6 +113,7 @@ void keep_heap_small() {
 
 int main(int argc, char** argv) {
   keep_heap_small();
+  std::signal(SIGXFSZ, SIG_IGN);  // a file that may not grow is EFBIG to us, not our end
   const std::vector<std::string> arguments(argv + 1, argv + argc);
   std::string program = argc > 0 ? argv[0] : "ostler";
   program = program.substr(program.rfind('/') + 1);

@@ -23,7 +23,7 @@ Result<size_t> find_base(const std::vector<Layer>& layers, const std::string& ba
   if (layers.size() == 1)
     return Error(ErrorKind::kInvalidArgument, fmt::format("{}: it has no backing file to write into", image));
   if (base.empty()) return size_t{1};
-  const std::string path = block::backing_path(layers[0].name, base);
+  const std::string path = block::backing_path(layers[0].filename, base);
   for (size_t i = 1; i < layers.size(); ++i)
     if (layers[i].name == base || layers[i].name == path) return i;
   return Error(
@@ -34,7 +34,7 @@ Result<size_t> find_base(const std::vector<Layer>& layers, const std::string& ba
 
 // Writes what `layer` alone has into `base`.
 Result<void> commit_layer(Tool& tool, const Layer& layer, Image& base, uint64_t rate) {
-  Image::Request request = {.name = layer.name, .format = layer.format};
+  Image::Request request = {.name = layer.name, .format = layer.format, .is_options = layer.is_options};
   request.flags.no_backing = true;
   TRY_ASSIGN(Image source, Image::open(tool, request));
   if (source.size() > base.size())
@@ -74,7 +74,7 @@ Result<int> commit(Tool& tool, Words words) {
     for (size_t i = base_at; i-- != 0;) TRY(commit_layer(tool, layers[i], base, rate));
     const int flushed = tool.run(base.client().flush());
     if (flushed != 0)
-      return errno_error(layers[base_at].name + ": its content cannot be made durable", -flushed);
+      return errno_error(layers[base_at].filename + ": its content cannot be made durable", -flushed);
     TRY(base.close());
   }
   // Only now is nothing lost when the image is emptied.

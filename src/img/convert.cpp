@@ -255,7 +255,8 @@ Result<int> convert(Tool& tool, Words words) {
   }
   if (given.has("bitmaps")) TRY(copy_bitmaps(tool, sources[0], target, bitmaps));
   const int flushed = tool.run(target.client().flush());
-  if (flushed != 0) return errno_error(target_name + ": its content cannot be made durable", -flushed);
+  if (flushed != 0)
+    return errno_error(target.node()->filename() + ": its content cannot be made durable", -flushed);
   TRY(target.close());
   return 0;
 }

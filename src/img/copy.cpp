@@ -48,7 +48,7 @@ Task<Result<void>> Copy::run() {
 
 Task<int> Copy::work() {
   const block::AlignedBuffer buffer(kBuffer);
-  if (!buffer) co_return -ENOMEM;
+  if (!buffer) co_return failed("finding memory for the copy", *target_.node(), 0, -ENOMEM);
   for (;;) {
     Piece piece;
     {

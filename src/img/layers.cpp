@@ -9,7 +9,7 @@ Result<std::vector<Layer>> layers_of(Tool& tool, const Image::Request& request) 
     next.flags.no_backing = true;
     next.flags.writable = false;
     TRY_ASSIGN(const Image image, Image::open(tool, next));
-    layers.push_back({next.name, next.format});
+    layers.push_back({next.name, next.format, next.is_options, image.node()->filename()});
     const std::string backing = image.node()->backing_file_name();
     if (backing.empty()) return layers;
     if (layers.size() > block::Opener::kMostImages)

@@ -11,6 +11,8 @@ namespace ostler::img {
 struct Layer {
   std::string name;    // as it is opened
   std::string format;  // empty: recognised
+  bool is_options = false;
+  std::string filename;  // for people
 };
 
 // From the image down; `request` describes the first. Nothing stays open.

@@ -36,7 +36,7 @@ void pass_capabilities_on() {
   sigset_t none;
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, nullptr);
-  std::signal(SIGPIPE, SIG_DFL);
+  for (const int each : {SIGPIPE, SIGXFSZ}) std::signal(each, SIG_DFL);
   pass_capabilities_on();
   // Their output must not be taken for the guest's console.
   const int null = ::open("/dev/null", O_RDONLY);

@@ -10,6 +10,7 @@ import judge
 from describe_tests import Describe
 from make_tests import Make
 from content_tests import Content
+from fault_tests import Fault
 
 
 def main():
@@ -18,7 +19,7 @@ def main():
     parser.add_argument("tests", nargs="*", help="TestCase or TestCase.test_name; all without")
     options = parser.parse_args()
     judge.BIN = options.bin.resolve()
-    names = options.tests or [each.__name__ for each in (Describe, Make, Content)]
+    names = options.tests or [each.__name__ for each in (Describe, Make, Content, Fault)]
     suite = unittest.defaultTestLoader.loadTestsFromNames(names, sys.modules[__name__])
     sys.exit(not unittest.TextTestRunner(verbosity=1).run(suite).wasSuccessful())
 

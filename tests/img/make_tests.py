@@ -120,7 +120,7 @@ class Make(Judged):
         self.both("amend", "-f", "qcow2", "-o", "help", status=0, output=False)
 
     def test_amend_refcounts(self):
-        for bits in (1, 64, 8, 3, 16):
+        for bits in (64, 8, 3, 1):
             self.both("amend", "-f", "qcow2", "-o", f"refcount_bits={bits}", "a.qcow2", status=1 if bits == 3 else 0)
             self.both("info", "a.qcow2", status=0, ignore=["disk size"])
             self.sound("a.qcow2")
