@@ -6,12 +6,10 @@
 #include <condition_variable>
 #include <mutex>
 #include <string>
-#include <thread>
 #include <vector>
 
-#include "event/clock.h"
-#include "event/loop.h"
 #include "net/backend.h"
+#include "support/loop_thread.h"
 
 namespace ostler::net::test {
 
@@ -115,24 +113,6 @@ struct FakeBackend : Backend {
   std::vector<std::string> frames;
 };
 
-// A loop on a thread of its own.
-class LoopThread {
- public:
-  LoopThread() { clock.resume(); }
-  ~LoopThread() { stop(); }
-  void start() {
-    thread_ = std::thread([this] { loop.run(); });
-  }
-  void stop() {
-    if (!thread_.joinable()) return;
-    loop.stop();
-    thread_.join();
-  }
-  event::VirtualClock clock;
-  event::Loop loop{clock};
-
- private:
-  std::thread thread_;
-};
+using ostler::test::LoopThread;
 
 }  // namespace ostler::net::test
