@@ -15,7 +15,7 @@ namespace ostler::config {
 namespace {
 
 struct RunOptions {
-  std::vector<std::string> disks, more_disks, cdroms, nbd_servers, exports, forwards, devices;
+  std::vector<std::string> disks, more_disks, cdroms, nbd_servers, exports, forwards, devices, vsocks;
   std::string kernel, initrd, append, memory = "1G", net = "user", accel, machine = "pc", cpu, name, log,
                                       log_file;
   unsigned cpus = 1;
@@ -121,6 +121,21 @@ Result<void> add_network(QemuBuilder& b, const RunOptions& options) {
   return {};
 }
 
+// "PATH[,cid=N]"
+Result<void> add_vsock(QemuBuilder& b, const std::string& text) {
+  TRY_ASSIGN(auto keys, KeyValues::parse("--vsock", text, "path"));
+  const auto path = keys.take("path");
+  if (!path || path->empty()) return keys.error("path", "is missing");
+  const std::string cid = keys.take("cid").value_or("3");
+  TRY(keys.finish());
+  b.machine().devices.push_back(
+      {.type = b.machine().type == "microvm" ? "virtio-vsock-device" : "virtio-vsock-pci",
+       .id = {},
+       .properties = {{"uds-path", *path}, {"guest-cid", cid}},
+       .origin = "--vsock " + text});
+  return {};
+}
+
 Result<CommandLine> build(const RunOptions& options) {
   QemuBuilder b;
   TRY(option_machine(b, options.machine));
@@ -161,6 +176,7 @@ Result<CommandLine> build(const RunOptions& options) {
                          .id = {},
                          .properties = {},
                          .origin = "the default random number device (--no-rng leaves it out)"});
+  for (const std::string& vsock : options.vsocks) TRY(add_vsock(b, vsock));
   for (const std::string& device : options.devices) TRY(option_device(b, device));
   b.nographic = true;
   TRY(b.finish());
@@ -241,6 +257,9 @@ Result<CommandLine> parse_ostler_command_line(std::span<const std::string> argum
          "that says the same), none")
       ->capture_default_str();
   run->add_option("--forward,-p", options.forwards, "forward a host port to the guest: HOSTPORT:GUESTPORT");
+  run->add_option(
+      "--vsock", options.vsocks,
+      "sockets between guest and host: PATH[,cid=N]; programs connect to PATH, PATH_N serves port N");
   run->add_option("--accel", options.accel,
                   "accelerator: auto, bt (the same: a translator) or interp[,property=value…]");
   run->add_option("--machine", options.machine, "machine type: pc, microvm")->capture_default_str();

@@ -16,6 +16,8 @@
 #include "devices/virtio/net/device.h"
 #include "devices/virtio/rng/device.h"
 #include "devices/virtio/transport/pci.h"
+#include "devices/virtio/vsock/device.h"
+#include "devices/virtio/vsock/unix_host.h"
 #include "machine/backends.h"
 #include "machine/board.h"
 #include "machine/core.h"
@@ -293,6 +295,16 @@ Result<std::unique_ptr<virtio::Device>> PluggedDevices::make_virtio(const std::s
     auto made = std::make_unique<virtio::balloon::BalloonDevice>(core_.memory(), core_.loop(), bytes, own);
     balloon_ = made.get();
     return std::unique_ptr<virtio::Device>(std::move(made));
+  }
+  if (family == "virtio-vsock") {
+    const auto& own = std::any_cast<const virtio::vsock::Options&>(options);
+    if (own.guest_cid == 0) return missing(device, "guest-cid");
+    if (own.uds_path.empty()) return missing(device, "uds-path");
+    bus_options = own;
+    auto host = virtio::vsock::UnixHost::create(core_.loop(), own.uds_path);
+    if (!host) return std::move(host).error().with_context(device.origin);
+    return std::unique_ptr<virtio::Device>(
+        std::make_unique<virtio::vsock::SocketDevice>(core_.memory(), core_.loop(), *std::move(host), own));
   }
   const auto& own = std::any_cast<const virtio::console::Options&>(options);
   bus_options = own;

@@ -1,6 +1,7 @@
 """What Linux's virtio drivers see beyond disks and networks that work: offloads, links, many ports."""
 
 import hashlib
+import os
 import socket
 import threading
 
@@ -146,3 +147,94 @@ def random_numbers_with_a_limit(t):
     with t.start(t.machine(extra=["-device", "virtio-rng-pci,max-bytes=256,period=500"])) as running:
         console = t.shell(running)
         t.run(console, "head -c 1024 /dev/hwrng | wc -c | grep -qx 1024")
+
+
+class Exchange(threading.Thread):
+    """A program of the host at one end of a stream: sends `content`, and takes what comes meanwhile."""
+
+    def __init__(self, peer, content):
+        super().__init__(daemon=True)
+        self.peer, self.content, self.seen = peer, content, b""
+        self.sender = threading.Thread(target=self._send, daemon=True)
+        self.sender.start()
+        self.start()
+
+    def _send(self):
+        self.peer.sendall(self.content)
+        self.peer.shutdown(socket.SHUT_WR)
+
+    def run(self):
+        parts = []
+        while data := self.peer.recv(65536):
+            parts.append(data)
+        self.sender.join()
+        self.seen = b"".join(parts)
+
+
+def _join(path, port):
+    """A program of the host that is connected with a port of the guest."""
+    peer = socket.socket(socket.AF_UNIX)
+    peer.settimeout(120)
+    peer.connect(str(path))
+    peer.sendall(f"CONNECT {port}\n".encode())
+    answer = b""
+    while not answer.endswith(b"\n"):
+        byte = peer.recv(1)
+        if not byte:
+            peer.close()
+            return None
+        answer += byte
+    return peer if answer.startswith(b"OK ") else None
+
+
+def sockets_between_guest_and_host(t):
+    path = t.scratch.path / "vsock"
+    vmm, machine = control.start(t, t.machine(extra=["-device", f"virtio-vsock-pci,guest-cid=9,uds-path={path}"]))
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(f"{path}_5000")
+    server.listen()
+    server.settimeout(120)
+    content = os.urandom(8 * MIB)
+    digest = hashlib.sha256(content).hexdigest()
+    with vmm as running, server:
+        console = t.shell(running)
+        t.run(console, "until [ -e /dev/vsock ]; do sleep 0.1; done")
+        t.run(console, "! vsock connect 2 5001 2>/dev/null")  # nobody serves it
+        t.run(console, "dd if=/dev/urandom of=/tmp/new bs=1M count=8 2>/dev/null")
+        sent = t.run(console, "sha256sum </tmp/new").split()[0]
+        t.run(console, "(vsock connect 2 5000 </tmp/new | sha256sum >/tmp/sum &) >/dev/null 2>&1")
+        with t.steps.step("8 MiB both ways at once"):
+            program = Exchange(server.accept()[0], content)
+            program.join(120)
+            t.expect(hashlib.sha256(program.seen).hexdigest() == sent, "the host received other bytes than the guest sent")
+            program.peer.close()
+        t.run(console, f"until [ -s /tmp/sum ]; do sleep 0.1; done; grep -q {digest} /tmp/sum")
+        t.run(console, "(vsock serve 77 cat &) </dev/null >/dev/null 2>&1; sleep 1")
+        with t.steps.step("several connections to the guest at once"):
+            programs = [Exchange(_join(path, 77), content[i * MIB:(i + 3) * MIB]) for i in range(4)]
+            for program in programs:
+                program.join(120)
+                t.expect(program.seen == program.content, "the guest's echo differs")
+                program.peer.close()
+        t.expect(_join(path, 78) is None, "a port without a server in the guest accepted")
+        with t.steps.step("connections end when a state is loaded, new ones work"):
+            peer = _join(path, 77)
+            machine.do("reload")
+            t.expect(peer.recv(1) == b"", "the connection lives after the load")
+            machine.do("resume")
+            t.run(console, "while pidof cat >/dev/null; do sleep 0.1; done")
+            program = Exchange(_join(path, 77), content[:MIB])
+            program.join(120)
+            t.expect(program.seen == program.content, "the guest's echo differs after the load")
+
+
+def sockets_on_virtio_mmio(t):
+    path = t.scratch.path / "vsock"
+    extra = ["-device", f"virtio-vsock-device,guest-cid=3,uds-path={path},packed=on,in_order=on"]
+    with t.start(t.machine(machine="microvm", extra=extra)) as running:
+        console = t.shell(running)
+        t.run(console, "(vsock serve 77 cat &) </dev/null >/dev/null 2>&1; sleep 1")
+        content = os.urandom(MIB)
+        program = Exchange(_join(path, 77), content)
+        program.join(120)
+        t.expect(program.seen == content, "the guest's echo differs")

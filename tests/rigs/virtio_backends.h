@@ -2,6 +2,8 @@
 // repeats.
 #pragma once
 
+#include <sys/socket.h>
+
 #include <cstring>
 #include <memory>
 #include <string>
@@ -14,6 +16,7 @@
 #include "devices/virtio/console/device.h"
 #include "devices/virtio/net/device.h"
 #include "devices/virtio/rng/device.h"
+#include "devices/virtio/vsock/device.h"
 
 namespace ostler::rigs {
 
@@ -54,10 +57,65 @@ struct SlowChardev final : chardev::CharBackend {
   unsigned turn = 0;
 };
 
+// Programs at some of the host's ports that send, receive and leave as they are told.
+class Programs {
+ public:
+  class Host final : public virtio::vsock::Host {
+   public:
+    explicit Host(Programs& programs) : programs_(programs) {}
+    ~Host() override { programs_.accepted_ = nullptr; }
+    void listen(std::function<void(Fd)> accepted) override { programs_.accepted_ = std::move(accepted); }
+    Fd connect(uint32_t port) override { return port % 4 == 3 ? Fd() : programs_.join(); }
+
+   private:
+    Programs& programs_;
+  };
+
+  void act(uint32_t random) {
+    if (!accepted_) return;
+    if (random % 4 == 0) {
+      accepted_(join());
+      const std::string line = "CONNECT " + std::to_string(random >> 4 & 31) + "\n";
+      send(sockets_.back(), std::as_bytes(std::span(line)));
+    }
+    if (sockets_.empty()) return;
+    const size_t at = (random >> 8) % sockets_.size();
+    std::array<std::byte, 4096> bytes{};
+    switch (random >> 2 & 3) {
+      case 0:
+        return send(sockets_[at], std::span(bytes).first(random >> 16 & 4095));
+      case 1:
+        (void)!::recv(sockets_[at].get(), bytes.data(), bytes.size(), 0);
+        return;
+      case 2:
+        ::shutdown(sockets_[at].get(), (random >> 16 & 1) != 0 ? SHUT_WR : SHUT_RD);
+        return;
+      default:
+        sockets_.erase(sockets_.begin() + static_cast<ptrdiff_t>(at));
+    }
+  }
+
+ private:
+  static void send(const Fd& socket, std::span<const std::byte> bytes) {
+    (void)!::send(socket.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL);
+  }
+  // The device's end; ours is kept, of the latest few.
+  Fd join() {
+    int ends[2];
+    if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) != 0) return {};
+    if (sockets_.size() == 8) sockets_.erase(sockets_.begin());
+    sockets_.emplace_back(ends[0]);
+    return Fd(ends[1]);
+  }
+  std::vector<Fd> sockets_;
+  std::function<void(Fd)> accepted_;
+};
+
 class VirtioBackends {
  public:
-  // "balloon", "blk", "net", "rng", "console", with all that a user can turn on. These back ends outlive the
-  // device.
+  static constexpr uint64_t kGuestCid = 3;
+  // "balloon", "blk", "net", "rng", "console", "vsock", with all that a user can turn on. These back ends
+  // outlive the device.
   std::unique_ptr<virtio::Device> make(const std::string& kind, memory::AddressSpace& memory) {
     if (kind == "blk")
       return std::make_unique<virtio::block::BlockDevice>(
@@ -73,6 +131,12 @@ class VirtioBackends {
       balloon_ = device.get();
       return device;
     }
+    if (kind == "vsock") {
+      auto own = everything<virtio::vsock::Options>();
+      own.guest_cid = kGuestCid;
+      return std::make_unique<virtio::vsock::SocketDevice>(memory, loop_,
+                                                           std::make_unique<Programs::Host>(programs_), own);
+    }
     auto options = everything<virtio::console::Options>();
     options.max_ports = 2;
     auto device = std::make_unique<virtio::console::ConsoleDevice>(memory, options);
@@ -82,7 +146,7 @@ class VirtioBackends {
     (void)device->add_port(port, false, &channel_);
     return device;
   }
-  static std::vector<std::string> kinds() { return {"balloon", "blk", "net", "rng", "console"}; }
+  static std::vector<std::string> kinds() { return {"balloon", "blk", "net", "rng", "console", "vsock"}; }
 
   // Something happens on the host's side.
   void stimulate(uint32_t random) {
@@ -96,6 +160,9 @@ class VirtioBackends {
       balloon_->set_target(random);
       if ((random & 256) != 0) balloon_->reclaim_free_pages();
     }
+    programs_.act(random);
+    loop_.post([this] { loop_.stop(); });
+    loop_.run();  // one turn
     auto* const port = (random & 1) != 0 ? terminal_.frontend : channel_.frontend;
     if (port == nullptr) return;
     port->receive(std::span(bytes).first(std::min(port->can_receive(), bytes.size())));
@@ -113,6 +180,7 @@ class VirtioBackends {
   }
   std::shared_ptr<PromptNode> node_ = std::make_shared<PromptNode>();
   EchoNetwork network_;
+  Programs programs_;
   event::VirtualClock clock_;
   event::Loop loop_{clock_};
   virtio::balloon::BalloonDevice* balloon_ = nullptr;  // the last one made

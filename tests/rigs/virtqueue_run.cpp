@@ -1,6 +1,7 @@
 #include "rigs/virtqueue_run.h"
 
 #include <algorithm>
+#include <cstring>
 #include <optional>
 
 #include "memory/ram_block.h"
@@ -142,18 +143,44 @@ class Run {
     std::vector<VirtqueueDriver::Buffer> buffers;
     static constexpr uint32_t kSizes[] = {1, 2, 6, 8, 10, 12, 14, 16, 20, 60, 512, 1024, 1526, 4096, 32, 255};
     const unsigned readable = shape & 3, writable = shape >> 2 & 3;
+    // A device that breaks at each second packet is not looked at for long.
+    const uint32_t least =
+        kind_ == "vsock" && (shape >> 24 & 15) != 0 ? sizeof(virtio::vsock::Header) + 1 : 1;
     for (unsigned i = 0; i < readable + writable; ++i) {
       const uint64_t at = kBuffers + (choices_.byte() * 0x100u) % (kBuffersEnd - kBuffers - 0x1000);
-      buffers.push_back({at, kSizes[choices_.byte() % 16], i >= readable});
+      buffers.push_back({at, std::max(least, kSizes[choices_.byte() % 16]), i >= readable});
     }
     // Headers of all devices begin with a small number.
     for (unsigned i = 0; i < readable; ++i)
       for (unsigned at = 0; at < 16; ++at)
         if ((shape >> (8 + at) & 1) != 0)
           ram_->host()[buffers[i].address + at] = static_cast<std::byte>(choices_.byte() & 0x1f);
+    if (kind_ == "vsock" && readable != 0) put_vsock_header(buffers[0], choices_.word());
     const bool indirect =
         (features_ & virtio::feature(virtio::VIRTIO_F_INDIRECT_DESC)) != 0 && (shape >> 30) == 0;
     drivers_[index]->offer(buffers, indirect);
+  }
+
+  // Mostly of few ports and operations, so that connections come about.
+  void put_vsock_header(const VirtqueueDriver::Buffer& buffer, uint32_t choice) {
+    virtio::vsock::Header header{};
+    header.src_cid = VirtioBackends::kGuestCid;
+    header.dst_cid = virtio::vsock::kHostCid;
+    header.src_port = choice & 3;
+    header.dst_port = choice >> 2 & 7;
+    if ((choice >> 5 & 1) != 0) {  // one that the host opened
+      header.src_port = choice & 31;
+      header.dst_port = virtio::vsock::SocketDevice::kFirstHostPort + (choice >> 2 & 7);
+    }
+    header.type = 1;
+    header.op = choice >> 8 & 7;
+    header.flags = choice >> 11 & 3;
+    header.len = (choice >> 13 & 1) != 0 && buffer.length > sizeof header
+                     ? buffer.length - static_cast<uint32_t>(sizeof header)
+                     : 0;
+    header.buf_alloc = choice >> 14 & 0xffff;
+    header.fwd_cnt = choice >> 30 != 0 ? 0 : choice >> 16 & 0xff;
+    std::memcpy(ram_->host() + buffer.address, &header, std::min<size_t>(buffer.length, sizeof header));
   }
 
   std::string judge() {

@@ -7,6 +7,7 @@
 #include "devices/virtio/console/device.h"
 #include "devices/virtio/net/device.h"
 #include "devices/virtio/rng/device.h"
+#include "devices/virtio/vsock/device.h"
 
 namespace ostler::virtio {
 
@@ -40,6 +41,12 @@ std::span<const config::DeviceType> device_types() {
        "memory that the guest gives back",
        &balloon::mmio_properties(),
        {}},
+      {"virtio-vsock-pci",
+       "PCI",
+       "sockets between guest and host",
+       &vsock::pci_properties(),
+       {"virtio-vsock-pci-non-transitional", "virtio-vsock"}},
+      {"virtio-vsock-device", "virtio-bus", "sockets between guest and host", &vsock::mmio_properties(), {}},
       {"virtio-serial-pci",
        "PCI",
        "consoles and channels",

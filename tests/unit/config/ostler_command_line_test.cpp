@@ -55,6 +55,27 @@ TEST(OstlerCommandLine, NetworksForPeople) {
   EXPECT_TRUE(none && none->machine.netdevs.empty());
 }
 
+TEST(OstlerCommandLine, SocketsForPeople) {
+  const auto device = [](std::initializer_list<const char*> words) {
+    const auto parsed = parse(words);
+    EXPECT_TRUE(parsed.has_value()) << parsed.error().message();
+    std::string text;
+    for (const Device& each : parsed->machine.devices) {
+      if (!each.type.starts_with("virtio-vsock")) continue;
+      text += each.type;
+      for (const KeyValue& property : each.properties) text += " " + property.key + "=" + property.value;
+    }
+    return text;
+  };
+  EXPECT_EQ(device({"run", "--kernel", "k", "--vsock", "/tmp/s"}),
+            "virtio-vsock-pci uds-path=/tmp/s guest-cid=3");
+  EXPECT_EQ(
+      device({"run", "--kernel", "k", "--vsock", "/tmp/s,cid=9", "--machine", "microvm", "--net", "none"}),
+      "virtio-vsock-device uds-path=/tmp/s guest-cid=9");
+  for (const char* wrong : {"", "cid=9", "/tmp/s,port=1"})
+    EXPECT_FALSE(parse({"run", "--vsock", wrong})) << wrong;
+}
+
 TEST(OstlerCommandLine, UnknownNetworksAreRefusedWithTheKnownOnes) {
   for (const char* net : {"taps", "tap", "tap=", "nothing=x", "user=x"}) {
     const auto parsed = parse({"run", "--net", net});
