@@ -88,6 +88,7 @@ def native(log, *, pin=None, share=None):
     root = Path(prepared("kernel", "initrd", "workload")["workload"]).with_name("root")
     script = ('cd "$1" && mount --rbind /dev dev && mount -t tmpfs tmpfs tmp && mount -t tmpfs tmpfs run && '
               'mount -t proc proc proc && if [ "$2" ]; then mount --bind "$2" mnt; fi && exec chroot . /opt/engine/start')
-    arguments = ["unshare", "--mount", "--pid", "--fork", "--kill-child", *(["--map-root-user"] if os.getuid() else []),
+    # As in a guest: a shell's background jobs, of which this may be one, ignore the interrupt key.
+    arguments = ["env", "--default-signal=INT,QUIT", "unshare", "--mount", "--pid", "--fork", "--kill-child", *(["--map-root-user"] if os.getuid() else []),
                  "sh", "-c", script, "sh", str(root), str(share or "")]
     return Runner(pinned(arguments, pin), log, 60)
