@@ -1,7 +1,6 @@
 #include "doctor/program.h"
 
-#include <cstdio>
-
+#include "base/report_command.h"
 #include "doctor/checks.h"
 #include "doctor/report.h"
 
@@ -19,24 +18,12 @@ constexpr const char kHelp[] =
 }  // namespace
 
 int run_program(std::span<const std::string> arguments) {
-  bool json = false;
-  for (const std::string& each : arguments) {
-    if (each == "--json") {
-      json = true;
-    } else if (each == "--help" || each == "-h") {
-      std::fputs(kHelp, stdout);
-      return 0;
-    } else {
-      std::fprintf(stderr, "ostler: doctor: there is no option '%s'; 'ostler doctor --help' lists them\n",
-                   each.c_str());
-      return 1;
-    }
-  }
-  const Host host;
-  const Section sections[] = {check_engines(host), check_memory(host), check_storage(host),
-                              check_networks(host), check_sandbox(host)};
-  std::fputs((json ? as_json(sections) : as_text(sections)).c_str(), stdout);
-  return 0;
+  return run_report_command("doctor", kHelp, arguments, [](bool json) {
+    const Host host;
+    const Section sections[] = {check_engines(host), check_memory(host), check_storage(host),
+                                check_networks(host), check_sandbox(host)};
+    return json ? as_json(sections) : as_text(sections);
+  });
 }
 
 }  // namespace ostler::doctor

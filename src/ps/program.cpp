@@ -1,7 +1,6 @@
 #include "ps/program.h"
 
-#include <cstdio>
-
+#include "base/report_command.h"
 #include "ps/guests.h"
 
 namespace ostler::ps {
@@ -20,22 +19,10 @@ constexpr const char kHelp[] =
 }  // namespace
 
 int run_program(std::span<const std::string> arguments) {
-  bool json = false;
-  for (const std::string& each : arguments) {
-    if (each == "--json") {
-      json = true;
-    } else if (each == "--help" || each == "-h") {
-      std::fputs(kHelp, stdout);
-      return 0;
-    } else {
-      std::fprintf(stderr, "ostler: ps: there is no option '%s'; 'ostler ps --help' lists them\n",
-                   each.c_str());
-      return 1;
-    }
-  }
-  const auto guests = list_guests("/proc");
-  std::fputs((json ? as_json(guests) : as_text(guests)).c_str(), stdout);
-  return 0;
+  return run_report_command("ps", kHelp, arguments, [](bool json) {
+    const auto guests = list_guests("/proc");
+    return json ? as_json(guests) : as_text(guests);
+  });
 }
 
 }  // namespace ostler::ps
