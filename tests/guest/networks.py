@@ -173,7 +173,7 @@ def user_network_with_its_options(t):
         t.run(console, "ping -c 1 -W 10 10.9.8.1")
         t.run(console, "tftp -g -b 1400 -r file -l /tmp/file 10.9.8.1")
         t.expect(t.run(console, "sha256sum </tmp/file").startswith(hashlib.sha256(content).hexdigest()), "TFTP gave other bytes")
-        t.expect(t.run(console, "(echo hello; sleep 2) | nc 10.9.8.100 80 | head -1") == "HELLO", "the command did not answer")
+        t.expect(t.run(console, "(echo hello; sleep 4) | nc 10.9.8.100 80 | head -1") == "HELLO", "the command did not answer")
         t.run(console, "until ip -6 addr show dev eth0 | grep -q fd12::; do sleep 0.1; done")
         t.run(console, "ping6 -c 1 -W 10 fd12::2")
 

@@ -4,6 +4,7 @@ import hashlib
 import os
 import socket
 import threading
+import time
 
 import control
 
@@ -75,6 +76,14 @@ def _resident(running):
         return int(file.read().split()[1]) * 4096
 
 
+def _soon(t, condition, sentence):
+    """`condition()` becomes true within minutes, by what the guest does in its own time; `sentence()` says what is, else."""
+    end = time.monotonic() + 180
+    while not condition():
+        t.expect(time.monotonic() < end, sentence())
+        time.sleep(0.2)
+
+
 def balloon_gives_memory_back(t):
     extra = ["-device", "virtio-balloon-pci,guest-stats-polling-interval=1,packed=on"]
     vmm, machine = control.start(t, t.machine(memory="512M", extra=extra))
@@ -90,8 +99,7 @@ def balloon_gives_memory_back(t):
         now = _resident(running)
         t.expect(now < full - 200 * MIB, f"the host has {full - now >> 20} MiB back of 300")
         with t.steps.step("statistics"):
-            t.run(console, "sleep 2")
-            t.expect(machine.do("balloon")["statistics"].get("5", 0) > 0, "the guest tells no total of its memory")
+            _soon(t, lambda: machine.do("balloon")["statistics"].get("5", 0) > 0, lambda: "the guest tells no total of its memory")
         machine.do("balloon", target=512 * MIB)
         t.run(console, "until [ $(awk '/MemTotal/ { print $2 }' /proc/meminfo) -gt 400000 ]; do sleep 0.1; done")
         t.run(console, "dd if=/dev/zero of=/mnt/file bs=1M count=300 2>/dev/null; rm /mnt/file")
@@ -107,14 +115,12 @@ def free_pages_are_reported(t):
         full = _resident(running)
         t.run(console, "rm /mnt/file; modprobe virtio_balloon")
         with t.steps.step("the host has the free pages"):
-            t.run(console, "sleep 8")
-            now = _resident(running)
-            t.expect(now < full - 200 * MIB, f"the host has {full - now >> 20} MiB back of 300")
+            _soon(t, lambda: _resident(running) < full - 200 * MIB,
+                  lambda: f"the host has {full - _resident(running) >> 20} MiB back of 300")
         with t.steps.step("free pages on demand"):
             before = machine.do("balloon")["reclaimed"]
             machine.do("balloon", reclaim=True)
-            t.run(console, "sleep 2")
-            t.expect(machine.do("balloon")["reclaimed"] > before, "the guest hinted no pages")
+            _soon(t, lambda: machine.do("balloon")["reclaimed"] > before, lambda: "the guest hinted no pages")
         t.run(console, "dd if=/dev/urandom of=/mnt/file bs=1M count=100 2>/dev/null; sha256sum </mnt/file >/dev/null")
 
 
