@@ -8,6 +8,9 @@
 #include "devices/virtio/device.h"
 #include "state/archive.h"
 
+namespace ostler::event {
+class Loop;
+}
 namespace ostler::ide {
 class PiixIde;
 }
@@ -25,7 +28,8 @@ class Board {
   virtual pci::Bus* pci() = 0;                     // null: the machine has none
   virtual ide::PiixIde* ide() { return nullptr; }  // null: the machine has none
   // Puts `device` into the next virtio-mmio slot. kUnsupported: no such slots here; kNoResource: all taken.
-  virtual Result<void> plug_mmio(std::unique_ptr<virtio::Device> device) = 0;
+  // `doorbells`: where its notifications may be served (virtio::Mmio::serve_on); null: on the vCPUs' threads.
+  virtual Result<void> plug_mmio(std::unique_ptr<virtio::Device> device, event::Loop* doorbells) = 0;
 
   // ---- control thread, vCPUs paused ----
   virtual void reset() = 0;

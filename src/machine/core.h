@@ -55,6 +55,7 @@ class Core {
   const std::vector<std::string>& warnings() const { return warnings_; }
   // The interrupt controllers in the host's kernel; null: all are ours.
   accel::kvm::Irqchip* kernel_irqchip() const;
+  bool takes_doorbells() const { return vm_ != nullptr; }  // see bus/doorbells.h
   accel::Vcpu& vcpu(size_t index);
   chipset::LocalApic& local_apic(size_t index);
   std::vector<uint32_t> apic_ids() const;

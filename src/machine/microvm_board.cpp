@@ -96,7 +96,7 @@ class Microvm final : public Board {
 
   pci::Bus* pci() override { return pci_ ? &pci_->bus : nullptr; }
 
-  Result<void> plug_mmio(std::unique_ptr<virtio::Device> device) override {
+  Result<void> plug_mmio(std::unique_ptr<virtio::Device> device, event::Loop* doorbells) override {
     const size_t slots = pci_ ? kSlotsBesidePci : kSlotPins.size();
     if (slots_.size() >= slots)
       return Error(ErrorKind::kNoResource,
@@ -104,6 +104,7 @@ class Microvm final : public Board {
     const size_t index = slots_.size();
     slots_.push_back(
         std::make_unique<virtio::Mmio>(std::move(device), bus::IrqLine(io_apic_, kSlotPins[index])));
+    if (doorbells != nullptr) slots_.back()->serve_on(*doorbells);
     memory_.add(fmt::format("virtio-mmio {}", index), *slots_.back(),
                 kVirtioMmio.value + index * kVirtioMmioSlot, kVirtioMmioSlot, 1);
     return {};
@@ -124,10 +125,10 @@ class Microvm final : public Board {
   }
 
   void quiesce() override {
-    for (auto& slot : slots_) slot->device().quiesce();
+    for (auto& slot : slots_) slot->quiesce();
     if (!pci_) return;
     for (const auto& function : pci_->bus.functions())
-      if (auto* device = dynamic_cast<virtio::Pci*>(function.get())) device->device().quiesce();
+      if (auto* device = dynamic_cast<virtio::Pci*>(function.get())) device->quiesce();
     pci_->bus.collect();
   }
 

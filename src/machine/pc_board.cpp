@@ -103,7 +103,7 @@ class Pc final : public Board {
   pci::Bus* pci() override { return &pci_; }
   ide::PiixIde* ide() override { return ide_.get(); }
 
-  Result<void> plug_mmio(std::unique_ptr<virtio::Device> device) override {
+  Result<void> plug_mmio(std::unique_ptr<virtio::Device> device, event::Loop*) override {
     return Error(ErrorKind::kUnsupported,
                  fmt::format("the pc machine has PCI instead of virtio-mmio; say '{}-pci'", device->name()));
   }
@@ -130,7 +130,7 @@ class Pc final : public Board {
   void quiesce() override {
     ide_->quiesce();
     for (const auto& function : pci_.functions())
-      if (auto* device = dynamic_cast<virtio::Pci*>(function.get())) device->device().quiesce();
+      if (auto* device = dynamic_cast<virtio::Pci*>(function.get())) device->quiesce();
     pci_.collect();
   }
 

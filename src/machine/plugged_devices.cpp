@@ -159,14 +159,16 @@ Result<void> PluggedDevices::plug(const config::Device& device) {
                              device.origin, family_of(type->name)));
   virtio::DeviceOptions bus_options;
   TRY_ASSIGN(auto made, make_virtio(family_of(type->name), *options, device, bus_options));
+  event::Loop* const doorbells = bus_options.ioeventfd && core_.takes_doorbells() ? &core_.loop() : nullptr;
   if (type->bus != "PCI") {
-    auto plugged = board_.plug_mmio(std::move(made));
+    auto plugged = board_.plug_mmio(std::move(made), doorbells);
     return plugged ? std::move(plugged) : std::move(plugged).error().with_context(device.origin);
   }
   std::optional<pci::Address> address;
   if (bus_options.addr) address = pci::Address{bus_options.addr->slot, bus_options.addr->function};
-  auto added = board_.pci()->add(std::make_shared<virtio::Pci>(std::move(made), bus_options.vectors_wanted()),
-                                 address, bus_options.multifunction);
+  auto function = std::make_shared<virtio::Pci>(std::move(made), bus_options.vectors_wanted());
+  if (doorbells != nullptr) function->serve_on(*doorbells);
+  auto added = board_.pci()->add(std::move(function), address, bus_options.multifunction);
   if (!added) return std::move(added).error().with_context(device.origin);
   return {};
 }

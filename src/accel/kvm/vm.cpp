@@ -87,6 +87,7 @@ Result<void> Vm::set_up(std::optional<Irqchip::Mode> irqchip) {
   clears_itself_ =
       (system_->extension(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2) & KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE) != 0 &&
       call(fd, kEnableCap, &by_hand) >= 0;
+  if (system_->extension(KVM_CAP_IOEVENTFD_ANY_LENGTH) > 0) io_events_.emplace(fd);
   if (irqchip) {
     TRY_ASSIGN(irqchip_, Irqchip::create(fd, *irqchip));
   }
@@ -150,6 +151,11 @@ void Vm::remove_locked(const memory::FlatRange& range) {
 }
 
 void Vm::view_changed(const memory::ViewChange& change) {
+  if (io_events_) {
+    const std::lock_guard lock(mutex_);
+    for (const memory::FlatRange& range : change.removed) io_events_->remove(range);
+    for (const memory::FlatRange& range : change.added) io_events_->add(range);
+  }
   const auto is_ram = [](const memory::FlatRange& range) { return range.is_ram(); };
   if (std::none_of(change.removed.begin(), change.removed.end(), is_ram) &&
       std::none_of(change.added.begin(), change.added.end(), is_ram))

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "accel/kvm/gate.h"
+#include "accel/kvm/io_events.h"
 #include "accel/kvm/irqchip.h"
 #include "accel/kvm/system.h"
 #include "base/fd.h"
@@ -41,6 +42,7 @@ class Vm final : public memory::Listener {
 
   void view_changed(const memory::ViewChange& change) override;
   size_t slot_count() const { return slots_.size(); }
+  size_t doorbell_count() const { return io_events_ ? io_events_->count() : 0; }
 
  private:
   struct Slot {
@@ -64,6 +66,7 @@ class Vm final : public memory::Listener {
   bool listening_ = false;
   std::mutex mutex_;                // the following
   std::map<uint64_t, Slot> slots_;  // by guest-physical address
+  std::optional<IoEvents> io_events_;
   std::vector<uint32_t> free_ids_;
   uint32_t next_id_ = 0, most_ids_ = 0;
   bool dirty_log_ = false;

@@ -25,6 +25,7 @@ struct DeviceOptions {
   bool queue_reset = true;
   bool notification_data = false;
   bool iommu_platform = false;
+  bool ioeventfd = true;
   config::OnOffAuto disable_legacy = config::OnOffAuto::kOn;  // there is no legacy interface to disable
 
   // Transport-independent features that the user does not want offered.
@@ -60,6 +61,9 @@ std::vector<config::Property<Options>> with_bus_properties(std::vector<config::P
                                          "offer notifications that tell the ring's index"));
   own.push_back(config::boolean<Options>("iommu_platform", &Options::iommu_platform,
                                          "let the guest's IOMMU layer choose the device's addresses"));
+  own.push_back(config::boolean<Options>(
+      "ioeventfd", &Options::ioeventfd,
+      "with -accel kvm: the guest's notifications wake the main loop, and do not stop the vCPU"));
   if (!pci) return own;
   own.push_back(
       config::on_off_auto<Options>("disable-legacy", &Options::disable_legacy,

@@ -54,6 +54,20 @@ Mmio::~Mmio() {
   device_->reset();
 }
 
+void Mmio::serve_on(event::Loop& loop) {
+  doorbells_ = std::make_unique<QueueDoorbells>(
+      *device_, loop, [](unsigned queue) { return bus::Doorbell{.offset = kQueueNotify, .value = queue}; });
+}
+
+std::span<const bus::Doorbell> Mmio::doorbells() const {
+  return doorbells_ ? doorbells_->list() : std::span<const bus::Doorbell>();
+}
+
+void Mmio::quiesce() {
+  if (doorbells_) doorbells_->drain();
+  device_->quiesce();
+}
+
 void Mmio::reset() {
   const std::lock_guard lock(mutex_);
   control_.reset();

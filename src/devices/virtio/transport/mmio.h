@@ -9,12 +9,13 @@
 #include "bus/io_handler.h"
 #include "bus/irq.h"
 #include "devices/virtio/transport/control.h"
+#include "devices/virtio/transport/queue_doorbells.h"
 #include "state/archive.h"
 
 namespace ostler::virtio {
 
 // Owns its device. Registers from any vCPU thread; the lock is taken here.
-class Mmio final : public bus::IoHandler, public Transport, public state::Savable {
+class Mmio final : public bus::IoHandler, public bus::Doorbells, public Transport, public state::Savable {
  public:
   static constexpr uint64_t kSize = 0x200;  // of the memory range
 
@@ -22,11 +23,16 @@ class Mmio final : public bus::IoHandler, public Transport, public state::Savabl
   ~Mmio() override;
 
   Device& device() { return *device_; }
+  // Before it is plugged: notifications may come as eventfds, and are then served on the loop's thread.
+  void serve_on(event::Loop& loop);
+  // Waits until no request is in flight. vCPUs do not run meanwhile.
+  void quiesce();
   void reset();  // machine reset
 
   std::string_view name() const override { return device_->name(); }
   uint64_t io_read(uint64_t offset, unsigned size) override;
   void io_write(uint64_t offset, unsigned size, uint64_t value) override;
+  std::span<const bus::Doorbell> doorbells() const override;
 
   void interrupt_queue(unsigned queue) override;
   void interrupt_config() override;
@@ -41,6 +47,7 @@ class Mmio final : public bus::IoHandler, public Transport, public state::Savabl
   void acknowledge(uint32_t bits);
 
   const std::unique_ptr<Device> device_;
+  std::unique_ptr<QueueDoorbells> doorbells_;
   const bus::IrqLine line_;
   std::mutex mutex_;  // control_
   Control control_;

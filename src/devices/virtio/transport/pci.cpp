@@ -112,6 +112,21 @@ Pci::~Pci() {
   device_->reset();
 }
 
+void Pci::serve_on(event::Loop& loop) {
+  doorbells_ = std::make_unique<QueueDoorbells>(*device_, loop, [](unsigned queue) {
+    return bus::Doorbell{.offset = kNotify + queue * kNotifyMultiplier, .value = {}};
+  });
+}
+
+std::span<const bus::Doorbell> Pci::doorbells() const {
+  return doorbells_ ? doorbells_->list() : std::span<const bus::Doorbell>();
+}
+
+void Pci::quiesce() {
+  if (doorbells_) doorbells_->drain();
+  device_->quiesce();
+}
+
 void Pci::add_capabilities() {
   struct Part {
     CapabilityType type;

@@ -20,21 +20,27 @@
 #include "devices/pci/function.h"
 #include "devices/pci/msix.h"
 #include "devices/virtio/transport/control.h"
+#include "devices/virtio/transport/queue_doorbells.h"
 
 namespace ostler::virtio {
 
 // Owns its device. Registers from any vCPU thread; locks are taken here.
-class Pci final : public pci::Function, public bus::IoHandler, public Transport {
+class Pci final : public pci::Function, public bus::IoHandler, public bus::Doorbells, public Transport {
  public:
   // `vectors`: MSI-X vectors; 0: no MSI-X; nullopt: one for each queue and one for the configuration.
   explicit Pci(std::unique_ptr<Device> device, std::optional<uint16_t> vectors = {});
   ~Pci() override;
 
   Device& device() { return *device_; }
+  // Before it is plugged: notifications may come as eventfds, and are then served on the loop's thread.
+  void serve_on(event::Loop& loop);
+  // Waits until no request is in flight. vCPUs do not run meanwhile.
+  void quiesce();
 
   std::string_view name() const override { return device_->name(); }
   uint64_t io_read(uint64_t offset, unsigned size) override;
   void io_write(uint64_t offset, unsigned size, uint64_t value) override;
+  std::span<const bus::Doorbell> doorbells() const override;
 
   void interrupt_queue(unsigned queue) override;
   void interrupt_config() override;
@@ -57,6 +63,7 @@ class Pci final : public pci::Function, public bus::IoHandler, public Transport 
   bool window(uint64_t& offset, unsigned& size);
 
   const std::unique_ptr<Device> device_;
+  std::unique_ptr<QueueDoorbells> doorbells_;
   std::optional<pci::Msix> msix_;
   memory::IoRegion region_;
   uint16_t window_capability_ = 0;
