@@ -32,6 +32,10 @@ ClockworkGuest::ClockworkGuest(const Clockwork& options) : path_(new_file()) {
   config::Machine config;
   config.type = options.machine;
   config.accelerators = {{.name = test::engine_choice().translate ? "bt" : "interp", .properties = {}}};
+  if (!options.kernel_irqchip.empty()) {
+    config.accelerators = {{.name = "kvm", .properties = {}}};
+    config.machine_properties.push_back({"kernel-irqchip", options.kernel_irqchip});
+  }
   config.cpus = config.max_cpus = config.cores = options.cpus;
   config.memory_bytes = 16u << 20;
   config.kernel = OSTLER_CLOCKWORK;

@@ -17,7 +17,8 @@ namespace ostler::machine {
 struct Clockwork {
   std::string machine = "pc";
   unsigned cpus = 1;
-  char at_step_50 = 'r';  // clockwork.S
+  std::string kernel_irqchip{};  // as in -machine, and with KVM; empty: the tests' engine
+  char at_step_50 = 'r';         // clockwork.S
   bool reboot = true;
   std::vector<config::Device> devices{};
   std::string gdb_socket{};  // path; empty: no debugger
