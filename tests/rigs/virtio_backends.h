@@ -75,7 +75,7 @@ class Programs {
     if (!accepted_) return;
     if (random % 4 == 0) {
       accepted_(join());
-      const std::string line = "CONNECT " + std::to_string(random >> 4 & 31) + "\n";
+      const std::string line = (random >> 4 & 7) == 0 ? "CONNECT x\n" : "CONNECT 0\n";
       send(sockets_.back(), std::as_bytes(std::span(line)));
     }
     if (sockets_.empty()) return;

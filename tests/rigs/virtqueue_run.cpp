@@ -142,10 +142,13 @@ class Run {
     const uint32_t shape = choices_.word();
     std::vector<VirtqueueDriver::Buffer> buffers;
     static constexpr uint32_t kSizes[] = {1, 2, 6, 8, 10, 12, 14, 16, 20, 60, 512, 1024, 1526, 4096, 32, 255};
-    const unsigned readable = shape & 3, writable = shape >> 2 & 3;
-    // A device that breaks at each second packet is not looked at for long.
-    const uint32_t least =
-        kind_ == "vsock" && (shape >> 24 & 15) != 0 ? sizeof(virtio::vsock::Header) + 1 : 1;
+    unsigned readable = shape & 3, writable = shape >> 2 & 3;
+    uint32_t least = 1;
+    if (kind_ == "vsock" && (shape >> 24 & 15) != 0) {
+      // A device that breaks at each second packet is not looked at for long.
+      least = sizeof(virtio::vsock::Header) + 1;
+      (index == 1 ? readable : writable) |= 1;
+    }
     for (unsigned i = 0; i < readable + writable; ++i) {
       const uint64_t at = kBuffers + (choices_.byte() * 0x100u) % (kBuffersEnd - kBuffers - 0x1000);
       buffers.push_back({at, std::max(least, kSizes[choices_.byte() % 16]), i >= readable});
@@ -166,20 +169,20 @@ class Run {
     virtio::vsock::Header header{};
     header.src_cid = VirtioBackends::kGuestCid;
     header.dst_cid = virtio::vsock::kHostCid;
-    header.src_port = choice & 3;
-    header.dst_port = choice >> 2 & 7;
-    if ((choice >> 5 & 1) != 0) {  // one that the host opened
-      header.src_port = choice & 31;
-      header.dst_port = virtio::vsock::SocketDevice::kFirstHostPort + (choice >> 2 & 7);
-    }
+    header.src_port = 0;
+    header.dst_port = choice >> 2 & 1;
+    if ((choice >> 5 & 3) == 0)  // one that the host opened
+      header.dst_port = virtio::vsock::SocketDevice::kFirstHostPort + (choice >> 1 & 7);
+    static constexpr uint16_t kOps[] = {1, 5, 5, 5, 6, 5, 5, 4, 5, 5, 7, 5, 5, 1, 5, 5};
+    static constexpr uint16_t kEnds[] = {0, 2, 3, 2};
     header.type = 1;
-    header.op = choice >> 8 & 7;
+    header.op = (choice >> 27 & 15) == 0 ? kEnds[choice >> 11 & 3] : kOps[choice >> 7 & 15];
     header.flags = choice >> 11 & 3;
     header.len = (choice >> 13 & 1) != 0 && buffer.length > sizeof header
                      ? buffer.length - static_cast<uint32_t>(sizeof header)
                      : 0;
     header.buf_alloc = choice >> 14 & 0xffff;
-    header.fwd_cnt = choice >> 30 != 0 ? 0 : choice >> 16 & 0xff;
+    header.fwd_cnt = (choice >> 30) != 0 ? 0 : choice >> 16 & 0xff;
     std::memcpy(ram_->host() + buffer.address, &header, std::min<size_t>(buffer.length, sizeof header));
   }
 
