@@ -117,7 +117,7 @@ class VsockTest : public testing::Test {
     header.fwd_cnt = read_by_guest[ports];
     edit(header);
     memory.put(headers_at + 64u * slot, header);
-    memory.put_bytes(data_at, data);
+    if (!data.empty()) memory.put_bytes(data_at, data);
     const auto first = static_cast<uint16_t>(2 * slot), second = static_cast<uint16_t>(first + 1);
     const bool more = !data.empty();
     transmit().set_descriptor(
