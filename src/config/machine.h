@@ -66,6 +66,8 @@ struct Netdev {
 struct Chardev {
   std::string id;
   std::string backend;  // stdio, file, null, pty, socket, ringbuf, …
+  // A back end without an option: virtiofsd for the folder `path`, which the guest mounts as `tag`.
+  static constexpr const char* kVirtiofsd = "virtiofsd";
   Properties properties;
   bool mux = false;
   std::string origin;
@@ -117,6 +119,7 @@ struct Machine {
   std::string memory_path;       // -mem-path
   bool memory_prealloc = false;  // -mem-prealloc
   bool memory_huge = false;      // in reserved huge pages
+  bool memory_shared = false;    // other processes can map it
   bool memory_lock = false;      // -overcommit mem-lock=on
   Numa numa;
 

@@ -4,6 +4,7 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <filesystem>
 
 #include "base/suggest.h"
 #include "config/key_values.h"
@@ -15,7 +16,7 @@ namespace ostler::config {
 namespace {
 
 struct RunOptions {
-  std::vector<std::string> disks, more_disks, cdroms, nbd_servers, exports, forwards, devices, vsocks;
+  std::vector<std::string> disks, more_disks, cdroms, nbd_servers, exports, forwards, shares, devices, vsocks;
   std::string kernel, initrd, append, memory = "1G", net = "user", accel, machine = "pc", cpu, name, log,
                                       log_file;
   unsigned cpus = 1;
@@ -136,6 +137,42 @@ Result<void> add_vsock(QemuBuilder& b, const std::string& text) {
   return {};
 }
 
+// "DIR[:TAG]"; the tag is the folder's own name if there is none.
+Result<void> add_share(QemuBuilder& b, const std::string& text) {
+  constexpr size_t kMostTag = 36;
+  const std::string origin = "--share " + text;
+  std::string folder = text, tag;
+  if (const size_t colon = text.rfind(':');
+      colon != std::string::npos && text.find('/', colon) == std::string::npos) {
+    folder = text.substr(0, colon);
+    tag = text.substr(colon + 1);
+  } else {
+    tag = std::filesystem::path(text + "/.").lexically_normal().parent_path().filename();
+    if (tag.empty() || tag == "." || tag == ".." || tag.size() > kMostTag) tag = "share";
+  }
+  if (folder.empty() || tag.empty() || tag.size() > kMostTag || tag.find(',') != std::string::npos)
+    return Error(ErrorKind::kInvalidArgument,
+                 fmt::format("{}: write it as DIR or DIR:TAG, with a tag of at most {} bytes without a comma",
+                             origin, kMostTag));
+  Machine& m = b.machine();
+  for (const Chardev& other : m.chardevs)
+    for (const auto& [key, value] : other.properties)
+      if (other.backend == Chardev::kVirtiofsd && key == "tag" && value == tag)
+        return Error(ErrorKind::kInvalidArgument,
+                     fmt::format("{}: two folders have the tag '{}'; say --share DIR:TAG", origin, tag));
+  const std::string id = b.anonymous_id("share");
+  m.memory_shared = true;
+  m.chardevs.push_back({.id = id,
+                        .backend = Chardev::kVirtiofsd,
+                        .properties = {{"path", folder}, {"tag", tag}},
+                        .origin = origin});
+  m.devices.push_back({.type = m.type == "microvm" ? "vhost-user-fs-device" : "vhost-user-fs-pci",
+                       .id = {},
+                       .properties = {{"chardev", id}, {"tag", tag}},
+                       .origin = origin});
+  return {};
+}
+
 Result<CommandLine> build(const RunOptions& options) {
   QemuBuilder b;
   TRY(option_machine(b, options.machine));
@@ -177,6 +214,7 @@ Result<CommandLine> build(const RunOptions& options) {
                          .properties = {},
                          .origin = "the default random number device (--no-rng leaves it out)"});
   for (const std::string& vsock : options.vsocks) TRY(add_vsock(b, vsock));
+  for (const std::string& share : options.shares) TRY(add_share(b, share));
   for (const std::string& device : options.devices) TRY(option_device(b, device));
   b.nographic = true;
   TRY(b.finish());
@@ -250,6 +288,8 @@ Result<CommandLine> parse_ostler_command_line(std::span<const std::string> argum
   run->add_option("--export", options.exports, "a disk for them: nbd,node-name=ID[,name=NAME][,writable=on]");
   run->add_flag("--snapshot", options.snapshot,
                 "keep all disk images unchanged: writes are thrown away at the end");
+  run->add_option("--share", options.shares,
+                  "a folder of the host for the guest: DIR[:TAG], which mounts it by its tag; several times");
   run->add_option(
          "--net", options.net,
          "network: user (no privileges needed), tap=NAME (a tap device), bridge=NAME[,nat], peer=SOCKET "

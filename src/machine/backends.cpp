@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "base/log.h"
@@ -56,15 +57,66 @@ Result<chardev::Options> chardev_options(const config::Chardev& chardev) {
   return options;
 }
 
+// Whether a vhost-user device speaks through it.
+bool is_for_vhost_user(const config::Machine& config, const config::Chardev& chardev) {
+  return std::ranges::any_of(config.devices, [&](const config::Device& device) {
+    return device.type.starts_with("vhost-user-") &&
+           std::ranges::any_of(device.properties, [&](const config::KeyValue& property) {
+             return property.key == "chardev" && property.value == chardev.id;
+           });
+  });
+}
+
+std::string value_of(const config::Chardev& chardev, std::string_view key) {
+  for (const auto& [name, value] : chardev.properties)
+    if (name == key) return value;
+  return {};
+}
+
+Result<virtio::vhost_user::Address> vhost_user_address(const config::Chardev& chardev) {
+  auto keys = config::KeyValues::from(chardev.origin, chardev.properties);
+  const auto path = keys.take("path");
+  if (chardev.backend != "socket" || chardev.mux || !path)
+    return Error(
+        ErrorKind::kInvalidArgument,
+        fmt::format("{}: a vhost-user back end is at a UNIX socket; say -chardev socket,id={},path=…",
+                    chardev.origin, chardev.id));
+  TRY_ASSIGN(const auto server, keys.take_bool("server"));
+  if (server.value_or(false))
+    return keys.error("server",
+                      "is for a back end that connects to us, which this version does not have; "
+                      "start the back end first and leave server=on out");
+  TRY_ASSIGN(const auto reconnect, keys.take_number("reconnect"));
+  if (reconnect.value_or(0) > 3600) return keys.error("reconnect", "is more than 3600 seconds");
+  TRY(keys.finish());
+  return virtio::vhost_user::Address{.path = *path,
+                                     .reconnect = static_cast<unsigned>(reconnect.value_or(0))};
+}
+
 }  // namespace
 
 Result<void> Backends::open_chardevs(const config::Machine& config, event::Loop& loop,
                                      const std::function<void()>& quit) {
   for (const config::Chardev& each : config.chardevs) {
-    if (chardevs_.contains(each.id))
+    if (chardevs_.contains(each.id) || vhost_user_.contains(each.id))
       return Error(
           ErrorKind::kInvalidArgument,
           fmt::format("{}: the id '{}' is taken by another character back end", each.origin, each.id));
+    if (is_for_vhost_user(config, each)) {
+      if (each.backend == config::Chardev::kVirtiofsd) {
+        const std::string folder = value_of(each, "path");
+        auto daemon = Virtiofsd::start(folder);
+        if (!daemon) return std::move(daemon).error().with_context(each.origin);
+        std::fprintf(stderr, "ostler: shared folder %s: in the guest, mount -t virtiofs %s /mnt\n",
+                     folder.c_str(), value_of(each, "tag").c_str());
+        vhost_user_.emplace(each.id, (*daemon)->address());
+        daemons_.push_back(*std::move(daemon));
+        continue;
+      }
+      TRY_ASSIGN(auto address, vhost_user_address(each));
+      vhost_user_.emplace(each.id, std::move(address));
+      continue;
+    }
     TRY_ASSIGN(const auto options, chardev_options(each));
     auto backend = chardev::open(loop, options);
     if (!backend) return std::move(backend).error().with_context(each.origin);
@@ -105,6 +157,14 @@ Result<chardev::CharBackend*> Backends::take_chardev(const std::string& id, cons
   if (found->second.mux != nullptr) return &found->second.mux->add_port();
   TRY(claim("character back end", id, user));
   return found->second.backend.get();
+}
+
+Result<virtio::vhost_user::Address> Backends::take_vhost_user(const std::string& id,
+                                                              const std::string& user) {
+  const auto found = vhost_user_.find(id);
+  if (found == vhost_user_.end()) return unknown(chardevs_, "character back end", id, user);
+  TRY(claim("character back end", id, user));
+  return found->second;
 }
 
 Result<std::unique_ptr<Backends>> Backends::create(const config::Machine& config, event::Loop& loop,

@@ -11,9 +11,11 @@
 #include "chardev/char_backend.h"
 #include "chardev/mux.h"
 #include "config/machine.h"
+#include "devices/virtio/vhost_user/address.h"
 #include "event/loop.h"
 #include "machine/disks.h"
 #include "machine/networks.h"
+#include "machine/virtiofsd.h"
 
 namespace ostler::machine {
 
@@ -29,6 +31,8 @@ class Backends {
   Result<net::Backend*> take_netdev(const std::string& id, const std::string& user) {
     return networks_->take(id, user);
   }
+  // The socket of a vhost-user back end, which is not opened before its device is.
+  Result<virtio::vhost_user::Address> take_vhost_user(const std::string& id, const std::string& user);
   Disks& disks() { return *disks_; }
 
  private:
@@ -42,6 +46,8 @@ class Backends {
     std::unique_ptr<chardev::Mux> mux;
   };
   std::map<std::string, Chardev> chardevs_;
+  std::map<std::string, virtio::vhost_user::Address> vhost_user_;
+  std::vector<std::unique_ptr<Virtiofsd>> daemons_;
   std::unique_ptr<Disks> disks_;
   std::unique_ptr<Networks> networks_;
   std::map<std::string, std::string> users_;  // "kind id" -> device

@@ -31,10 +31,11 @@ MemoryBackend usual_backend(const config::Machine& config, const MachineProperti
   if (!config.memory_path.empty()) {
     backend.options.backing = memory::Backing::kFile;
     backend.options.path = config.memory_path;
-  } else if (config.memory_huge) {
+  } else if (config.memory_huge || config.memory_shared) {
     backend.options.backing = memory::Backing::kMemfd;
-    backend.options.huge = true;
+    backend.options.huge = config.memory_huge;
   }
+  backend.options.share = config.memory_shared;
   if (config.memory_prealloc) backend.prealloc_threads = usual_prealloc_threads();
   return backend;
 }

@@ -245,7 +245,9 @@ void Machine::state(state::Archive& archive) {
   board_->state(archive);
 }
 
-Snapshot Machine::save() {
+Result<Snapshot> Machine::save() {
+  if (const std::string& why = devices_->unsavable(); !why.empty())
+    return Error(ErrorKind::kUnsupported, why);
   Snapshot snapshot;
   board_->quiesce();
   state::Saver saver;

@@ -79,9 +79,10 @@ class Machine final : private chipset::SystemRequests {
   Result<void> set_link(const std::string& name, bool up);
   // The guest's balloon; null: it has none.
   virtio::balloon::BalloonDevice* balloon();
-  NbdExports& nbd() { return *nbd_; }     // disks for clients of the network
-  BlockJobs& jobs() { return *jobs_; }    // snapshots and copies of disks
-  Snapshot save();                        // while paused
+  NbdExports& nbd() { return *nbd_; }   // disks for clients of the network
+  BlockJobs& jobs() { return *jobs_; }  // snapshots and copies of disks
+  // While paused. kUnsupported: a device's state cannot be saved.
+  Result<Snapshot> save();
   Result<void> restore(const Snapshot&);  // while paused; on error the machine must be reset or destroyed
   uint64_t instructions() const;          // executed by all vCPUs
   Core& core() { return *core_; }         // memory, ports and vCPUs, for debuggers and tests

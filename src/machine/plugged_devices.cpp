@@ -13,9 +13,11 @@
 #include "devices/virtio/balloon/device.h"
 #include "devices/virtio/block/device.h"
 #include "devices/virtio/console/device.h"
+#include "devices/virtio/fs/device.h"
 #include "devices/virtio/net/device.h"
 #include "devices/virtio/rng/device.h"
 #include "devices/virtio/transport/pci.h"
+#include "devices/virtio/vhost_user/block.h"
 #include "devices/virtio/vsock/device.h"
 #include "devices/virtio/vsock/unix_host.h"
 #include "machine/backends.h"
@@ -252,6 +254,19 @@ Result<void> PluggedDevices::plug_console_port(const config::DeviceType& type, c
   return {};
 }
 
+Result<virtio::vhost_user::Address> PluggedDevices::vhost_user_address(const std::string& chardev,
+                                                                       const config::Device& device) {
+  if (chardev.empty()) return missing(device, "chardev");
+  for (const auto& block : core_.ram().blocks()) {
+    if (block->memory().shared() && block->memory().fd() >= 0) continue;
+    return Error(ErrorKind::kInvalidArgument,
+                 fmt::format("{}: the back end must map the guest's memory, and '{}' is private; add -object "
+                             "memory-backend-memfd,id=mem,size={}M -machine memory-backend=mem",
+                             device.origin, block->name(), (core_.layout().low + core_.layout().high) >> 20));
+  }
+  return backends_.take_vhost_user(chardev, device.origin);
+}
+
 Result<std::unique_ptr<virtio::Device>> PluggedDevices::make_virtio(const std::string& family,
                                                                     const std::any& options,
                                                                     const config::Device& device,
@@ -307,6 +322,28 @@ Result<std::unique_ptr<virtio::Device>> PluggedDevices::make_virtio(const std::s
     if (!host) return std::move(host).error().with_context(device.origin);
     return std::unique_ptr<virtio::Device>(
         std::make_unique<virtio::vsock::SocketDevice>(core_.memory(), core_.loop(), *std::move(host), own));
+  }
+  if (family == "vhost-user-fs") {
+    const auto& own = std::any_cast<const virtio::fs::Options&>(options);
+    bus_options = own;
+    TRY_ASSIGN(const auto address, vhost_user_address(own.chardev, device));
+    auto made = virtio::fs::FsDevice::create(core_.memory(), core_.loop(), own, address);
+    if (!made) return std::move(made).error().with_context(device.origin);
+    unsavable_ = fmt::format(
+        "{}: a guest with a shared folder cannot be saved, as only virtiofsd knows which "
+        "files are open; leave the folder out",
+        device.origin);
+    return std::unique_ptr<virtio::Device>(*std::move(made));
+  }
+  if (family == "vhost-user-blk") {
+    const auto& own = std::any_cast<const virtio::vhost_user::BlockOptions&>(options);
+    bus_options = own;
+    TRY_ASSIGN(const auto address, vhost_user_address(own.chardev, device));
+    auto made = virtio::vhost_user::BlockDevice::create(core_.memory(), core_.loop(), own, address);
+    if (!made) return std::move(made).error().with_context(device.origin);
+    unsavable_ = fmt::format("{}: a guest whose disk another process has cannot be saved; use a disk of ours",
+                             device.origin);
+    return std::unique_ptr<virtio::Device>(*std::move(made));
   }
   const auto& own = std::any_cast<const virtio::console::Options&>(options);
   bus_options = own;

@@ -12,6 +12,7 @@
 #include "config/property.h"
 #include "devices/chipset/system_requests.h"
 #include "devices/virtio/options.h"
+#include "devices/virtio/vhost_user/address.h"
 #include "machine/fixed_regions.h"
 
 namespace ostler::virtio {
@@ -43,6 +44,8 @@ class PluggedDevices {
 
   // The cable of the network card `name`, or of the card that is connected to the network `name`.
   Result<void> set_link(const std::string& name, bool up);
+  // Why the guest cannot be saved; empty: it can.
+  const std::string& unsavable() const { return unsavable_; }
   // Null: there is none.
   virtio::balloon::BalloonDevice* balloon() const { return balloon_; }
 
@@ -56,6 +59,9 @@ class PluggedDevices {
                         const config::Device& device);
   Result<void> plug_console_port(const config::DeviceType& type, const std::any& options,
                                  const config::Device& device);
+  // Where the back end is. An error when it could not map the guest's memory.
+  Result<virtio::vhost_user::Address> vhost_user_address(const std::string& chardev,
+                                                         const config::Device& device);
   // The device of any other type, without its transport, and the options of its bus.
   Result<std::unique_ptr<virtio::Device>> make_virtio(const std::string& family, const std::any& options,
                                                       const config::Device& device,
@@ -70,6 +76,7 @@ class PluggedDevices {
   std::vector<std::unique_ptr<bus::IoHandler>> isa_;
   virtio::console::ConsoleDevice* last_console_ = nullptr;  // ports go to the latest one before them
   std::set<std::string> ids_;
+  std::string unsavable_;
   unsigned nics_ = 0;
   virtio::balloon::BalloonDevice* balloon_ = nullptr;
   struct Card {

@@ -172,7 +172,7 @@ std::map<std::string, Command> commands_of(machine::Machine& machine) {
   // Saves, resets and restores the whole guest.
   commands["reload"] = [&](const json&) -> Result<json> {
     machine.pause();
-    const machine::Snapshot snapshot = machine.save();
+    TRY_ASSIGN(const machine::Snapshot snapshot, machine.save());
     TRY(machine.reset());
     TRY(machine.restore(snapshot));
     return json::object();

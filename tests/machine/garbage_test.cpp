@@ -87,7 +87,7 @@ TEST_P(MachineGarbage, IsSurvived) {
     std::mt19937_64 random(seed);
     burst(guest.machine().core(), random, 5000);
     guest.machine().loop().run_due();
-    const Snapshot snapshot = guest.machine().save();
+    const Snapshot snapshot = *guest.machine().save();
     EXPECT_TRUE(guest.machine().restore(snapshot)) << "a state that the machine reached is refused";
     ASSERT_TRUE(guest.machine().reset());
     if (seed == 8) resident = resident_bytes();

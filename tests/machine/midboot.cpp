@@ -38,10 +38,11 @@ std::string save_reset_restore(machine::Machine& machine, const std::string& con
   const std::string seen = contents(console);
   if (seen.find("Linux version") == std::string::npos || seen.find(kReady) != std::string::npos)
     return "the guest was not stopped in the middle of its boot";
-  const machine::Snapshot snapshot = machine.save();
+  const machine::Snapshot snapshot = *machine.save();
   if (auto reset = machine.reset(); !reset) return reset.error().message();
   if (auto restored = machine.restore(snapshot); !restored) return restored.error().message();
-  if (machine.save().devices != snapshot.devices) return "the restored devices are not those that were saved";
+  if (machine.save()->devices != snapshot.devices)
+    return "the restored devices are not those that were saved";
   machine.resume();
   return {};
 }

@@ -46,7 +46,7 @@ TEST_P(SaveRestore, TheGuestGoesOnExactly) {
     uint32_t steps = 0;
     guest.pause();
     guest.on_loop([&] {
-      snapshot = guest.machine().save();
+      snapshot = *guest.machine().save();
       steps = guest.word(ClockworkGuest::kSteps);
       saved_at = guest.output().size();
       guest.machine().resume();
@@ -87,11 +87,11 @@ TEST_P(SaveRestore, SavingWhatWasRestoredGivesTheSameBytes) {
     guest.wait_for_steps(3);
     guest.pause();
     guest.on_loop([&] {
-      const Snapshot first = guest.machine().save();
+      const Snapshot first = *guest.machine().save();
       ASSERT_TRUE(guest.machine().reset());
       const auto restored = guest.machine().restore(first);
       ASSERT_TRUE(restored) << restored.error().message();
-      const Snapshot second = guest.machine().save();
+      const Snapshot second = *guest.machine().save();
       ASSERT_EQ(first.devices.size(), second.devices.size());
       for (size_t i = 0; i < first.devices.size(); ++i)
         ASSERT_EQ(first.devices[i], second.devices[i]) << "at byte " << i << " of " << first.devices.size();
@@ -110,7 +110,7 @@ TEST_P(SaveRestore, AnotherMachineTakesTheSnapshot) {
     guest.wait_for_steps(30);
     guest.pause();
     guest.on_loop([&] {
-      snapshot = guest.machine().save();
+      snapshot = *guest.machine().save();
       written = guest.word(ClockworkGuest::kSteps);
     });
   }
@@ -133,7 +133,7 @@ TEST_P(SaveRestore, AnotherMachineTakesTheSnapshot) {
 
 TEST_P(SaveRestore, ShortSnapshotsAreRefused) {
   ClockworkGuest guest(options_);
-  Snapshot snapshot = guest.machine().save();
+  Snapshot snapshot = *guest.machine().save();
   const std::vector<std::byte> whole = snapshot.devices;
   for (size_t size = 0; size < whole.size(); size += 1 + whole.size() / 61) {
     snapshot.devices.assign(whole.begin(), whole.begin() + static_cast<std::ptrdiff_t>(size));
@@ -150,7 +150,7 @@ TEST_P(SaveRestore, DamagedSnapshotsDoNoHarm) {
   guest.wait_for_steps(10);
   Snapshot good;
   guest.pause();
-  guest.on_loop([&] { good = guest.machine().save(); });
+  guest.on_loop([&] { good = *guest.machine().save(); });
   unsigned taken = 0;
   for (uint32_t seed = 1; seed <= 150; ++seed) {
     SCOPED_TRACE(testing::Message() << "seed " << seed);

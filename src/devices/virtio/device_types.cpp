@@ -5,8 +5,10 @@
 #include "devices/virtio/balloon/device.h"
 #include "devices/virtio/block/device.h"
 #include "devices/virtio/console/device.h"
+#include "devices/virtio/fs/device.h"
 #include "devices/virtio/net/device.h"
 #include "devices/virtio/rng/device.h"
+#include "devices/virtio/vhost_user/block.h"
 #include "devices/virtio/vsock/device.h"
 
 namespace ostler::virtio {
@@ -47,6 +49,18 @@ std::span<const config::DeviceType> device_types() {
        &vsock::pci_properties(),
        {"virtio-vsock-pci-non-transitional", "virtio-vsock"}},
       {"virtio-vsock-device", "virtio-bus", "sockets between guest and host", &vsock::mmio_properties(), {}},
+      {"vhost-user-fs-pci", "PCI", "shared folder of virtiofsd", &fs::pci_properties(), {"vhost-user-fs"}},
+      {"vhost-user-blk-pci",
+       "PCI",
+       "disk of another process",
+       &vhost_user::block_pci_properties(),
+       {"vhost-user-blk"}},
+      {"vhost-user-blk-device",
+       "virtio-bus",
+       "disk of another process",
+       &vhost_user::block_mmio_properties(),
+       {}},
+      {"vhost-user-fs-device", "virtio-bus", "shared folder of virtiofsd", &fs::mmio_properties(), {}},
       {"virtio-serial-pci",
        "PCI",
        "consoles and channels",

@@ -72,6 +72,8 @@ uint32_t class_of(uint16_t type) {
       return 0x010000;
     case kTypeConsole:
       return 0x078000;
+    case kTypeFileSystem:
+      return 0x018000;
     default:
       return 0x00ff00;
   }

@@ -26,8 +26,9 @@ class GuestMemory {
  public:
   static constexpr uint64_t kBytes = 1 << 20;
 
-  GuestMemory() {
-    ram_ = *memory::RamBlock::create({.name = "ram", .size = kBytes});
+  explicit GuestMemory(memory::Backing backing = memory::Backing::kAnonymous) {
+    const bool share = backing != memory::Backing::kAnonymous;
+    ram_ = *memory::RamBlock::create({.name = "ram", .size = kBytes, .backing = backing, .share = share});
     region_.emplace("ram", ram_);
     memory::Transaction change(space);
     change.add(space.root(), 0, *region_);
@@ -53,6 +54,10 @@ class GuestMemory {
     next_ += size;
     return at;
   }
+
+  // Room from `mark` on, which allocate() gave, is free again.
+  void release(uint64_t mark) { next_ = mark; }
+  memory::RamBlock& ram() { return *ram_; }
 
   memory::AddressSpace space{"test", memory::AddressSpace::kMemorySize};
 
@@ -165,6 +170,15 @@ class FakeQueue {
   std::optional<Used> used() {
     if (seen_ == used_index()) return std::nullopt;
     return memory_.get<Used>(setup.device + 4 + 8u * (seen_++ % setup.size));
+  }
+
+  // The rings as they were at first, after a reset of the device.
+  void restart() {
+    for (uint64_t at = setup.driver; at < setup.driver + 6 + 2u * setup.size; ++at)
+      memory_.put<uint8_t>(at, 0);
+    for (uint64_t at = setup.device; at < setup.device + 6 + 8u * setup.size; ++at)
+      memory_.put<uint8_t>(at, 0);
+    next_free_ = available_ = seen_ = 0;
   }
 
   QueueSetup setup;

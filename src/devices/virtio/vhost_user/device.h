@@ -1,0 +1,99 @@
+// A virtio device whose work is done by another process, the back end, that maps the guest's memory
+// (vhost-user). The guest sees our queues; the back end serves a shadow of each (shadow_ring.h).
+//
+//     guest's ring ──pop──> Chain ──add──> shadow ring ──kick──> back end
+//     guest's ring <─push── Chain <─take── shadow ring <─call── back end
+//
+// A back end that dies, lies or does not answer in time loses its connection; the device goes on. Without a
+// back end each request is refused in the device's own way, or kept for the next back end.
+//
+// Threads: messages are sent by whoever has the device's lock, which may wait for Channel::kPatience once;
+// the back end's calls and its end come on the event loop's thread.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/fd.h"
+#include "devices/virtio/device.h"
+#include "devices/virtio/vhost_user/address.h"
+#include "devices/virtio/vhost_user/memory_table.h"
+#include "devices/virtio/vhost_user/session.h"
+#include "devices/virtio/vhost_user/shadow_ring.h"
+#include "event/loop.h"
+
+namespace ostler::virtio::vhost_user {
+
+class VhostUserDevice : public Device {
+ public:
+  // Whether there is a back end now. Any thread.
+  bool connected();
+
+ protected:
+  // What a device is made of that is there before it: descriptors, shared memory.
+  struct Parts {
+    Address address;
+    std::unique_ptr<Session> session;
+    std::shared_ptr<memory::RamBlock> rings;
+    std::vector<Fd> kicks, calls;
+  };
+  // Connects; checks that the back end has `queues` queues. Errors: one sentence about the back end.
+  static Result<Parts> prepare(const Address& address, unsigned queues);
+
+  // On the loop's thread or before it runs, as the destructor.
+  VhostUserDevice(memory::AddressSpace& memory, event::Loop& loop, std::string name,
+                  std::vector<uint16_t> queue_sizes, uint64_t withheld, Parts parts);
+  ~VhostUserDevice() override;
+
+  // Features of the back end that the device's driver or we use; VIRTIO_F_VERSION_1 comes by itself.
+  virtual uint64_t back_end_features() const { return 0; }
+  // Answers a request that no back end will: pushes `chain`.
+  virtual void refuse_locked(Queue& queue, Chain chain) = 0;
+  // Whether requests wait for the next back end instead.
+  virtual bool keeps_requests() const { return false; }
+  // A new back end is there, before it serves anything. An error sends it away.
+  virtual Result<void> accept_locked(Session&) { return {}; }
+  Session* session_locked() { return session_ != nullptr && session_->alive() ? session_.get() : nullptr; }
+  // The back end broke the rules, or does not answer.
+  void lose_locked(const std::string& why);
+
+  void started_locked() override;
+  void stopped_locked() override;
+  void queue_stopped_locked(unsigned queue) override;
+  void process(unsigned queue, Lock& lock) override;
+  void loaded_locked() override;
+
+ private:
+  struct Ring {
+    Fd kick, call;
+    std::unique_ptr<ShadowRing> shadow;
+    bool started = false;
+    std::vector<Chain> kept;  // for the next back end
+  };
+  Result<void> set_up_locked();
+  Result<void> share_memory_locked();
+  Result<void> start_ring_locked(unsigned index);
+  void submit_locked(unsigned index);
+  void submit_kept_locked(unsigned index);
+  void refuse_all_locked(unsigned index);
+  void collect(unsigned index);
+  void collect_locked(unsigned index);
+  void watch();
+  void hung_up();
+  void reconnect();
+
+  event::Loop& loop_;
+  const Address address_;
+  std::shared_ptr<memory::RamBlock> rings_memory_;
+  // Guarded by mutex_.
+  std::unique_ptr<Session> session_;
+  std::vector<Ring> rings_;
+  memory::AddressSpace::Reader reader_;
+  std::shared_ptr<const memory::FlatView> shared_view_;  // that table_ was made of
+  MemoryTable table_;
+  event::Timer timer_;  // last: its destructor waits for the callback
+};
+
+}  // namespace ostler::virtio::vhost_user

@@ -1,0 +1,68 @@
+// A connection to a back end after its negotiation: each operation sends its messages and, where the back end
+// can acknowledge them, waits until they are done. Any error ends the session; the caller drops it.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "base/fd.h"
+#include "base/result.h"
+#include "devices/virtio/vhost_user/channel.h"
+#include "devices/virtio/vhost_user/memory_table.h"
+
+namespace ostler::virtio::vhost_user {
+
+// Where the parts of one ring lie, as user addresses of the memory table.
+struct RingPlace {
+  uint16_t size = 0;  // descriptors
+  uint64_t descriptors = 0, available = 0, used = 0;
+};
+
+// One thread at a time.
+class Session {
+ public:
+  // Takes over a connected socket and negotiates. Errors: kUnsupported (not a back end of Virtio 1), those of
+  // Channel.
+  static Result<std::unique_ptr<Session>> open(Fd socket,
+                                               std::chrono::milliseconds patience = Channel::kPatience);
+
+  // The back end's virtio features, without VHOST_USER_F_PROTOCOL_FEATURES.
+  uint64_t features() const { return features_; }
+  // How many queues it has; kMaxQueues when it does not tell.
+  uint64_t queues() const { return queues_; }
+  bool has_config() const { return has_protocol(VHOST_USER_PROTOCOL_F_CONFIG); }
+  bool alive() const { return channel_.open(); }
+  int fd() const { return channel_.fd(); }
+  void end() { channel_.shutdown(); }
+
+  Result<void> set_features(uint64_t features);
+  // `rings`: the memory that RingPlace is about. On return the back end uses no older table.
+  Result<void> set_memory(const MemoryTable& table, const MemoryTable::Entry& rings);
+  // `kick`: the back end is told of available buffers; `call`: it tells of used ones.
+  Result<void> start_ring(unsigned index, const RingPlace& place, int kick, int call);
+  // On return the back end leaves the ring and its buffers alone.
+  Result<void> stop_ring(unsigned index);
+  // The first `size` bytes of the device's configuration; at most kMostConfig.
+  Result<std::vector<std::byte>> config(uint32_t size);
+  Result<void> set_config(uint32_t offset, std::span<const std::byte> bytes);
+
+ private:
+  Session(Fd socket, std::chrono::milliseconds patience) : channel_(std::move(socket), patience) {}
+  Result<void> negotiate();
+  bool has_protocol(unsigned bit) const { return (protocol_ >> bit & 1) != 0; }
+  Result<uint64_t> get(Request request);
+  Result<void> set(Request request, std::span<const std::byte> payload,
+                   std::span<const int> descriptors = {});
+  template <class T>
+  Result<void> set_object(Request request, const T& payload, std::span<const int> descriptors = {}) {
+    return set(request, std::as_bytes(std::span(&payload, 1)), descriptors);
+  }
+
+  Channel channel_;
+  uint64_t features_ = 0, protocol_ = 0, queues_ = 0;
+  bool extended_ = false;  // VHOST_USER_F_PROTOCOL_FEATURES
+};
+
+}  // namespace ostler::virtio::vhost_user

@@ -1,0 +1,33 @@
+// The program that serves one shared folder (`ostler run --share`): virtiofsd, started by us, connected to us
+// before anybody else can, and ended with us.
+#pragma once
+
+#include <sys/types.h>
+
+#include <memory>
+#include <string>
+
+#include "base/result.h"
+#include "devices/virtio/vhost_user/address.h"
+
+namespace ostler::machine {
+
+class Virtiofsd {
+ public:
+  // Errors: kNotFound (no such folder; no virtiofsd, with the package that has it), kPermission.
+  static Result<std::unique_ptr<Virtiofsd>> start(const std::string& folder);
+  // Ends it and waits for that.
+  ~Virtiofsd();
+  Virtiofsd(const Virtiofsd&) = delete;
+  Virtiofsd& operator=(const Virtiofsd&) = delete;
+
+  // The connection, for one device.
+  const virtio::vhost_user::Address& address() const { return address_; }
+
+ private:
+  Virtiofsd() = default;
+  pid_t process_ = -1;
+  virtio::vhost_user::Address address_;
+};
+
+}  // namespace ostler::machine

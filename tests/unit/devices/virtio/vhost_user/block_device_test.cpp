@@ -1,0 +1,178 @@
+// A disk whose process is another one: what is passed on of it, and its requests when it dies.
+#include "devices/virtio/vhost_user/block.h"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+
+#include "devices/virtio/block/request.h"
+#include "fake_driver.h"
+#include "vhost_user/fake_back_end.h"
+
+namespace ostler::virtio::vhost_user {
+namespace {
+
+using ostler::virtio::test::FakeQueue;
+using ostler::virtio::test::GuestMemory;
+using test::FakeBackEnd;
+
+constexpr uint64_t kFlush = feature(block::VIRTIO_BLK_F_FLUSH),
+                   kWce = feature(block::VIRTIO_BLK_F_CONFIG_WCE);
+constexpr uint64_t kBase = feature(VIRTIO_F_VERSION_1);
+
+struct Request {
+  uint32_t type = 0, reserved = 0;
+  uint64_t sector = 0;
+};
+
+class VhostUserBlockTest : public testing::Test {
+ protected:
+  VhostUserBlockTest() { disk.config[0] = 200; }
+  void start() {
+    fake = std::make_unique<FakeBackEnd>(disk);
+    auto made = BlockDevice::create(memory.space, loop, options, {fake->path(), reconnect});
+    ASSERT_TRUE(made) << made.error().message();
+    device = *std::move(made);
+    ASSERT_TRUE(device->activate(kBase | (device->features() & (kFlush | kWce)), {&driver.setup, 1}));
+  }
+  uint64_t read(uint64_t sector) {
+    auto chain = driver.chain().readable_object(Request{.sector = sector}).writable(512).writable(1);
+    chain.offer();
+    device->notify(0);
+    return chain.address(2);
+  }
+  std::array<uint8_t, 60> config() {
+    std::array<uint8_t, 60> bytes;
+    device->read_config(0, std::as_writable_bytes(std::span(bytes)));
+    return bytes;
+  }
+  void pump() {
+    loop.post([this] { loop.stop(); });
+    loop.run();
+  }
+  void lose() {
+    fake->hang_up();
+    while (device->connected() || (reconnect != 0 && !loop.next_deadline())) pump();
+  }
+  void pass_a_second() {
+    clock.advance(1'000'000'000);
+    loop.run_due();
+  }
+
+  GuestMemory memory{memory::Backing::kMemfd};
+  FakeQueue driver{memory, 8};
+  FakeBackEnd::Options disk{.features = kBase | kFlush | kWce | feature(VHOST_USER_F_PROTOCOL_FEATURES) |
+                                        feature(block::VIRTIO_BLK_F_DISCARD) | feature(50),
+                            .config = std::vector<uint8_t>(60)};
+  std::unique_ptr<FakeBackEnd> fake;
+  event::VirtualClock clock;  // paused: moved by advance() alone
+  event::Loop loop{clock};
+  BlockOptions options;
+  unsigned reconnect = 0;
+  std::unique_ptr<BlockDevice> device;
+};
+
+TEST_F(VhostUserBlockTest, shows_the_disk_of_the_back_end) {
+  start();
+  EXPECT_EQ(config()[0], 200);
+  EXPECT_EQ(config()[34], 1) << "our number of queues";
+  EXPECT_NE(device->features() & feature(block::VIRTIO_BLK_F_DISCARD), 0u);
+  EXPECT_EQ(device->features() & feature(50), 0u) << "unknown features are not passed on";
+  EXPECT_EQ(fake->set_features(), kBase | kFlush | kWce | feature(VHOST_USER_F_PROTOCOL_FEATURES));
+}
+
+TEST_F(VhostUserBlockTest, offers_less_when_asked_to) {
+  options.discard = options.config_wce = false;
+  start();
+  EXPECT_EQ(device->features() & (feature(block::VIRTIO_BLK_F_DISCARD) | kWce), 0u);
+}
+
+TEST_F(VhostUserBlockTest, back_end_that_tells_no_size_is_refused) {
+  disk.protocol = 0;
+  fake = std::make_unique<FakeBackEnd>(disk);
+  EXPECT_FALSE(BlockDevice::create(memory.space, loop, options, {fake->path(), 0}));
+}
+
+TEST_F(VhostUserBlockTest, several_queues_need_the_feature) {
+  options.num_queues = 2;
+  fake = std::make_unique<FakeBackEnd>(disk);
+  EXPECT_FALSE(BlockDevice::create(memory.space, loop, options, {fake->path(), 0}));
+}
+
+TEST_F(VhostUserBlockTest, write_cache_is_set_in_the_back_end) {
+  start();
+  const std::byte on{1};
+  device->write_config(32, {&on, 1});
+  fake->await(vhost_user::Request::VHOST_USER_SET_CONFIG);
+  EXPECT_EQ(config()[32], 1);
+}
+
+TEST_F(VhostUserBlockTest, requests_fail_without_a_back_end) {
+  start();
+  const uint64_t first = read(1);
+  lose();
+  const uint64_t second = read(2);
+  for (const uint64_t status : {first, second}) {
+    EXPECT_TRUE(driver.used());
+    EXPECT_EQ(memory.get<uint8_t>(status), 1) << "VIRTIO_BLK_S_IOERR";
+  }
+}
+
+TEST_F(VhostUserBlockTest, requests_wait_for_the_next_back_end) {
+  reconnect = 1;
+  start();
+  read(1);
+  read(2);
+  read(3);
+  const auto answered = fake->pop(0);
+  fake->push(0, answered->head, 513);
+  lose();
+  read(4);
+  EXPECT_TRUE(driver.used());
+  EXPECT_FALSE(driver.used()) << "the others are kept";
+  pass_a_second();
+  for (const uint64_t sector : {2u, 3u, 4u}) {
+    const auto chain = fake->pop(0);
+    ASSERT_TRUE(chain);
+    Request request;
+    std::memcpy(&request, chain->readable.data(), sizeof request);
+    EXPECT_EQ(request.sector, sector) << "in the order in which they came";
+    fake->push(0, chain->head, 513);
+  }
+  pump();
+  EXPECT_TRUE(driver.used() && driver.used() && driver.used());
+}
+
+TEST_F(VhostUserBlockTest, next_back_end_may_have_another_size_but_no_less) {
+  reconnect = 1;
+  start();
+  auto other = disk;
+  other.features &= ~kFlush;
+  fake->set(other);
+  lose();
+  pass_a_second();
+  EXPECT_FALSE(device->connected());
+  disk.config[0] = 77;
+  fake->set(disk);
+  const uint32_t generation = device->config_generation();
+  pass_a_second();
+  EXPECT_TRUE(device->connected());
+  EXPECT_EQ(config()[0], 77);
+  EXPECT_NE(device->config_generation(), generation);
+}
+
+TEST_F(VhostUserBlockTest, reset_forgets_what_was_kept) {
+  reconnect = 1;
+  start();
+  read(1);
+  lose();
+  device->reset();
+  driver.restart();
+  ASSERT_TRUE(device->activate(kBase, {&driver.setup, 1}));
+  pass_a_second();
+  EXPECT_TRUE(device->connected());
+  EXPECT_FALSE(fake->pop(0));
+}
+
+}  // namespace
+}  // namespace ostler::virtio::vhost_user
