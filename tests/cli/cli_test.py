@@ -355,6 +355,49 @@ class Mistakes(Mistake):
     def test_device_help_misspelt(self):
         self.qemu("-device", "virtio-blk-pcj,help", words=["virtio-blk-pcj", "'virtio-blk-pci'"])
 
+    # --- devices of other processes ---------------------------------------------------------------
+
+    SHARED = ["-object", "memory-backend-memfd,id=m,size=128M", "-machine", "memory-backend=m"]
+
+    def test_vhost_user_without_chardev(self):
+        for device in ("vhost-user-fs-pci,tag=t", "vhost-user-blk-pci"):
+            self.qemu("-device", device, words=[f"-device {device}", "chardev"])
+
+    def test_vhost_user_with_an_unknown_chardev(self):
+        self.qemu(*self.SHARED, "-device", "vhost-user-fs-pci,chardev=c,tag=t", words=["-device vhost-user-fs-pci", "'c'"])
+
+    def test_vhost_user_with_private_memory(self):
+        self.qemu("-chardev", f"socket,id=c,path={F.missing}", "-device", "vhost-user-fs-pci,chardev=c,tag=t",
+                  words=["-device vhost-user-fs-pci", "-object memory-backend-memfd,id=mem,size=128M -machine memory-backend=mem"])
+
+    def test_vhost_user_where_nobody_listens(self):
+        self.qemu(*self.SHARED, "-chardev", f"socket,id=c,path={F.missing}", "-device", "vhost-user-blk-pci,chardev=c",
+                  words=["-device vhost-user-blk-pci", F.missing, "start the back end first"])
+
+    def test_vhost_user_on_what_is_no_socket(self):
+        self.qemu("-chardev", "null,id=c", "-device", "vhost-user-fs-pci,chardev=c,tag=t", words=["-chardev null", "UNIX socket"])
+
+    def test_vhost_user_as_a_server(self):
+        self.qemu("-chardev", f"socket,id=c,path={F.missing},server=on", "-device", "vhost-user-fs-pci,chardev=c,tag=t",
+                  words=["-chardev socket", "server=on"])
+
+    def test_shared_folder_without_a_tag(self):
+        self.qemu(*self.SHARED, "-chardev", f"socket,id=c,path={F.missing}", "-device", "vhost-user-fs-pci,chardev=c",
+                  words=["-device vhost-user-fs-pci", "tag"])
+
+    def test_shared_folder_missing(self):
+        self.expect(PEOPLE, ["run", "--kernel", F.kernel, "--share", F.missing], words=[f"--share {F.missing}", "No such file"])
+
+    def test_shared_folder_is_a_file(self):
+        self.expect(PEOPLE, ["run", "--kernel", F.kernel, "--share", F.kernel], words=["--share", F.kernel, "not a folder"])
+
+    def test_shared_folders_of_one_tag(self):
+        self.expect(PEOPLE, ["run", "--kernel", F.kernel, "--share", F.folder, "--share", f"{F.home}:a-folder"],
+                    words=["--share", "'a-folder'", "DIR:TAG"])
+
+    def test_shared_folder_with_a_long_tag(self):
+        self.expect(PEOPLE, ["run", "--kernel", F.kernel, "--share", f"{F.folder}:{'x' * 37}"], words=["--share", "36 bytes"])
+
     # --- disks ------------------------------------------------------------------------------------
 
     def test_disk_missing(self):
