@@ -126,10 +126,19 @@ def virtiofsd_ends_with_a_killed_vmm(t):
         _gone(t, helpers)
 
 
+def _runs(process):
+    """Not what has ended and waits for its parent to notice."""
+    try:
+        with open(f"/proc/{process}/stat", encoding="ascii") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def _gone(t, processes):
     with t.steps.step("virtiofsd ends"):
         end = time.monotonic() + 30
-        while alive := [each for each in processes if os.path.exists(f"/proc/{each}")]:
+        while alive := [each for each in processes if _runs(each)]:
             t.expect(time.monotonic() < end, f"processes {alive} still run")
             time.sleep(0.05)
 
