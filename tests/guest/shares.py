@@ -68,8 +68,8 @@ def folder_shared_by_virtiofsd(t):
         console = t.shell(running)
         _use(t, console, folder, digest)
         # A program from there is code that the back end wrote into the guest's memory.
-        t.run(console, "cp /bin/busybox /mnt/program; umount /mnt; mount -t virtiofs shared /mnt")
-        t.expect(t.run(console, "/mnt/program echo it runs") == "it runs", "a program does not run from the folder")
+        t.run(console, "cp /bin/busybox /mnt/busybox; umount /mnt; mount -t virtiofs shared /mnt")
+        t.expect(t.run(console, "/mnt/busybox echo it runs") == "it runs", "a program does not run from the folder")
         t.run(console, "umount /mnt")
 
 
@@ -154,7 +154,8 @@ def virtiofsd_dies_and_comes_again(t):
         with t.steps.step("programs see errors, and none hangs"):
             t.run(console, "! cat /mnt/from-host >/dev/null 2>&1; ! ls /mnt/deep 2>/dev/null; umount /mnt")
         with Daemon(t, folder):
-            t.run(console, "until mount -t virtiofs shared /mnt 2>/dev/null; do sleep 0.2; done")
+            # A mount succeeds before the first request is answered.
+            t.run(console, "until mount -t virtiofs shared /mnt; [ -e /mnt/from-host ]; do umount /mnt; sleep 0.2; done")
             t.expect(t.run(console, "sha256sum </mnt/from-host").split()[0] == digest, "the guest reads other bytes")
             t.run(console, "umount /mnt")
 
