@@ -33,6 +33,5 @@ inline constexpr uint16_t kTypeNet = 1;
 inline constexpr uint16_t kTypeBlock = 2;
 inline constexpr uint16_t kTypeConsole = 3;
 inline constexpr uint16_t kTypeEntropy = 4;
-inline constexpr uint16_t kTypeFileSystem = 26;
 
 }  // namespace ostler::virtio

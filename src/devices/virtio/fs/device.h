@@ -11,6 +11,7 @@
 
 namespace ostler::virtio::fs {
 
+inline constexpr uint16_t kTypeFileSystem = 26;
 inline constexpr size_t kMostTag = 36;  // bytes, §5.11.4
 
 struct Options : DeviceOptions {

@@ -11,6 +11,7 @@ namespace {
 constexpr uint16_t kVendor = 0x1af4;
 constexpr uint16_t kFirstDevice = 0x1040;
 constexpr uint16_t kSubsystem = 0x1100;
+constexpr uint16_t kTypeFileSystem = 26;
 constexpr uint16_t VIRTIO_MSI_NO_VECTOR = 0xffff;
 
 constexpr unsigned kMsixBar = 1, kBar = 4;
