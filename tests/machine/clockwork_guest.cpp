@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <chrono>
 #include <cstring>
@@ -19,16 +18,9 @@ namespace {
 
 constexpr uint64_t kShared = 0x70000;
 
-std::string new_file() {
-  std::string path = ::testing::TempDir() + "clockwork-XXXXXX";
-  const int fd = mkstemp(path.data());
-  if (fd >= 0) close(fd);
-  return path;
-}
-
 }  // namespace
 
-ClockworkGuest::ClockworkGuest(const Clockwork& options) : path_(new_file()) {
+ClockworkGuest::ClockworkGuest(const Clockwork& options) {
   config::Machine config;
   config.type = options.machine;
   config.accelerators = {{.name = test::engine_choice().translate ? "bt" : "interp", .properties = {}}};
@@ -68,7 +60,6 @@ ClockworkGuest::~ClockworkGuest() {
     thread_.join();
   }
   machine_.reset();
-  unlink(path_.c_str());
 }
 
 void ClockworkGuest::start() {

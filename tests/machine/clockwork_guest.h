@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "machine/machine.h"
+#include "support/temp_folder.h"
 
 namespace ostler::machine {
 
@@ -48,7 +49,8 @@ class ClockworkGuest {
   std::vector<uint8_t> output() const;  // all that came out of COM1
 
  private:
-  std::string path_;
+  const test::TempFolder folder_;
+  const std::string path_ = folder_ / "output";
   std::unique_ptr<Machine> machine_;
   std::thread thread_;
   int status_ = -1;

@@ -86,7 +86,7 @@ class UnderDebugger : public ::testing::TestWithParam<Kind> {
   UnderDebugger() {
     options_.machine = std::get<0>(GetParam());
     options_.cpus = std::get<1>(GetParam());
-    options_.gdb_socket = ::testing::TempDir() + fmt::format("ostler-gdb-{}.sock", ::getpid());
+    options_.gdb_socket = folder_ / "gdb.sock";
   }
   // That it goes on, and has not lost or repeated anything.
   static void expect_undisturbed(ClockworkGuest& guest) {
@@ -102,6 +102,7 @@ class UnderDebugger : public ::testing::TestWithParam<Kind> {
     const uint64_t low = client.word(kTokenGate), high = client.word(kTokenGate + 4);
     return (low & 0xffff) | (high & 0xffff0000);
   }
+  const test::TempFolder folder_;
   Clockwork options_;
 };
 

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <gtest/gtest.h>
-#include <stdlib.h>
 
 #include <filesystem>
 #include <fstream>
@@ -13,19 +12,13 @@
 #include "block/io_context.h"
 #include "block/node.h"
 #include "block/open.h"
+#include "support/temp_folder.h"
 
 namespace ostler::block::test {
 
 class BlockTest : public testing::Test {
  protected:
   explicit BlockTest(Aio aio = Aio::kIoUring) : context(aio) {}
-  void SetUp() override {
-    std::string pattern = testing::TempDir() + "/ostler-block-XXXXXX";
-    ASSERT_NE(mkdtemp(pattern.data()), nullptr);
-    folder = pattern;
-  }
-  void TearDown() override { std::filesystem::remove_all(folder); }
-
   std::string path(const std::string& name) const { return folder + "/" + name; }
   std::string make_file(const std::string& name, const std::string& content) {
     std::ofstream(path(name), std::ios::binary) << content;
@@ -88,9 +81,10 @@ class BlockTest : public testing::Test {
   }
   int flush(Node& node) { return context.run_until(node.flush()); }
 
+  const ostler::test::TempFolder own_folder;
+  const std::string folder = own_folder.path();
   IoContext context;
   Opener opener;
-  std::string folder;
 };
 
 }  // namespace ostler::block::test

@@ -107,7 +107,6 @@ class JobTest : public Qcow2Test {
   void TearDown() override {
     if (guest_disk) guest_disk = nullptr;
     run(manager.shut_down());
-    Qcow2Test::TearDown();
   }
   template <class T>
   T run(Task<T> task) {

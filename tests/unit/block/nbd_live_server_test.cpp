@@ -19,7 +19,6 @@ constexpr uint32_t kMiB = 1u << 20, kBlock = 4096;
 class NbdLiveServer : public BlockTest {
  protected:
   void SetUp() override {
-    BlockTest::SetUp();
     const std::string file = make_file("disk", "");
     std::filesystem::resize_file(file, kMiB);
     node = open(file, "raw");
@@ -31,7 +30,6 @@ class NbdLiveServer : public BlockTest {
     server.stop();
     device = nullptr;
     if (node) close(node);
-    BlockTest::TearDown();
   }
   std::string socket() const { return path("nbd.sock"); }
   void start() { ASSERT_TRUE(server.start({.path = socket()}, nullptr, 0)); }

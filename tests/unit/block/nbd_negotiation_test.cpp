@@ -12,14 +12,10 @@ using nbd::OptionReply;
 class NbdNegotiation : public NbdServerTest {
  protected:
   void SetUp() override {
-    BlockTest::SetUp();
     serve(make_file("disk", std::string(65536, 'x')), {.name = "disk", .description = "a disk"},
           {.most_clients = 4});
   }
-  void TearDown() override {
-    stop();
-    BlockTest::TearDown();
-  }
+  void TearDown() override { stop(); }
 };
 
 TEST_F(NbdNegotiation, ListsItsExport) {

@@ -14,17 +14,13 @@ class NbdTransmission : public NbdServerTest {
  protected:
   // 4 MiB, of which the second MiB has content.
   void SetUp() override {
-    BlockTest::SetUp();
     file = make_file("disk", "");
     std::filesystem::resize_file(file, 4 * kMiB);
     std::fstream stream(file, std::ios::binary | std::ios::in | std::ios::out);
     stream.seekp(kMiB);
     stream << std::string(kMiB, 'x');
   }
-  void TearDown() override {
-    stop();
-    BlockTest::TearDown();
-  }
+  void TearDown() override { stop(); }
   std::string file;
 };
 

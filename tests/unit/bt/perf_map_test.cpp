@@ -11,25 +11,21 @@
 
 #include "bt/listing.h"
 #include "rig.h"
+#include "support/temp_folder.h"
 
 namespace ostler::bt {
 namespace {
 
 class PerfMapTest : public ::testing::Test {
  protected:
-  PerfMapTest() {
-    char name[] = "/tmp/ostler-perf-XXXXXX";
-    folder = mkdtemp(name);
-    path = folder + "/perf-1.map";
-  }
-  ~PerfMapTest() override { std::filesystem::remove_all(folder); }
   std::string content() const {
     std::ifstream file(path);
     std::ostringstream text;
     text << file.rdbuf();
     return text.str();
   }
-  std::string folder, path;
+  const test::TempFolder folder;
+  const std::string path = folder / "perf-1.map";
 };
 
 TEST_F(PerfMapTest, ALineIsAddressSizeAndName) {
@@ -50,7 +46,7 @@ TEST_F(PerfMapTest, AFlushEmptiesIt) {
 }
 
 TEST_F(PerfMapTest, ALinkUnderItsNameIsReplacedAndNotFollowed) {
-  const std::string other = folder + "/other";
+  const std::string other = folder / "other";
   std::ofstream(other) << "untouched";
   ASSERT_EQ(symlink(other.c_str(), path.c_str()), 0);
   auto map = PerfMap::create(path);
@@ -61,7 +57,7 @@ TEST_F(PerfMapTest, ALinkUnderItsNameIsReplacedAndNotFollowed) {
 }
 
 TEST_F(PerfMapTest, AFileThatCannotBeMadeIsAnError) {
-  auto map = PerfMap::create(folder + "/missing/perf-1.map");
+  auto map = PerfMap::create(folder / "missing/perf-1.map");
   ASSERT_FALSE(map.has_value());
   EXPECT_NE(map.error().message().find("perfmap"), std::string::npos);
 }

@@ -13,6 +13,7 @@
 #include "base/fd.h"
 #include "chardev/open.h"
 #include "fixtures.h"
+#include "support/temp_folder.h"
 
 namespace ostler::chardev {
 namespace {
@@ -21,11 +22,8 @@ struct BackendsTest : ::testing::Test {
   event::VirtualClock clock;
   event::Loop loop{clock};
   FakeFrontend frontend;
-  std::string folder = [] {
-    std::string name = testing::TempDir() + "ostler-chardev-XXXXXX";
-    EXPECT_NE(mkdtemp(name.data()), nullptr);
-    return name;
-  }();
+  const test::TempFolder own_folder;
+  const std::string folder = own_folder.path();
 
   std::unique_ptr<CharBackend> open(const Options& options) {
     auto backend = chardev::open(loop, options);

@@ -16,7 +16,6 @@ using block::JobStatus;
 class BlockJobsTest : public test::DisksTest {
  protected:
   void SetUp() override {
-    DisksTest::SetUp();
     qemu_img("create -q -f qcow2 " + path("a.qcow2") + " 4M");
     open({"-drive", "if=none,id=a,node-name=na,file=@/a.qcow2"});
     disk = take({.name = "a", .user = "-device test", .device = "dev"}).at(0);

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <atomic>
 #include <cstdlib>
@@ -14,6 +13,7 @@
 
 #include "config/qemu_command_line.h"
 #include "machine/disks.h"
+#include "support/temp_folder.h"
 
 namespace ostler::machine::test {
 
@@ -21,15 +21,7 @@ class DisksTest : public testing::Test {
  protected:
   using Backend = block::Backend*;  // the disks own it
 
-  void SetUp() override {
-    folder = testing::TempDir() + "ostler-disks-" + std::to_string(getpid());
-    std::filesystem::remove_all(folder);  // of a process that crashed and had this number
-    ASSERT_TRUE(std::filesystem::create_directory(folder));
-  }
-  void TearDown() override {
-    disks.reset();
-    std::filesystem::remove_all(folder);
-  }
+  void TearDown() override { disks.reset(); }
   std::string path(const std::string& name) const { return folder + "/" + name; }
   std::string make_file(const std::string& name, const std::string& content) {
     std::ofstream(path(name), std::ios::binary) << content;
@@ -89,7 +81,8 @@ class DisksTest : public testing::Test {
     return bytes;
   }
 
-  std::string folder;
+  const ostler::test::TempFolder own_folder;
+  const std::string folder = own_folder.path();
   std::string stopped_disk;
   std::atomic<int> stop_error{0};
   std::unique_ptr<Disks> disks;

@@ -36,7 +36,6 @@ class FakeTray final : public Tray {
 class MediaTest : public test::DisksTest {
  protected:
   void SetUp() override {
-    DisksTest::SetUp();
     make_file("a.iso", std::string(4096, 'a'));
     make_file("b.iso", std::string(8192, 'b'));
   }
