@@ -1,6 +1,7 @@
 // LUKS1 volumes, with qemu-img and cryptsetup as judges.
 #include <nlohmann/json.hpp>
 
+#include "block/filters/fault_node.h"
 #include "format_fixture.h"
 
 namespace ostler::block {
@@ -25,6 +26,7 @@ class LuksTest : public test::FormatTest {
     EXPECT_TRUE(node) << (node ? "" : node.error().message());
     return node ? *node : nullptr;
   }
+  Result<void> amend(Node& node, json options) { return context.run_until(node.amend(std::move(options))); }
   std::string error_of(const std::string& file, const std::string& secret, bool writable) {
     auto node = context.run_until(opener.open(options_for(file, secret), fast(writable)));
     return node ? "" : node.error().message();
@@ -106,6 +108,119 @@ TEST_F(LuksTest, luks_needs_the_right_passphrase) {
              theirs = json::parse(run("qemu-img info --output=json " + file).output)["format-specific"];
   EXPECT_EQ(ours, theirs);
   close(node);
+}
+
+TEST_F(LuksTest, luks_passphrases_are_added_and_taken_away) {
+  ASSERT_TRUE(opener.add_secret("new", "newer"));
+  const std::string file = path("disk.luks");
+  create_luks(file, {{"size", kSize}});
+  NodePtr node = open_luks(file);
+  ASSERT_EQ(write(*node, 0, std::string(512, 'x')), 0);
+  const auto last = amend(*node, {{"state", "inactive"}, {"old-secret", "good"}});
+  ASSERT_FALSE(last);
+  EXPECT_NE(last.error().message().find("--force"), std::string::npos);
+  EXPECT_FALSE(amend(*node, {{"state", "inactive"}, {"keyslot", 0}}));
+  ASSERT_TRUE(amend(*node, {{"state", "active"}, {"new-secret", "new"}, {"keyslot", 7}, {"iter-time", 1}}));
+  close(node);
+  EXPECT_EQ(error_of(file, "good", false), "");
+  EXPECT_EQ(error_of(file, "new", false), "");
+  expect_success(
+      "qemu-io --object secret,id=s,data=newer --image-opts driver=luks,key-secret=s,file.filename=" + file +
+      " -c 'read -P 120 0 512'");
+  node = open_luks(file);
+  ASSERT_TRUE(amend(*node, {{"state", "inactive"}, {"old-secret", "good"}}));
+  EXPECT_EQ(read(*node, 0, 512), std::string(512, 'x')) << "an open volume goes on";
+  close(node);
+  EXPECT_NE(error_of(file, "good", false).find("none of its key slots"), std::string::npos);
+  EXPECT_EQ(error_of(file, "new", true), "");
+}
+
+TEST_F(LuksTest, luks_all_eight_key_slots_can_be_taken) {
+  ASSERT_TRUE(opener.add_secret("new", "newer"));
+  const std::string file = path("disk.luks");
+  create_luks(file, {{"size", 512}});
+  NodePtr node = open_luks(file);
+  const json add = {{"state", "active"}, {"new-secret", "new"}, {"iter-time", 1}};
+  for (int slot = 1; slot < 8; ++slot) ASSERT_TRUE(amend(*node, add));
+  const auto ninth = amend(*node, add);
+  ASSERT_FALSE(ninth);
+  EXPECT_NE(ninth.error().message().find("all key slots are in use"), std::string::npos);
+  // One passphrase in seven of them.
+  ASSERT_TRUE(amend(*node, {{"state", "inactive"}, {"old-secret", "new"}}));
+  close(node);
+  EXPECT_NE(error_of(file, "new", false), "");
+  EXPECT_EQ(error_of(file, "good", false), "");
+}
+
+TEST_F(LuksTest, luks_mistakes_of_amend_are_refused) {
+  const std::string file = path("disk.luks");
+  create_luks(file, {{"size", 512}});
+  const std::string before = content_of(file);
+  NodePtr node = open_luks(file);
+  const json cases[] = {
+      json::object(),
+      {{"state", "active"}},
+      {{"state", "sleeping"}, {"new-secret", "good"}},
+      {{"state", "active"}, {"new-secret", "nobody"}},
+      {{"state", "active"}, {"new-secret", "bad"}, {"keyslot", 0}},
+      {{"state", "active"}, {"new-secret", "bad"}, {"keyslot", 8}},
+      {{"state", "active"}, {"new-secret", "bad"}, {"iter-time", 0}},
+      {{"state", "active"}, {"new-secret", "bad"}, {"old-secret", "good"}},
+      {{"state", "inactive"}},
+      {{"state", "inactive"}, {"old-secret", "bad"}},
+      {{"state", "inactive"}, {"keyslot", 3}},
+      {{"state", "inactive"}, {"old-secret", "good"}, {"iter-time", 1}},
+      {{"size", 1024}},
+  };
+  for (const json& each : cases) EXPECT_FALSE(amend(*node, each)) << each.dump();
+  close(node);
+  node = open_luks(file, false);
+  EXPECT_FALSE(amend(*node, {{"state", "active"}, {"new-secret", "bad"}})) << "it is read-only";
+  close(node);
+  auto locked = context.run_until(opener.open(options_for(file, ""), fast(false)));
+  ASSERT_TRUE(locked);
+  EXPECT_FALSE(amend(**locked, {{"state", "active"}, {"new-secret", "bad"}})) << "it is not open";
+  close(*locked);
+  EXPECT_EQ(content_of(file) == before, true);
+}
+
+// Each write and flush in turn: one passphrase that opened the volume still does, and so does the new one if
+// the change was told to be done.
+TEST_F(LuksTest, luks_a_change_of_passphrases_that_fails_keeps_the_old_ones) {
+  ASSERT_TRUE(opener.add_secret("new", "newer"));
+  create_luks(path("good.luks"), {{"size", 512}});
+  for (const bool adds : {true, false}) {
+    bool done = false;
+    for (unsigned nth = 0; !done; ++nth) {
+      SCOPED_TRACE(nth);
+      ASSERT_LT(nth, 20u);
+      const std::string file = path("disk.luks");
+      std::filesystem::copy_file(path("good.luks"), file, std::filesystem::copy_options::overwrite_existing);
+      const json add = {{"state", "active"}, {"new-secret", "new"}, {"iter-time", 1}};
+      if (!adds) {
+        NodePtr node = open_luks(file);
+        ASSERT_TRUE(amend(*node, add));
+        close(node);
+      }
+      json options = options_for(file, adds ? "good" : "new");
+      options["file"] = {{"driver", "blkdebug"}, {"node-name", "faults"}, {"image", options["file"]}};
+      OpenFlags flags;
+      flags.writable = true;
+      auto opened = context.run_until(opener.open(std::move(options), flags));
+      ASSERT_TRUE(opened) << opened.error().message();
+      NodePtr node = *std::move(opened);
+      auto faults = std::dynamic_pointer_cast<FaultNode>(opener.find("faults"));
+      faults->add({.kinds = kFaultWrite | kFaultFlush, .skip = nth, .once = true, .transfer = nth * 512});
+      done = amend(*node, adds ? add : json{{"state", "inactive"}, {"old-secret", "good"}}).has_value();
+      faults->clear();
+      faults = nullptr;
+      close(node);
+      EXPECT_EQ(error_of(file, adds ? "good" : "new", true), "");
+      if (!done) continue;
+      EXPECT_EQ(error_of(file, "new", true), "");
+      EXPECT_EQ(error_of(file, "good", true).empty(), adds);
+    }
+  }
 }
 
 TEST_F(LuksTest, luks_requests_need_not_be_whole_sectors) {
