@@ -61,7 +61,8 @@ FileNode::FileNode(FileOptions options, Fd fd, uint64_t size, bool is_device)
       options_(std::move(options)),
       fd_(std::move(fd)),
       size_(size),
-      is_device_(is_device) {
+      is_device_(is_device),
+      room_(size) {
   if (options_.direct) direct_alignment_ = direct_io_alignment(fd_.get());
 }
 
@@ -90,6 +91,28 @@ void FileNode::grown_to(uint64_t end) {
   }
 }
 
+// Before anything that reaches beyond the end. Requests at the end are under way side by side, so none may
+// set a length by what it knows alone: it could cut off what another has just written. And O_DIRECT writes
+// that make a file longer wait for each other in the kernel.
+int FileNode::make_room(uint64_t end) {
+  if (is_device_ || end <= room_.load(std::memory_order_relaxed)) return 0;
+  const std::lock_guard lock(growing_);
+  if (end <= room_) return 0;
+  struct stat status;
+  if (fstat(fd_.get(), &status) != 0) return -errno;
+  const auto now = static_cast<uint64_t>(status.st_size);
+  if (now < end && ftruncate(fd_.get(), static_cast<off_t>(end)) != 0) return -errno;
+  room_ = std::max(now, end);
+  return 0;
+}
+
+int FileNode::cut_to(uint64_t size) {
+  const std::lock_guard lock(growing_);
+  if (ftruncate(fd_.get(), static_cast<off_t>(size)) != 0) return -errno;
+  room_ = size_ = size;
+  return 0;
+}
+
 bool FileNode::suits_direct(uint64_t offset, Buffers buffers) const {
   if (direct_alignment_ == 1) return true;
   const uint64_t mask = direct_alignment_ - 1;
@@ -110,8 +133,10 @@ Task<int> FileNode::read(uint64_t offset, Buffers to) {
 
 Task<int> FileNode::write(uint64_t offset, Buffers from) {
   if (!suits_direct(offset, from)) co_return co_await write_bounced(offset, from);
-  const int error = co_await write_pieces(offset, from);
-  if (error == 0) grown_to(offset + total_bytes(from));
+  const uint64_t end = offset + total_bytes(from);
+  int error = make_room(end);
+  if (error == 0) error = co_await write_pieces(offset, from);
+  if (error == 0) grown_to(end);
   co_return error;
 }
 
@@ -189,6 +214,8 @@ Task<int> FileNode::write_bounced(uint64_t offset, Buffers from) {
   const uint64_t end = align_up(offset + bytes, direct_alignment_);
   const AlignedBuffer bounce(std::min<uint64_t>(end - begin, kBounce));
   if (!bounce) co_return -ENOMEM;
+  // Whole blocks: the file may become longer than size() says, until close().
+  if (const int error = make_room(end); error != 0) co_return error;
   // Partial blocks are read, changed and written by one request at a time.
   Mutex::Guard alone;
   if (begin != offset || end != offset + bytes) alone = co_await unaligned_.lock();
@@ -203,7 +230,6 @@ Task<int> FileNode::write_bounced(uint64_t offset, Buffers from) {
     const Slice part(from, done, until - first);
     copy_from(part, bounce.data() + (first - at));
     done += until - first;
-    // Whole blocks: the file may become longer than size() says, until close().
     const int error = co_await write_pieces(at, Buffers(&whole, 1));
     if (error != 0) co_return error;
   }
@@ -258,7 +284,7 @@ Task<int> FileNode::write_zeroes(uint64_t offset, uint64_t bytes, ZeroFlags flag
   // Zeros in the sector that holds the file's last byte change nothing; beyond it, the file grows.
   const uint64_t end = offset + bytes;
   if (!is_device_ && end > align_up(size(), kSector)) {
-    if (ftruncate(fd_.get(), static_cast<off_t>(end)) != 0) co_return -errno;
+    if (const int error = make_room(end); error != 0) co_return error;
     grown_to(end);
   }
   co_return 0;
@@ -324,9 +350,9 @@ Task<Result<void>> FileNode::truncate(uint64_t size, Preallocation preallocation
       co_return errno_error(fmt::format("{}: {} bytes cannot be reserved", options_.path, size - before),
                             -error);
   }
-  if (ftruncate(fd_.get(), static_cast<off_t>(size)) != 0)
-    co_return errno_error(fmt::format("{} cannot be given a size of {} bytes", options_.path, size), errno);
-  size_ = size;
+  if (const int error = size >= before ? make_room(size) : cut_to(size); error != 0)
+    co_return errno_error(fmt::format("{} cannot be given a size of {} bytes", options_.path, size), -error);
+  grown_to(size);
   if (size > before && preallocation == Preallocation::kFull) {
     int error = co_await fill_with_zeroes(before, size - before);
     if (error == 0) error = co_await flush();
@@ -380,7 +406,8 @@ int FileNode::try_write(uint64_t offset, Buffers from) {
   const uint64_t bytes = total_bytes(from);
   // Writes that cover whole pages neither read nor, as a rule, wait.
   if (direct_alignment_ != 1 || bytes > kInlineWrite || (offset | bytes) % kPage != 0) return -EAGAIN;
-  const int error = write_now(offset, from);
+  int error = make_room(offset + bytes);
+  if (error == 0) error = write_now(offset, from);
   if (error == 0) grown_to(offset + bytes);
   return error;
 }

@@ -67,6 +67,8 @@ class FileNode final : public Node {
   Task<int> write_bounced(uint64_t offset, Buffers from);
   Task<int> fill_with_zeroes(uint64_t offset, uint64_t bytes);
   void grown_to(uint64_t end);
+  int make_room(uint64_t end);
+  int cut_to(uint64_t size);
 
   FileOptions options_;
   Fd fd_;
@@ -77,6 +79,8 @@ class FileNode final : public Node {
   // Known not to work on this file.
   std::atomic<bool> no_punch_{false}, no_zero_range_{false}, no_nowait_{false};
   Mutex unaligned_;  // read-modify-write of O_DIRECT
+  std::mutex growing_;
+  std::atomic<uint64_t> room_;  // the host file is at least that long; written under growing_
 };
 
 }  // namespace ostler::block

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <random>
+#include <thread>
 
 #include "block_fixture.h"
 
@@ -41,6 +42,33 @@ TEST_F(BlockTest, write_zeroes_with_and_without_unmap) {
   EXPECT_EQ(read(*node, 4096, 4096), std::string(4096, '\0'));
   EXPECT_EQ(read(*node, 16384 + 512, 1024), std::string(1024, '\0'));
   EXPECT_EQ(read(*node, 16384, 512), std::string(512, 'a'));
+}
+
+// Zeros and data behind them, both beyond the end and under way at once: what makes room for one must not cut
+// off the other.
+Task<int> grow_side_by_side(Node& node, uint64_t at, const std::string& bytes) {
+  TaskGroup group;
+  const iovec piece{const_cast<char*>(bytes.data()), bytes.size()};
+  int error = co_await group.start(node.write_zeroes(at, 65536, {}));
+  if (error == 0) error = co_await group.start(node.write(at + 65536, Buffers(&piece, 1)));
+  // The kernel has done both when the first goes on here.
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  const int others = co_await group.wait();
+  co_return error != 0 ? error : others;
+}
+
+TEST_F(BlockTest, requests_at_the_end_do_not_cut_each_other_off) {
+  const std::string path = make_file("disk", ""), content(512 * 1024, 'x');  // more than is written at once
+  auto opened = FileNode::open({.path = path, .aio = Aio::kThreads});
+  ASSERT_TRUE(opened);
+  constexpr unsigned kRounds = 10;
+  constexpr uint64_t kStep = 65536 + 512 * 1024;
+  for (unsigned i = 0; i < kRounds; ++i)
+    ASSERT_EQ(context.run_until(grow_side_by_side(**opened, i * kStep, content)), 0);
+  const std::string whole = content_of(path);
+  ASSERT_EQ(whole.size(), kRounds * kStep);
+  for (unsigned i = 0; i < kRounds; ++i)
+    ASSERT_TRUE(whole.compare(i * kStep + 65536, content.size(), content) == 0) << "round " << i;
 }
 
 TEST_F(BlockTest, zeroes_do_not_grow_the_file) {
