@@ -32,9 +32,9 @@ TEST_P(ThroughTheKernel, AGuestGoesOnAsItWas) {
     guest.wait_for_steps(5);
     guest.pause();
     guest.on_loop([&] {
-      const auto there = kernels.machine().restore(guest.machine().save());
+      const auto there = kernels.machine().restore(*guest.machine().save());
       ASSERT_TRUE(there) << there.error().message();
-      const Snapshot back = kernels.machine().save();
+      const Snapshot back = *kernels.machine().save();
       ASSERT_TRUE(guest.machine().reset());
       const auto here = guest.machine().restore(back);
       ASSERT_TRUE(here) << here.error().message();
