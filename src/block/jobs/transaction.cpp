@@ -30,6 +30,8 @@ class Transaction {
       auto done = co_await do_all(mode);
       if (done) co_return done;
       error_ = std::move(done).error();
+      // While all are held back: a job that went on could come to its end first.
+      cancel_jobs();
     }
     // Jobs come to their end only when nobody is held back any more.
     co_await undo();
@@ -126,12 +128,13 @@ class Transaction {
     co_return Result<void>();
   }
 
-  Task<void> undo() {
+  void cancel_jobs() {
     if (group_) group_->fail();
-    for (const auto& job : jobs_) {
-      static_cast<void>(job->cancel(true));
-      co_await job->concluded();
-    }
+    for (const auto& job : jobs_) static_cast<void>(job->cancel(true));
+  }
+
+  Task<void> undo() {
+    for (const auto& job : jobs_) co_await job->concluded();
     for (auto each = undos_.rbegin(); each != undos_.rend(); ++each) {
       if (each->added) {
         const auto removed = co_await remove_bitmap(manager_, std::move(each->node), each->name);
