@@ -11,14 +11,16 @@ namespace {
 using ::testing::Combine;
 using ::testing::ElementsAreArray;
 using ::testing::Values;
+using ::testing::ValuesIn;
 
-class ThroughTheKernel : public ::testing::TestWithParam<std::tuple<std::string, std::string>> {
- protected:
-  void SetUp() override {
-    const auto system = accel::kvm::System::open("/dev/kvm");
-    if (!system) GTEST_SKIP() << system.error().message();
-  }
-};
+class ThroughTheKernel : public ::testing::TestWithParam<std::tuple<std::string, std::string>> {};
+GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(ThroughTheKernel);
+
+// None where the host has no KVM.
+std::vector<std::string> chips_here() {
+  if (!accel::kvm::System::open("/dev/kvm")) return {};
+  return {"off", "split", "on"};
+}
 
 TEST_P(ThroughTheKernel, AGuestGoesOnAsItWas) {
   const auto& [machine, chips] = GetParam();
@@ -50,8 +52,7 @@ TEST_P(ThroughTheKernel, AGuestGoesOnAsItWas) {
   EXPECT_LE(guest.word(ClockworkGuest::kStray), machine == "pc" && chips == "on" ? 2 * kRounds : 0);
 }
 
-INSTANTIATE_TEST_SUITE_P(Chips, ThroughTheKernel,
-                         Combine(Values("pc", "microvm"), Values("off", "split", "on")),
+INSTANTIATE_TEST_SUITE_P(Chips, ThroughTheKernel, Combine(Values("pc", "microvm"), ValuesIn(chips_here())),
                          [](const auto& test) {
                            return std::get<0>(test.param) + "_" + std::get<1>(test.param);
                          });

@@ -214,10 +214,13 @@ TEST_P(Exits, AKickEndsALoop) {
 }
 
 GUEST(dirty32, ".code32", "movl $1, 0x20000; out %al, $0x80; movl $1, 0x31000; out %al, $0x80; hlt")
-TEST(KvmDirtyLog, TellsThePagesThatWereWrittenSinceTheLastTime) {
-  if (!Rig::why_no_kvm().empty()) GTEST_SKIP() << Rig::why_no_kvm();
+class KvmDirtyLog : public ::testing::TestWithParam<const char*> {};
+INSTANTIATE_TEST_SUITE_P(Here, KvmDirtyLog, ::testing::ValuesIn(Rig::kvm_if_here()),
+                         [](const auto& test) { return test.param; });
+GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(KvmDirtyLog);
+TEST_P(KvmDirtyLog, TellsThePagesThatWereWrittenSinceTheLastTime) {
   Rig rig;
-  const auto engine = rig.make("kvm");
+  const auto engine = rig.make(GetParam());
   rig.place(dirty32());
   rig.start(*engine, Mode::kProtected);
   rig.ram->start_dirty_log();

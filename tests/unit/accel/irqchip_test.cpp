@@ -22,12 +22,10 @@ void move(Chips& from, Chips& to) {
   ASSERT_TRUE(done) << done.error().message();
 }
 
-class KernelIrqchip : public ::testing::Test {
- protected:
-  void SetUp() override {
-    if (!Rig::why_no_kvm().empty()) GTEST_SKIP() << Rig::why_no_kvm();
-  }
-};
+class KernelIrqchip : public ::testing::TestWithParam<const char*> {};
+INSTANTIATE_TEST_SUITE_P(Here, KernelIrqchip, ::testing::ValuesIn(Rig::kvm_if_here()),
+                         [](const auto& test) { return test.param; });
+GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(KernelIrqchip);
 
 // x2APIC on, software enable; %bp counts interrupts.
 #define ENABLE_X2APIC                                                                                   \
@@ -40,7 +38,7 @@ GUEST(self_ipi16, ".code16",
       ENABLE_X2APIC
       "mov $0x83f, %ecx; mov $0x50, %eax; wrmsr; mov %bp, %bx; sti; 1: test %bp, %bp; jz 1b; out %al, $0x80; "
       "hlt")
-TEST_F(KernelIrqchip, SendsAnInterruptToItself) {
+TEST_P(KernelIrqchip, SendsAnInterruptToItself) {
   for (const auto mode : {Irqchip::Mode::kSplit, Irqchip::Mode::kOn}) {
     Chips chips("kvm", mode);
     chips.start(self_ipi16(), end16());
@@ -51,7 +49,7 @@ TEST_F(KernelIrqchip, SendsAnInterruptToItself) {
 }
 
 GUEST(halt_for_msi16, ".code16", ENABLE_X2APIC "out %al, $0x90; sti; hlt; out %al, $0x80; hlt")
-TEST_F(KernelIrqchip, SleepsInTheKernelUntilAMessageComes) {
+TEST_P(KernelIrqchip, SleepsInTheKernelUntilAMessageComes) {
   for (const auto mode : {Irqchip::Mode::kSplit, Irqchip::Mode::kOn}) {
     Chips chips("kvm", mode);
     chips.start(halt_for_msi16(), end16());
@@ -71,7 +69,7 @@ GUEST(pending16, ".code16",
       ENABLE_X2APIC
       "mov $0x808, %ecx; mov $0x30, %eax; wrmsr; mov $0x83f, %ecx; mov $0x50, %eax; wrmsr\n"
       "out %al, $0x80; sti; 1: test %bp, %bp; jz 1b; mov $0x808, %ecx; rdmsr; out %al, $0x80; hlt")
-TEST_F(KernelIrqchip, AWaitingInterruptMovesWithTheVcpu) {
+TEST_P(KernelIrqchip, AWaitingInterruptMovesWithTheVcpu) {
   constexpr std::optional<Irqchip::Mode> kOurs;
   const std::pair<const char*, std::optional<Irqchip::Mode>> kinds[] = {
       {"interp", kOurs}, {"kvm", kOurs}, {"kvm", Irqchip::Mode::kSplit}, {"kvm", Irqchip::Mode::kOn}};
@@ -91,7 +89,7 @@ TEST_F(KernelIrqchip, AWaitingInterruptMovesWithTheVcpu) {
 // Level-triggered: comes again after its end for as long as the wire is up.
 GUEST(level16, ".code16",
       ENABLE_X2APIC "out %al, $0x90; sti; 1: cmp $2, %bp; jb 1b; cli; out %al, $0x92; out %al, $0x80; hlt")
-TEST_F(KernelIrqchip, LevelsComeAgainAfterTheirEnd) {
+TEST_P(KernelIrqchip, LevelsComeAgainAfterTheirEnd) {
   for (const auto mode : {Irqchip::Mode::kSplit, Irqchip::Mode::kOn}) {
     Chips chips("kvm", mode);
     chips.start(level16(), end16());
@@ -123,7 +121,7 @@ GUEST(pic16, ".code16",
       "mov $0x11, %al; out %al, $0x20; mov $0x50, %al; out %al, $0x21; mov $4, %al; out %al, $0x21\n"
       "mov $1, %al; out %al, $0x21; mov $0xfe, %al; out %al, $0x21; out %al, $0x90\n"
       "sti; 1: test %bp, %bp; jz 1b; out %al, $0x80; hlt")
-TEST_F(KernelIrqchip, The8259Interrupts) {
+TEST_P(KernelIrqchip, The8259Interrupts) {
   for (const auto mode : {Irqchip::Mode::kSplit, Irqchip::Mode::kOn}) {
     Chips chips("kvm", mode);
     memory::IoRegion ports("pic", chips.pic.master_ports(), 2, 1);
@@ -148,7 +146,7 @@ TEST_F(KernelIrqchip, The8259Interrupts) {
 }
 
 // There and back through the kernel's structures nothing is lost.
-TEST_F(KernelIrqchip, ChipsKeepTheirStateInTheKernel) {
+TEST_P(KernelIrqchip, ChipsKeepTheirStateInTheKernel) {
   Chips chips("kvm", Irqchip::Mode::kOn);
   chipset::PicImage first{.lines = 0x11,
                           .irr = 0x10,
@@ -181,7 +179,7 @@ GUEST(sipi16, ".code16",
       "mov $0x830, %ecx; mov $1, %edx; mov $0x4500, %eax; wrmsr; mov $0x4604, %eax; wrmsr\n"
       "1: testb $1, 0x5000; jz 1b; out %al, $0x80; hlt")
 GUEST(second16, ".code16", "movw $0, %ax; mov %ax, %ds; movb $1, 0x5000; 1: hlt; jmp 1b")
-TEST_F(KernelIrqchip, ASecondProcessorStartsBySipi) {
+TEST_P(KernelIrqchip, ASecondProcessorStartsBySipi) {
   Chips chips("kvm", Irqchip::Mode::kSplit);
   chipset::LocalApic second_apic({.id = 1, .bootstrap = false}, chips.bus, chips.loop, chips.tsc);
   chips.rig.apic = &second_apic;

@@ -34,12 +34,10 @@ struct Timed : Chips {
   chipset::Pit pit{loop, bus::IrqLine(hpet, chipset::Hpet::kPitPin)};
 };
 
-class KernelPit : public ::testing::Test {
- protected:
-  void SetUp() override {
-    if (!Rig::why_no_kvm().empty()) GTEST_SKIP() << Rig::why_no_kvm();
-  }
-};
+class KernelPit : public ::testing::TestWithParam<const char*> {};
+INSTANTIATE_TEST_SUITE_P(Here, KernelPit, ::testing::ValuesIn(Rig::kvm_if_here()),
+                         [](const auto& test) { return test.param; });
+GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(KernelPit);
 
 #define SET_UP_8259                                                                               \
   "mov $0x11, %al; out %al, $0x20; mov $0x50, %al; out %al, $0x21; mov $4, %al; out %al, $0x21\n" \
@@ -51,7 +49,7 @@ GUEST(program16, ".code16",
       SET_UP_8259
       "mov $0x34, %al; out %al, $0x43; xor %al, %al; out %al, $0x40; mov $4, %al; out %al, $0x40\n"
       "mov $3, %al; out %al, $0x61\n" COUNT_THREE)
-TEST_F(KernelPit, InterruptsAndTellsItsState) {
+TEST_P(KernelPit, InterruptsAndTellsItsState) {
   Timed machine;
   machine.move_to_kernel();
   machine.start(program16(), tick16());
@@ -71,7 +69,7 @@ TEST_F(KernelPit, InterruptsAndTellsItsState) {
 
 // What our own timer counted goes on there, although its line was high.
 GUEST(wait16, ".code16", SET_UP_8259 COUNT_THREE)
-TEST_F(KernelPit, GoesOnWithWhatOurTimerCounted) {
+TEST_P(KernelPit, GoesOnWithWhatOurTimerCounted) {
   Timed machine;
   machine.pit.ports().io_write(3, 1, 0x34);
   machine.pit.ports().io_write(0, 1, 0xe8);
@@ -88,7 +86,7 @@ GUEST(apic16, ".code16",
       "mov $0x1b, %ecx; mov $0xfee00d00, %eax; xor %edx, %edx; wrmsr; mov $0x80f, %ecx; mov $0x1ff, %eax\n"
       "wrmsr; mov $0xff, %al; out %al, $0x21\n" COUNT_THREE)
 GUEST(end16, ".code16", "inc %bp; mov $0x80b, %ecx; xor %eax, %eax; xor %edx, %edx; wrmsr; iret")
-TEST_F(KernelPit, ReachesTheIoApicToo) {
+TEST_P(KernelPit, ReachesTheIoApicToo) {
   Timed machine;
   machine.move_to_kernel();
   chipset::IoApic::Image pins{.select = 0, .id = 0, .asserted = 0, .entries = {}};
@@ -103,7 +101,7 @@ TEST_F(KernelPit, ReachesTheIoApicToo) {
   EXPECT_GE(machine.interrupts(), 3u);
 }
 
-TEST_F(KernelPit, GivesItsLineToTheHpet) {
+TEST_P(KernelPit, GivesItsLineToTheHpet) {
   Timed machine;
   machine.move_to_kernel();
   const auto replaced = [&] { return (machine.kernel().pit()->flags & KVM_PIT_FLAGS_HPET_LEGACY) != 0; };

@@ -90,6 +90,11 @@ std::string Rig::why_no_kvm() {
   return kvm_system() ? "" : kvm_system().error().message();
 }
 
+std::vector<const char*> Rig::kvm_if_here() {
+  if (!why_no_kvm().empty()) return {};
+  return {"kvm"};
+}
+
 std::unique_ptr<Engine> Rig::make(const std::string& engine) {
   x86::VcpuInfo info;
   info.kvm_features = 1;

@@ -88,6 +88,8 @@ class Rig {
   // is empty.
   std::unique_ptr<Engine> make(const std::string& engine);
   static std::string why_no_kvm();
+  // For tests of the kernel's part alone, which exist where it does: "kvm", or nothing.
+  static std::vector<const char*> kvm_if_here();
 
   void place(std::span<const uint8_t> code, uint64_t address = kCode);
   // The state at the first instruction of code at kCode.
