@@ -45,7 +45,7 @@ class Bells final : public bus::IoHandler, public bus::Doorbells {
   std::array<bus::Doorbell, 3> list_;
 };
 
-class KvmDoorbells : public ::testing::Test {
+class WithBells {
  protected:
   void put(uint64_t address) {
     memory::Transaction change(rig_.memory);
@@ -56,12 +56,17 @@ class KvmDoorbells : public ::testing::Test {
   Bells bells_{rig_.log};
   memory::IoRegion region_{"bells", bells_, 4096, 8};
 };
+class KvmDoorbells : public WithBells, public ::testing::TestWithParam<const char*> {};
+INSTANTIATE_TEST_SUITE_P(Here, KvmDoorbells, ::testing::ValuesIn(Rig::kvm_if_here()),
+                         [](const auto& test) { return test.param; });
+GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(KvmDoorbells);
+class RefusedDoorbells : public WithBells, public ::testing::Test {};
 
 GUEST(ring32, ".code32",
       "movw $1, 0xe0010; movb $2, 0xe0010; movl $3, 0xe0050; movl $4, 0xe0050; movl $5, 0xe0050\n"
       "movw $3, 0xe0050; mov 0xe0010, %eax; movw $1, 0xe0012; out %al, $0x80; hlt")
-TEST_F(KvmDoorbells, AreRungInTheKernelWhereTheDeviceIs) {
-  const auto engine = rig_.make("kvm");
+TEST_P(KvmDoorbells, AreRungInTheKernelWhereTheDeviceIs) {
+  const auto engine = rig_.make(GetParam());
   ASSERT_NE(engine, nullptr);
   put(kHole);
   EXPECT_EQ(rig_.vm->doorbell_count(), 3u);
@@ -83,7 +88,7 @@ TEST_F(KvmDoorbells, AreRungInTheKernelWhereTheDeviceIs) {
   take();
 }
 
-TEST_F(KvmDoorbells, AreAccessesWhereKvmRefusesThem) {
+TEST_F(RefusedDoorbells, AreAccessesWhereKvmRefusesThem) {
   kvm::FakeKvm fake;
   fake.refused = {{"KVM_IOEVENTFD", ENOSPC}};
   const auto vm = kvm::Vm::create(*fake.open(), rig_.memory);
