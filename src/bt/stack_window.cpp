@@ -23,6 +23,28 @@ bool is_near(const Instruction& insn) {
   return insn.disp > -kWidest && insn.disp < kWidest;
 }
 
+std::optional<int> movement_of_system(const Instruction& insn, int word) {
+  switch (insn.opcode) {
+    case Opcode::kPushf:
+      return -word;
+    case Opcode::kMov:  // from CR2
+    case Opcode::kRdfsbase:
+    case Opcode::kRdgsbase:
+      return is_rsp(insn.operand[0]) ? std::nullopt : std::optional(0);
+    case Opcode::kWrfsbase:
+    case Opcode::kWrgsbase:
+    case Opcode::kCli:
+    case Opcode::kSti:
+    case Opcode::kCld:
+    case Opcode::kSwapgs:
+    case Opcode::kRdtsc:
+    case Opcode::kRdtscp:
+      return 0;
+    default:
+      return std::nullopt;
+  }
+}
+
 // How RSP moves, of what may write it; nothing when that is not known.
 std::optional<int> movement_of(const GuestInsn& g, unsigned word) {
   const Instruction& insn = g.insn;
@@ -56,10 +78,14 @@ std::optional<int> movement_of(const GuestInsn& g, unsigned word) {
       return static_cast<int>(insn.opcode == Opcode::kAdd ? amount : -amount);
     }
     case Kind::kSystem:
-      // RDFSBASE and its like, MOV from CR2; the others write fixed registers or leave.
-      return insn.operand_count != 0 && is_rsp(insn.operand[0]) ? std::nullopt : std::optional(0);
-    default:
+      return movement_of_system(insn, static_cast<int>(word));
+    case Kind::kBitString:
+    case Kind::kString:
+    case Kind::kNothing:
+    case Kind::kCondition:
       return 0;
+    default:
+      return std::nullopt;
   }
 }
 

@@ -86,6 +86,52 @@ TEST(StackWindow, EveryWriteToTheStackPointerEndsIt) {
   }
 }
 
+TEST(StackWindow, FlagsThatArePushedMoveTheStackPointer) {
+  // push rbx; pushf; pop rax; push rcx; hlt
+  const GuestCode code = plan({0x53, 0x9c, 0x58, 0x51, 0xf4});
+  ASSERT_GE(code.count, 4u);
+  EXPECT_TRUE(code.insns[0].in_window && code.insns[2].in_window && code.insns[3].in_window);
+  EXPECT_EQ(code.insns[0].window_from, -16);
+  EXPECT_EQ(code.insns[0].window_size, 16);
+}
+
+// Wherever a page ends among the words that a block pushes and pops: the page below is another one.
+TEST(StackWindow, PushesAndPopsAcrossAPageReachTheRightOne) {
+  constexpr uint64_t kBoundary = 0x20000, kBelow = 0x150000;  // linear; physical
+  for (uint64_t rsp = kBoundary - 64; rsp <= kBoundary + 64; rsp += 8) {
+    Rig rig({.cache_bytes = size_t{4} << 20});
+    rig.map();
+    store_le<uint64_t>(rig.at(kTables + 3 * kPageSize) + 8 * (kBoundary / kPageSize - 1), kBelow | 7);
+    rig.start(0);
+    // again: push rbx; pushf; pushf; pop rax; push rcx; pop rdx; pop rdi; push rsi; dec ebp; jz done;
+    //        pop r8; pop r8; jmp again; done: hlt
+    rig.code_at(kText, {0x53, 0x9c, 0x9c, 0x58, 0x51, 0x5a, 0x5f, 0x56, 0xff, 0xcd, 0x74, 0x06, 0x41, 0x58,
+                        0x41, 0x58, 0xeb, 0xee, 0xf4});
+    x86::CpuState& s = rig.state();
+    s.gpr[x86::kRsp] = rsp;
+    s.gpr[x86::kRbx] = 0x1111;
+    s.gpr[x86::kRcx] = 0x2222;
+    s.gpr[x86::kRsi] = 0x3333;
+    s.gpr[x86::kRbp] = 3;  // at first nothing is in the TLB
+    EXPECT_EQ(rig.interpreter->run(1000), interp::Exit::kHalted) << rsp;
+    EXPECT_EQ(s.gpr[x86::kRsp], rsp - 16);
+    EXPECT_EQ(s.gpr[x86::kRdx], 0x2222u) << std::hex << rsp;
+    EXPECT_EQ(s.gpr[x86::kRax] & ~x86::rflags::kArithmetic, x86::rflags::kFixed1) << std::hex << rsp;
+    EXPECT_EQ(s.gpr[x86::kRdi] & ~x86::rflags::kArithmetic, x86::rflags::kFixed1) << std::hex << rsp;
+    const auto word_at = [&](uint64_t linear) {
+      const uint64_t phys = linear < kBoundary ? linear - (kBoundary - kPageSize) + kBelow : linear;
+      return load_le<uint64_t>(rig.at(phys));
+    };
+    EXPECT_EQ(word_at(rsp - 8), 0x1111u) << std::hex << rsp;
+    EXPECT_EQ(word_at(rsp - 16), 0x3333u) << std::hex << rsp;
+    // What lies below the boundary in physical memory, and above the other page, is no stack.
+    for (const uint64_t page : {kBoundary - kPageSize, kBelow + kPageSize})
+      EXPECT_TRUE(
+          std::all_of(rig.at(page), rig.at(page + kPageSize), [](std::byte b) { return b == std::byte{}; }))
+          << std::hex << rsp;
+  }
+}
+
 TEST(StackWindow, WideRangesAreLeftOut) {
   // push rax; mov [rsp + 1000], rax; mov [rsp - 1000], rax; hlt
   const GuestCode code = plan({0x50, 0x48, 0x89, 0x84, 0x24, 0xe8, 0x03, 0x00, 0x00, 0x48, 0x89, 0x84, 0x24,
