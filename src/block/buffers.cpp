@@ -42,6 +42,7 @@ bool all_zeroes(Buffers buffers) {
 void copy_to(Buffers buffers, const void* from) {
   const auto* source = static_cast<const char*>(from);
   for (const iovec& piece : buffers) {
+    if (piece.iov_len == 0) continue;  // The address of an empty piece may be null: not for memcpy().
     std::memcpy(piece.iov_base, source, piece.iov_len);
     source += piece.iov_len;
   }
@@ -50,6 +51,7 @@ void copy_to(Buffers buffers, const void* from) {
 void copy_from(Buffers buffers, void* to) {
   auto* target = static_cast<char*>(to);
   for (const iovec& piece : buffers) {
+    if (piece.iov_len == 0) continue;
     std::memcpy(target, piece.iov_base, piece.iov_len);
     target += piece.iov_len;
   }
