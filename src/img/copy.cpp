@@ -14,7 +14,8 @@ using block::Task;
 
 namespace {
 
-constexpr uint64_t kBuffer = 2 << 20, kSector = 512, kStatusStep = uint64_t{1} << 30;
+// Large enough that the target is written in long requests, small enough to stay in the processor's cache.
+constexpr uint64_t kBuffer = 1 << 20, kMostCluster = 2 << 20, kSector = 512, kStatusStep = uint64_t{1} << 30;
 // Smaller runs within a cluster would cost the target more (filling the rest of a new one) than they save.
 constexpr uint64_t kMostUnit = 65536;
 constexpr unsigned kWritesOfPiece = 16, kCompressionsOfPiece = 4;
@@ -26,12 +27,15 @@ Copy::Copy(std::vector<CopySource> sources, block::Client& target, CopySettings 
     : sources_(std::move(sources)), target_(target), settings_(settings), progress_(progress) {
   for (const CopySource& each : sources_) total_ += each.bytes;
   const uint64_t cluster = target_.node()->limits().cluster_bytes;
-  if (settings_.compress)
-    unit_ = std::clamp<uint64_t>(cluster, kSector, kBuffer);
-  else if (settings_.keep_backed)
+  buffer_ = kBuffer;
+  if (settings_.compress) {
+    unit_ = std::clamp<uint64_t>(cluster, kSector, kMostCluster);
+    buffer_ = std::max(kBuffer, unit_);
+  } else if (settings_.keep_backed) {
     unit_ = kSector;
-  else
+  } else {
     unit_ = std::bit_ceil(std::max({settings_.sparse_bytes, std::min(cluster, kMostUnit), kSector}));
+  }
 }
 
 Task<Result<void>> Copy::run() {
@@ -47,7 +51,7 @@ Task<Result<void>> Copy::run() {
 }
 
 Task<int> Copy::work() {
-  const block::AlignedBuffer buffer(kBuffer);
+  const block::AlignedBuffer buffer(buffer_);
   if (!buffer) co_return failed("finding memory for the copy", *target_.node(), 0, -ENOMEM);
   for (;;) {
     Piece piece;
@@ -90,7 +94,7 @@ Task<int> Copy::status_at(uint64_t offset, Kind& kind, uint64_t& bytes) {
     // What cannot be told is read.
     if (settings_.salvage) {
       kind = Kind::kData;
-      bytes = std::min(place.bytes, kBuffer);
+      bytes = std::min(place.bytes, buffer_);
       co_return 0;
     }
     co_return failed("reading its tables", *node, place.offset, error);
@@ -116,7 +120,7 @@ Task<int> Copy::next(Piece& piece) {
   piece.kind = run_kind_;
   uint64_t end = run_end_;
   // More of the same kind fills the buffer.
-  while (piece.kind == Kind::kData && end < total_ && end - position_ < kBuffer) {
+  while (piece.kind == Kind::kData && end < total_ && end - position_ < buffer_) {
     uint64_t bytes = 0;
     const int error = co_await status_at(end, run_kind_, bytes);
     if (error != 0) co_return error;
@@ -134,8 +138,8 @@ Task<int> Copy::next(Piece& piece) {
   if (piece.kind == Kind::kData) {
     end = std::min(align_up(end, unit_), total_);
     // Pieces end at multiples of the unit, whatever their begin.
-    const uint64_t most = std::max(align_down(position_ + kBuffer, unit_), position_ + kSector);
-    end = std::min({end, most, position_ + kBuffer});
+    const uint64_t aligned = align_down(position_ + buffer_, unit_);
+    end = std::min(end, aligned > position_ ? aligned : position_ + buffer_);
   } else {
     end = std::min(end, position_ + kStatusStep);
   }

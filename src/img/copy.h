@@ -2,7 +2,7 @@
 //
 // Pieces are taken from the source in their order and worked on side by side. Writing begins in that order
 // too (a new image's clusters lie as its content does) but does not wait for earlier writing to end. Memory:
-// one buffer of 2 MiB for each piece in flight.
+// one buffer of 1 MiB (compressing: at least a cluster) for each piece in flight.
 #pragma once
 
 #include <memory>
@@ -75,7 +75,8 @@ class Copy {
   const CopySettings settings_;
   Progress& progress_;
   uint64_t total_ = 0;
-  uint64_t unit_;  // bytes that are written or left out as one
+  uint64_t buffer_;  // bytes of a piece at most
+  uint64_t unit_;    // bytes that are written or left out as one
 
   block::Mutex scanning_;  // of the following four
   uint64_t position_ = 0;

@@ -40,7 +40,7 @@ class Content(Judged):
         self.same_content("out", fmt="raw")
 
     def test_convert_options(self):
-        for words in (["-W"], ["-m", "1"], ["-m", "16"], ["-S", "64k"], ["-t", "none"], ["-T", "none"],
+        for words in (["-W"], ["-m", "1"], ["-m", "16"], ["-S", "64k"], ["-S", "4M"], ["-t", "none"], ["-T", "none"],
                       ["-t", "writethrough"], ["-f", "raw"], ["-U"], ["-C"], ["--salvage"], ["-r", "1G"]):
             self.both("convert", *words, "-O", "qcow2", "a.raw", "out", status=0)
             self.same_content("out", fmt="qcow2")

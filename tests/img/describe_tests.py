@@ -90,6 +90,14 @@ class Describe(Judged):
         self.both("map", "--output=json", "packed.qcow2", status=0)
         self.both("map", "packed.qcow2", status=1, output=False)
 
+    def test_map_of_preallocated_metadata(self):
+        self.both("create", "-q", "-f", "qcow2", "-o", "preallocation=metadata", "holes.qcow2", "8M", status=0)
+        for folder in (self.theirs, self.ours):
+            qemu_io(folder / "holes.qcow2", "write -P 3 1M 64k", "write -P 3 5M 1M")
+        done = self.both("map", "--output=json", "holes.qcow2", status=0, ignore=["offset"])
+        self.assertIn('"zero": true', done.stdout)
+        self.assertEqual(len(self.our("map", "holes.qcow2").stdout.splitlines()), 3)
+
     def test_map_of_a_part(self):
         for start in ("0", "1k", "64k", "100000", "3M", "4M", "20M"):
             self.both("map", "--output=json", "--start-offset", start, "--max-length=1M", "a.raw", status=0)

@@ -21,8 +21,8 @@ namespace {
 
 constexpr uint64_t kSector = 512;
 // Buffered writes up to this size only copy to the page cache, as a rule: cheaper at once than by a kernel
-// worker.
-constexpr uint64_t kInlineWrite = 256 * 1024;
+// worker. A copy of an image has more to read meanwhile; a guest's processor that tries waits for it anyway.
+constexpr uint64_t kInlineWrite = 64 * 1024, kTriedWrite = 256 * 1024;
 constexpr uint64_t kPage = 4096;
 constexpr size_t kBounce = 1 << 20;
 
@@ -91,9 +91,9 @@ void FileNode::grown_to(uint64_t end) {
   }
 }
 
-// Before anything that reaches beyond the end. Requests at the end are under way side by side, so none may
-// set a length by what it knows alone: it could cut off what another has just written. And O_DIRECT writes
-// that make a file longer wait for each other in the kernel.
+// Before zeros and direct writes that reach beyond the end. Requests at the end are under way side by side,
+// so none may set a length by what it knows alone: it could cut off what another has just written. (Direct
+// writes that make a file longer would wait for each other in the kernel.)
 int FileNode::make_room(uint64_t end) {
   if (is_device_ || end <= room_.load(std::memory_order_relaxed)) return 0;
   const std::lock_guard lock(growing_);
@@ -101,9 +101,30 @@ int FileNode::make_room(uint64_t end) {
   struct stat status;
   if (fstat(fd_.get(), &status) != 0) return -errno;
   const auto now = static_cast<uint64_t>(status.st_size);
-  if (now < end && ftruncate(fd_.get(), static_cast<off_t>(end)) != 0) return -errno;
+  if (now < end) {
+    // What buffered writes add meanwhile stays if the length is moved by a write too.
+    const std::byte zero{};
+    const iovec last = {const_cast<std::byte*>(&zero), 1};
+    const int error = extending_ != 0 ? write_now(end - 1, Buffers(&last, 1))
+                      : ftruncate(fd_.get(), static_cast<off_t>(end)) != 0 ? -errno
+                                                                           : 0;
+    if (error != 0) return error;
+  }
   room_ = std::max(now, end);
   return 0;
+}
+
+bool FileNode::begin_extending(uint64_t end) {
+  if (is_device_ || end <= room_.load(std::memory_order_relaxed)) return false;
+  const std::lock_guard lock(growing_);
+  ++extending_;
+  return true;
+}
+
+void FileNode::end_extending(uint64_t end, int error) {
+  const std::lock_guard lock(growing_);
+  --extending_;
+  if (error == 0 && end > room_) room_ = end;
 }
 
 int FileNode::cut_to(uint64_t size) {
@@ -134,8 +155,26 @@ Task<int> FileNode::read(uint64_t offset, Buffers to) {
 Task<int> FileNode::write(uint64_t offset, Buffers from) {
   if (!suits_direct(offset, from)) co_return co_await write_bounced(offset, from);
   const uint64_t end = offset + total_bytes(from);
+  if (direct_alignment_ == 1) co_return co_await write_buffered(offset, from, end);
   int error = make_room(end);
   if (error == 0) error = co_await write_pieces(offset, from);
+  if (error == 0) grown_to(end);
+  co_return error;
+}
+
+// The kernel makes the file longer as it writes.
+Task<int> FileNode::write_buffered(uint64_t offset, Buffers from, uint64_t end) {
+  const bool extending = begin_extending(end);
+  int error = 0;
+  // Beside a write of the ring, one at once would wait for it: the kernel lets one writer in.
+  if (end - offset <= kInlineWrite && writing_.load(std::memory_order_relaxed) == 0) {
+    error = write_now(offset, from);
+  } else {
+    ++writing_;
+    error = co_await write_pieces(offset, from);
+    --writing_;
+  }
+  if (extending) end_extending(end, error);
   if (error == 0) grown_to(end);
   co_return error;
 }
@@ -178,7 +217,6 @@ int FileNode::write_now(uint64_t offset, Buffers from) {
 
 Task<int> FileNode::write_pieces(uint64_t offset, Buffers from) {
   Progress progress(from);
-  if (direct_alignment_ == 1 && progress.left() <= kInlineWrite) co_return write_now(offset, from);
   while (progress.left() != 0) {
     const int put = co_await by_choice(writev(fd_.get(), progress.next(), offset + progress.done()));
     if (put == -EINTR || put == -EAGAIN) continue;
@@ -262,6 +300,12 @@ Task<int> FileNode::discard(uint64_t offset, uint64_t bytes) {
 
 Task<int> FileNode::write_zeroes(uint64_t offset, uint64_t bytes, ZeroFlags flags) {
   if (bytes == 0) co_return 0;
+  // Zeros in the sector that holds the file's last byte change nothing; beyond it, the file grows.
+  const uint64_t end = offset + bytes;
+  const bool grows = !is_device_ && end > align_up(size(), kSector);
+  if (grows) {
+    if (const int error = make_room(end); error != 0) co_return error;
+  }
   const bool may_unmap = flags.may_unmap && options_.unmap;
   const int modes[] = {may_unmap ? FALLOC_FL_PUNCH_HOLE : FALLOC_FL_ZERO_RANGE,
                        may_unmap ? FALLOC_FL_ZERO_RANGE : 0};
@@ -281,12 +325,7 @@ Task<int> FileNode::write_zeroes(uint64_t offset, uint64_t bytes, ZeroFlags flag
     if (flags.no_fallback) co_return -ENOTSUP;
     co_return co_await fill_with_zeroes(offset, bytes);
   }
-  // Zeros in the sector that holds the file's last byte change nothing; beyond it, the file grows.
-  const uint64_t end = offset + bytes;
-  if (!is_device_ && end > align_up(size(), kSector)) {
-    if (const int error = make_room(end); error != 0) co_return error;
-    grown_to(end);
-  }
+  if (grows) grown_to(end);
   co_return 0;
 }
 
@@ -405,9 +444,12 @@ int FileNode::try_read(uint64_t offset, Buffers to) {
 int FileNode::try_write(uint64_t offset, Buffers from) {
   const uint64_t bytes = total_bytes(from);
   // Writes that cover whole pages neither read nor, as a rule, wait.
-  if (direct_alignment_ != 1 || bytes > kInlineWrite || (offset | bytes) % kPage != 0) return -EAGAIN;
-  int error = make_room(offset + bytes);
-  if (error == 0) error = write_now(offset, from);
+  if (direct_alignment_ != 1 || bytes > kTriedWrite || (offset | bytes) % kPage != 0 ||
+      writing_.load(std::memory_order_relaxed) != 0)
+    return -EAGAIN;
+  const bool extending = begin_extending(offset + bytes);
+  const int error = write_now(offset, from);
+  if (extending) end_extending(offset + bytes, error);
   if (error == 0) grown_to(offset + bytes);
   return error;
 }

@@ -62,12 +62,16 @@ class FileNode final : public Node {
   bool suits_direct(uint64_t offset, Buffers buffers) const;
   Task<int> read_pieces(uint64_t offset, Buffers to);
   Task<int> write_pieces(uint64_t offset, Buffers from);
+  Task<int> write_buffered(uint64_t offset, Buffers from, uint64_t end);
   int write_now(uint64_t offset, Buffers from);
   Task<int> read_bounced(uint64_t offset, Buffers to);
   Task<int> write_bounced(uint64_t offset, Buffers from);
   Task<int> fill_with_zeroes(uint64_t offset, uint64_t bytes);
   void grown_to(uint64_t end);
   int make_room(uint64_t end);
+  // Around a buffered write: true if it may make the file longer.
+  bool begin_extending(uint64_t end);
+  void end_extending(uint64_t end, int error);
   int cut_to(uint64_t size);
 
   FileOptions options_;
@@ -78,8 +82,10 @@ class FileNode final : public Node {
   std::atomic<int> flush_error_{0};  // the first one: the kernel forgets which pages it lost
   // Known not to work on this file.
   std::atomic<bool> no_punch_{false}, no_zero_range_{false}, no_nowait_{false};
-  Mutex unaligned_;  // read-modify-write of O_DIRECT
+  Mutex unaligned_;                   // read-modify-write of O_DIRECT
+  std::atomic<unsigned> writing_{0};  // buffered writes that the ring or a worker makes
   std::mutex growing_;
+  unsigned extending_ = 0;      // buffered writes under way beyond room_; under growing_
   std::atomic<uint64_t> room_;  // the host file is at least that long; written under growing_
 };
 

@@ -185,6 +185,7 @@ class Qcow2Node final : public Node, public Snapshots, public Checker {
   Task<int> zero_clusters(uint64_t offset, uint64_t bytes, bool may_unmap, bool is_discard);
   Task<int> zero_in_page(uint64_t offset, uint64_t end, bool may_unmap, bool is_discard, uint64_t& done);
   Task<int> zero_part(uint64_t offset, uint64_t bytes, ZeroFlags flags);
+  bool may_have_holes();
   Task<int> reads_as_zero(uint64_t offset, uint64_t bytes, bool& zero);
   // The host clusters that an entry refers to; false: none.
   bool clusters_of(const Entry& entry, GivenUp& clusters) const;
@@ -274,6 +275,7 @@ class Qcow2Node final : public Node, public Snapshots, public Checker {
   std::unordered_set<uint64_t> metadata_;  // clusters of L2 tables and refcount blocks
   bool metadata_known_ = false;
   std::atomic<bool> corrupt_{false};
+  std::atomic<int> holes_{-1};         // may_have_holes(); not asked yet
   std::atomic<bool> shorten_{false};   // the file, when it is closed
   std::atomic<bool> prepared_{false};  // the header says that we write
   std::vector<Stored> snapshots_;

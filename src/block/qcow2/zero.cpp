@@ -7,7 +7,19 @@
 
 namespace ostler::block::qcow2 {
 
-Task<int> Qcow2Node::block_status(uint64_t offset, uint64_t bytes, StatusDetail, BlockStatus& status) {
+// Whether looking for holes below this image's clusters pays: in one with preallocated metadata, or written
+// by copying. Asked once; each look costs system calls.
+bool Qcow2Node::may_have_holes() {
+  int known = holes_.load(std::memory_order_relaxed);
+  if (known < 0) {
+    const int64_t allocated = data_node().allocated_bytes();
+    known = allocated >= 0 && static_cast<uint64_t>(allocated) < data_node().size() / 10 * 9 ? 1 : 0;
+    holes_.store(known, std::memory_order_relaxed);
+  }
+  return known != 0;
+}
+
+Task<int> Qcow2Node::block_status(uint64_t offset, uint64_t bytes, StatusDetail detail, BlockStatus& status) {
   status = {};
   const uint64_t end = size();
   if (offset >= end) {
@@ -51,6 +63,14 @@ Task<int> Qcow2Node::block_status(uint64_t offset, uint64_t bytes, StatusDetail,
     status.offset_valid = encryption_ == nullptr;
     status.offset = encryption_ ? 0 : whole.host;
     status.file = encryption_ ? nullptr : &data_node();
+    if (detail == StatusDetail::kPrecise && encryption_ == nullptr && may_have_holes()) {
+      BlockStatus below;
+      const int error = co_await data_node().block_status(whole.host, whole.bytes, detail, below);
+      if (error == 0 && below.bytes != 0) {
+        status.bytes = std::min(status.bytes, below.bytes);
+        status.zero = below.zero;
+      }
+    }
   }
   co_return 0;
 }

@@ -71,6 +71,33 @@ TEST_F(BlockTest, requests_at_the_end_do_not_cut_each_other_off) {
     ASSERT_TRUE(whole.compare(i * kStep + 65536, content.size(), content) == 0) << "round " << i;
 }
 
+// The other way round: zeros make room while a write further behind is making the file longer.
+Task<int> zeros_behind_a_write(Node& node, uint64_t at, const std::string& bytes) {
+  TaskGroup group;
+  const iovec piece{const_cast<char*>(bytes.data()), bytes.size()};
+  int error = co_await group.start(node.write(at + 65536, Buffers(&piece, 1)));
+  if (error == 0) error = co_await group.start(node.write_zeroes(at, 65536, {}));
+  const int others = co_await group.wait();
+  co_return error != 0 ? error : others;
+}
+
+TEST_F(BlockTest, zeros_do_not_cut_off_a_write_that_grows_the_file) {
+  const std::string path = make_file("disk", ""), content(128 * 1024, 'x');  // more than is written at once
+  auto opened = FileNode::open({.path = path, .aio = Aio::kThreads});
+  ASSERT_TRUE(opened);
+  constexpr unsigned kRounds = 500;
+  constexpr uint64_t kStep = 65536 + 128 * 1024;
+  for (unsigned i = 0; i < kRounds; ++i)
+    ASSERT_EQ(context.run_until(zeros_behind_a_write(**opened, i * kStep, content)), 0);
+  const std::string whole = content_of(path);
+  ASSERT_EQ(whole.size(), kRounds * kStep);
+  for (unsigned i = 0; i < kRounds; ++i) {
+    const auto round = static_cast<size_t>(i) * kStep;
+    ASSERT_TRUE(whole.compare(round, 65536, std::string(65536, '\0')) == 0) << "round " << i;
+    ASSERT_TRUE(whole.compare(round + 65536, content.size(), content) == 0) << "round " << i;
+  }
+}
+
 TEST_F(BlockTest, zeroes_do_not_grow_the_file) {
   const std::string path = make_file("disk", std::string(700, 'a'));
   const auto node = open_file(path);
