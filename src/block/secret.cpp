@@ -6,6 +6,8 @@
 #include <fstream>
 #include <memory>
 
+#include "base/lazy_library.h"
+
 namespace ostler::block {
 namespace {
 
@@ -56,6 +58,7 @@ Result<std::string> decrypted(const OptionReader& options, std::string text, con
   if (iv.size() != kBlockBytes) return options.error("iv", "is not 16 bytes long");
   if (text.empty() || text.size() % kBlockBytes != 0)
     return options.error("data", "is not a multiple of 16 bytes, as AES-256-CBC makes it");
+  TRY(ostler_lazy_gcrypt.load());
   gcry_check_version(nullptr);
   gcry_cipher_hd_t handle = nullptr;
   if (gcry_cipher_open(&handle, GCRY_CIPHER_AES256, GCRY_CIPHER_MODE_CBC, 0) != 0)

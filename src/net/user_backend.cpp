@@ -9,6 +9,7 @@
 #include <charconv>
 #include <cstring>
 
+#include "base/lazy_library.h"
 #include "base/log.h"
 
 namespace ostler::net {
@@ -167,6 +168,7 @@ Result<void> UserBackend::start(const UserOptions& options) {
   search.push_back(nullptr);
   if (search.size() > 1) config.vdnssearch = search.data();
 
+  TRY(ostler_lazy_slirp.load());
   slirp_ = slirp_new(&config, &Callbacks::table, this);
   if (slirp_ == nullptr) return Error(ErrorKind::kNoResource, "libslirp could not be started");
 

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <nlohmann/json.hpp>
 
+#include "base/lazy_library.h"
 #include "block/io_context.h"
 
 namespace ostler::block::http {
@@ -180,6 +181,7 @@ Result<void> HttpNode::find_size() {
 }
 
 Result<std::shared_ptr<HttpNode>> HttpNode::open(Settings settings, std::string driver) {
+  TRY(ostler_lazy_curl.load());
   if (!start_curl()) return Error(ErrorKind::kNoResource, "libcurl cannot be started");
   auto node = std::make_shared<HttpNode>(std::move(settings), std::move(driver));
   TRY(node->find_size());

@@ -11,6 +11,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "base/lazy_library.h"
 #include "block/nbd/protocol.h"
 
 namespace ostler::block::nbd {
@@ -158,6 +159,7 @@ Result<RemoteDisk> Link::describe(nbd_handle* handle) const {
 
 // On the thread, or before it runs. A silent server is given up after a while.
 Result<Link::Handle> Link::open_handle() {
+  TRY(ostler_lazy_nbd.load());
   const Handle handle(nbd_create(), [](nbd_handle* each) { nbd_close(each); });
   if (!handle) return last_error(remote_.uri());
   TRY(set_up(handle.get()));

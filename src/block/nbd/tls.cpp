@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "base/lazy_library.h"
 #include "block/io_context.h"
 
 namespace ostler::block::nbd {
@@ -89,6 +90,7 @@ TlsCredentials::~TlsCredentials() {
 }
 
 Result<std::shared_ptr<TlsCredentials>> TlsCredentials::load(const std::string& folder, bool verify_peer) {
+  TRY(ostler_lazy_gnutls.load());
   std::shared_ptr<TlsCredentials> made(new TlsCredentials);
   made->verify_peer_ = verify_peer;
   const std::string certificate = folder + "/server-cert.pem", key = folder + "/server-key.pem",

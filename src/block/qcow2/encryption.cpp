@@ -7,6 +7,7 @@
 #include <cstring>
 #include <nlohmann/json.hpp>
 
+#include "base/lazy_library.h"
 #include "block/formats/mapped/image_file.h"
 #include "block/qcow2/node.h"
 
@@ -84,6 +85,7 @@ Task<Result<void>> Qcow2Node::open_encryption(EncryptOptions options, const Open
   if (options.secret.empty()) co_return Result<void>();
   CO_TRY_ASSIGN(const std::string text, opener.secret(options.secret));
   if (!luks) {
+    CO_TRY(ostler_lazy_gcrypt.load());
     encryption_->legacy = LegacyCipher::make(text);
     if (!encryption_->legacy) co_return failed("libgcrypt has no AES-128-CBC", -ENOTSUP);
     co_return Result<void>();

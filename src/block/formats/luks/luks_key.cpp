@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "base/lazy_library.h"
+
 namespace ostler::block {
 namespace {
 
@@ -52,6 +54,7 @@ SecretBytes fill_luks_slot(const LuksHeader& header, LuksSlot& slot, const Secre
 }
 
 Task<Result<SecretBytes>> unlock_luks(Node& file, uint64_t at, LuksHeader header, SecretBytes passphrase) {
+  CO_TRY(ostler_lazy_gcrypt.load());
   for (const LuksSlot& slot : header.slots) {
     if (!slot.active) continue;
     SecretBytes key;
@@ -64,6 +67,7 @@ Task<Result<SecretBytes>> unlock_luks(Node& file, uint64_t at, LuksHeader header
 }
 
 Task<Result<NewLuks>> format_luks(Node& file, uint64_t at, LuksPlan plan, SecretBytes passphrase) {
+  CO_TRY(ostler_lazy_gcrypt.load());
   NewLuks made;
   made.header = std::move(plan.header);
   LuksHeader& header = made.header;
