@@ -9,18 +9,14 @@ namespace ostler::ide {
 namespace {
 
 constexpr uint8_t kSignatureMid = 0x14, kSignatureHigh = 0xeb;
-constexpr uint32_t kBufferBlocks = Drive::kBufferBytes / kCdSector;
+constexpr uint32_t kBufferBlocks = Drive::kBufferBytes / scsi::kCdBlock;
 
 }  // namespace
 
 CdDrive::CdDrive(std::shared_ptr<block::Backend> medium, const Options& options)
-    : medium_(std::move(medium)), options_(options) {}
-
-uint32_t CdDrive::blocks() const {
-  return medium_ == nullptr
-             ? 0
-             : static_cast<uint32_t>(std::min<uint64_t>(medium_->size() / kCdSector, 0xffff'fffe));
-}
+    : medium_(std::move(medium)),
+      options_(options),
+      unit_(scsi::CdUnit::Bus::kAtapi, medium_, options.model, options.version) {}
 
 void CdDrive::execute(uint8_t code) {
   switch (static_cast<Command>(code)) {
@@ -126,17 +122,18 @@ void CdDrive::data_read() {
 
 void CdDrive::next_blocks() {
   const uint32_t now = std::min(left_, kBufferBlocks);
-  if (next_ >= blocks() || now > blocks() - next_) return check_condition({5, 0x21, 0});
-  begin_host(
-      buffer_request(HostRequest::Kind::kRead, uint64_t{next_} * kCdSector, uint64_t{now} * kCdSector));
+  if (next_ >= unit_.blocks() || now > unit_.blocks() - next_)
+    return check_condition(scsi::sense::kOutOfRange);
+  begin_host(buffer_request(HostRequest::Kind::kRead, uint64_t{next_} * scsi::kCdBlock,
+                            uint64_t{now} * scsi::kCdBlock));
 }
 
 void CdDrive::host_done(int error) {
-  if (error != 0 || step_ != Step::kBlocks) return check_condition({3, 0x11, 0});
+  if (error != 0 || step_ != Step::kBlocks) return check_condition(scsi::sense::kReadError);
   const uint32_t now = std::min(left_, kBufferBlocks);
   next_ += now;
   left_ -= now;
-  filled_ = size_t{now} * kCdSector;
+  filled_ = size_t{now} * scsi::kCdBlock;
   offer(0);
 }
 
@@ -145,12 +142,36 @@ void CdDrive::dma_done() {
 }
 
 void CdDrive::dma_failed(int) {
-  check_condition({3, 0x11, 0});  // medium error, unrecovered read error
+  check_condition(scsi::sense::kReadError);
 }
 
-void CdDrive::reply(size_t bytes, size_t allowed) {
-  filled_ = std::min(bytes, allowed);
-  if (filled_ == 0) return good();
+void CdDrive::dispatch() {
+  using Kind = scsi::CdUnit::Outcome::Kind;
+  const auto outcome = unit_.execute(packet_);
+  switch (outcome.kind) {
+    case Kind::kGood:
+      return good();
+    case Kind::kSense:
+      return end_with_sense(outcome.sense);
+    case Kind::kReply:
+      return reply(outcome.reply);
+    case Kind::kRead:
+      return read_blocks(outcome.first, outcome.count);
+  }
+}
+
+void CdDrive::read_blocks(uint32_t first, uint32_t count) {
+  step_ = Step::kBlocks;
+  if (by_dma_)
+    return begin_dma_disk(true, uint64_t{first} * scsi::kCdBlock, uint64_t{count} * scsi::kCdBlock);
+  next_ = first;
+  left_ = count;
+  next_blocks();
+}
+
+void CdDrive::reply(const scsi::Bytes& bytes) {
+  std::copy(bytes.begin(), bytes.end(), buffer().begin());
+  filled_ = bytes.size();
   step_ = Step::kReply;
   if (by_dma_) return begin_dma_buffer(true, filled_);
   offer(0);
@@ -167,8 +188,11 @@ void CdDrive::good() {
   finish();
 }
 
-void CdDrive::check_condition(Sense sense) {
-  sense_ = sense;
+void CdDrive::check_condition(const scsi::Sense& sense) {
+  end_with_sense(unit_.fail(sense).sense);
+}
+
+void CdDrive::end_with_sense(const scsi::Sense& sense) {
   end_command();
   finish(status::kError, static_cast<uint8_t>(sense.key << 4 | (sense.key == 5 ? error::kAborted : 0)));
 }
@@ -185,33 +209,19 @@ void CdDrive::reset_drive(bool hardware) {
   filled_ = 0;
   left_ = 0;
   if (!hardware) return;
-  attention_ = true;
-  new_medium_ = false;
-  locked_ = false;
-  tray_open_ = false;
-  event_ = MediaEvent::kNone;
-  sense_ = {};
+  unit_.reset();
   dma_mode_ = 0x22;
 }
 
 bool CdDrive::open_tray(bool force) {
-  if (tray_open_) return true;
-  if (locked_ && !force) {
-    event_ = MediaEvent::kEjectRequest;
-    return false;
-  }
+  if (unit_.tray_open()) return true;
+  if (!unit_.open_tray(force)) return false;
   if (step_ == Step::kBlocks) fail_data();
-  tray_open_ = true;
-  event_ = MediaEvent::kRemoved;
   return true;
 }
 
 void CdDrive::close_tray() {
-  if (!tray_open_) return;
-  tray_open_ = false;
-  if (blocks() == 0) return;
-  attention_ = new_medium_ = true;
-  event_ = MediaEvent::kNewMedium;
+  unit_.close_tray();
 }
 
 void CdDrive::drive_state(state::Archive& archive) {
@@ -219,15 +229,7 @@ void CdDrive::drive_state(state::Archive& archive) {
   uint64_t size = medium_ == nullptr ? 0 : medium_->size();
   archive.field("size", size);
   archive.check(size == (medium_ == nullptr ? 0 : medium_->size()), "size of the medium");
-  archive.field("tray open", tray_open_);
-  archive.field("locked", locked_);
-  archive.field("attention", attention_);
-  archive.field("new medium", new_medium_);
-  archive.field("event", event_);
-  archive.check(static_cast<uint8_t>(event_) < kMediaEvents, "event");
-  archive.field("sense key", sense_.key);
-  archive.field("sense code", sense_.code);
-  archive.field("sense qualifier", sense_.qualifier);
+  unit_.state(archive);
   archive.field("dma mode", dma_mode_);
   archive.field("step", step_);
   archive.check(static_cast<uint8_t>(step_) < kSteps, "step");
@@ -239,7 +241,8 @@ void CdDrive::drive_state(state::Archive& archive) {
   archive.field("next", next_);
   archive.field("left", left_);
   archive.check(limit <= 0xfffe && filled <= kBufferBytes && (step_ <= Step::kPacket || limit != 0), "data");
-  archive.check(next_ <= blocks() && left_ <= blocks() - std::min(next_, blocks()), "blocks");
+  archive.check(next_ <= unit_.blocks() && left_ <= unit_.blocks() - std::min(next_, unit_.blocks()),
+                "blocks");
   archive.check(!in_dma() || dma_to_guest(), "direction");
   if (!archive.loading()) return;
   limit_ = archive.failed() ? 0 : limit;

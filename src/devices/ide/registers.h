@@ -6,7 +6,7 @@
 
 namespace ostler::ide {
 
-inline constexpr uint32_t kSector = 512, kCdSector = 2048;
+inline constexpr uint32_t kSector = 512;
 
 // Offsets in the command block.
 enum class Register : uint8_t {
