@@ -28,6 +28,7 @@ def parse():
     parser.add_argument("--memory", default="1G")
     parser.add_argument("--accel", help="engine, as in -accel (default: the program's)")
     parser.add_argument("--machine", help="machine, as in -machine (default: the program's)")
+    parser.add_argument("--legacy", action="store_true", help="disk, network and random numbers as devices of virtio 0.9.5")
     parser.add_argument("--log", help="file that keeps the guest's console (default: kept only on failure)")
     return parser.parse_args()
 
@@ -55,6 +56,13 @@ def check_identity(console, steps, options):
         note.append(line)
         total, given = int(re.search(r"(\d+) kB", line)[1]) << 10, bytes_of(options.memory)
         expect(0.85 * given < total < given, f"{total >> 20} MiB of the {given >> 20} MiB are usable")
+
+
+def check_interface(console, steps):
+    with steps.step("legacy devices") as note:
+        features = console.run("cat /sys/bus/virtio/devices/*/features", COMMAND_SECONDS).split()
+        note.append(str(len(features)))
+        expect(len(features) == 3 and all(each[32] == "0" for each in features), "a driver uses the modern interface")
 
 
 def check_network(console, steps):
@@ -106,10 +114,16 @@ def check_messages(console, steps):
 def check(options, scratch, log):
     steps = Steps()
     made = guests.prepare("kernel", "initrd", "debian")
+    disk = scratch.copy_of(made["debian"])
+    devices = {"disks": [disk], "net": "user", "rng": True}
+    if options.legacy:
+        devices = {"extra": ["-drive", f"file={disk},format=raw,if=none,id=d",
+                             "-device", "virtio-blk-pci,drive=d,disable-modern=on",
+                             "-netdev", "user,id=n", "-device", "virtio-net-pci,netdev=n,disable-modern=on",
+                             "-device", "virtio-rng-pci,disable-modern=on"]}
     machine = vmm.Machine(
         kernel=made["kernel"], initrd=made["initrd"], append="root=LABEL=ostler rw console=ttyS0",
-        memory=options.memory, cpus=options.cpus, disks=[scratch.copy_of(made["debian"])], net="user", rng=True,
-        accel=options.accel, machine=options.machine)
+        memory=options.memory, cpus=options.cpus, accel=options.accel, machine=options.machine, **devices)
     arguments = vmm.command(options.program, machine)
     print(" ".join(arguments), flush=True)
     with vmm.Vmm(arguments, log) as running:
@@ -123,6 +137,8 @@ def check(options, scratch, log):
         with steps.step("log in"):
             console.log_in(COMMAND_SECONDS)
         check_identity(console, steps, options)
+        if options.legacy:
+            check_interface(console, steps)
         check_network(console, steps)
         check_disk(console, steps)
         check_messages(console, steps)

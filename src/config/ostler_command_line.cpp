@@ -100,7 +100,8 @@ Result<void> add_network(QemuBuilder& b, const RunOptions& options) {
     }
   } else if (value.empty()) {
     return Error(ErrorKind::kInvalidArgument,
-                 fmt::format("--net {}: known are user, none, tap=NAME, bridge=NAME[,nat] and peer=SOCKET",
+                 fmt::format("--net {}: known are user, none, tap=NAME, bridge=NAME[,nat], peer=SOCKET and "
+                             "vhost-user=SOCKET",
                              options.net));
   } else if (kind == "tap") {
     nic.netdev.properties = {{"ifname", value}, {"script", "no"}, {"downscript", "no"}};
@@ -113,9 +114,23 @@ Result<void> add_network(QemuBuilder& b, const RunOptions& options) {
         nic.netdev.properties.push_back(std::move(each));
   } else if (kind == "peer") {
     nic.netdev.properties = {{"path", value}};
+  } else if (kind == "vhost-user") {
+    // SOCKET[,server=on][,reconnect=SECONDS][,queues=N]
+    TRY_ASSIGN(auto keys, KeyValues::parse("--net vhost-user", value, "path"));
+    const auto queues = keys.take("queues");
+    const std::string id = b.anonymous_id("net");
+    nic.netdev.properties = {{"chardev", id}};
+    if (queues) {
+      nic.netdev.properties.push_back({"queues", *queues});
+      nic.device_properties.push_back({"mq", "on"});
+    }
+    b.machine().chardevs.push_back(
+        {.id = id, .backend = "socket", .properties = keys.take_rest(), .origin = nic.netdev.origin});
+    b.machine().memory_shared = true;
   } else {
     return Error(ErrorKind::kInvalidArgument,
-                 fmt::format("--net {}: known are user, none, tap=NAME, bridge=NAME[,nat] and peer=SOCKET",
+                 fmt::format("--net {}: known are user, none, tap=NAME, bridge=NAME[,nat], peer=SOCKET and "
+                             "vhost-user=SOCKET",
                              options.net));
   }
   b.nics.push_back(std::move(nic));
@@ -293,8 +308,8 @@ Result<CommandLine> parse_ostler_command_line(std::span<const std::string> argum
   run->add_option(
          "--net", options.net,
          "network: user (no privileges needed), tap=NAME (a tap device), bridge=NAME[,nat], peer=SOCKET "
-         "(another guest "
-         "that says the same), none")
+         "(another guest that says the same), vhost-user=SOCKET (where a switch in another process listens), "
+         "none")
       ->capture_default_str();
   run->add_option("--forward,-p", options.forwards, "forward a host port to the guest: HOSTPORT:GUESTPORT");
   run->add_option(

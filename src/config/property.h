@@ -265,7 +265,7 @@ requires std::is_enum_v<Enum> Property<Options> choice(std::string name, Enum Op
 // One line of `-device help`: a name that -device knows, the bus it plugs into, and its properties.
 struct DeviceType {
   std::string name;
-  std::string bus;  // "PCI", "virtio-bus", "virtio-serial-bus", "ISA"
+  std::string bus;  // "PCI", "virtio-bus", "virtio-serial-bus", "IDE", "SCSI", "ISA"
   std::string help;
   const PropertySchema* properties;
   std::vector<std::string> aliases;

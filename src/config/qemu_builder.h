@@ -19,7 +19,7 @@ struct QemuBuilder {
   struct PendingDrive {
     Drive drive;
     std::string interface;               // empty: the machine's own
-    std::optional<unsigned> index = {};  // of if=ide: two for each bus
+    std::optional<unsigned> index = {};  // of if=ide: two for each bus; of if=scsi: the target
     Properties device_properties = {};
   };
   std::vector<PendingDrive> drives;
@@ -45,6 +45,7 @@ struct QemuBuilder {
 
  private:
   Result<void> place_ide_drives();
+  void place_scsi_controller();
   void place_nics();
   void add_nic(PendingNic nic);
   Result<void> size_memory();  // without -m: that of the backends

@@ -146,17 +146,39 @@ Result<void> option_gdb(QemuBuilder& b, std::string_view value) {
   return {};
 }
 
+// -drive if=scsi needs one; the first of the user's own will do.
+void QemuBuilder::place_scsi_controller() {
+  const auto wants = [](const PendingDrive& drive) { return drive.interface == "scsi"; };
+  const auto is_one = [](const Device& device) { return device.type.starts_with("virtio-scsi"); };
+  const auto drive = std::find_if(drives.begin(), drives.end(), wants);
+  auto& devices = machine().devices;
+  if (drive == drives.end() || std::any_of(devices.begin(), devices.end(), is_one)) return;
+  devices.push_back({.type = machine().type == "microvm" ? "virtio-scsi-device" : "virtio-scsi-pci",
+                     .id = {},
+                     .properties = {},
+                     .origin = drive->drive.origin});
+}
+
 Result<void> QemuBuilder::finish() {
   TRY(size_memory());
   Machine& m = machine();
   const std::string suffix = m.type == "microvm" ? "-device" : "-pci";
   TRY(place_ide_drives());
+  place_scsi_controller();
   for (auto& drive : drives) {
     if (drive.interface == "virtio") {
       Device device{.type = "virtio-blk" + suffix,
                     .id = {},
                     .properties = std::move(drive.device_properties),
                     .origin = drive.drive.origin};
+      device.properties.push_back({"drive", drive.drive.id});
+      m.devices.push_back(std::move(device));
+    } else if (drive.interface == "scsi") {
+      Device device{.type = drive.drive.cdrom ? "scsi-cd" : "scsi-hd",
+                    .id = {},
+                    .properties = std::move(drive.device_properties),
+                    .origin = drive.drive.origin};
+      if (drive.index) device.properties.push_back({"scsi-id", std::to_string(*drive.index)});
       device.properties.push_back({"drive", drive.drive.id});
       m.devices.push_back(std::move(device));
     }

@@ -117,14 +117,16 @@ Result<void> take_flags(KeyValues& keys, Drive& drive) {
   return {};
 }
 
-// Of a bus with several disks.
-Result<void> take_place(KeyValues& keys, std::optional<unsigned>& place) {
+// Of a bus with several disks. On a SCSI bus each unit is a target.
+Result<void> take_place(KeyValues& keys, bool scsi, std::optional<unsigned>& place) {
+  const unsigned most = scsi ? 255 : 3;
   TRY_ASSIGN(const auto index, keys.take_number("index"));
   TRY_ASSIGN(const auto unit, keys.take_number("unit"));
   TRY_ASSIGN(const auto bus, keys.take_number("bus"));
   if (index && (unit || bus)) return keys.error("index", "goes without bus and unit, which say the same");
   for (const auto& [key, value] : {std::pair{"index", index}, std::pair{"bus", bus}, std::pair{"unit", unit}})
-    if (value && *value > 3) return keys.error(key, fmt::format("{} is too large", *value));
+    if (value && *value > (scsi && key == std::string_view("bus") ? 0 : most))
+      return keys.error(key, fmt::format("{} is too large", *value));
   if (index)
     place = static_cast<unsigned>(*index);
   else if (bus || unit)
@@ -144,7 +146,7 @@ Result<void> option_drive(QemuBuilder& b, std::string_view value) {
   TRY_ASSIGN(const std::string media, keys.take_choice("media", {"disk", "cdrom"}));
   drive.cdrom = media == "cdrom";
   drive.id = keys.take("id").value_or("");
-  TRY(take_place(keys, pending.index));
+  TRY(take_place(keys, pending.interface == "scsi", pending.index));
   if (auto serial = keys.take("serial")) pending.device_properties.push_back({"serial", *serial});
 
   json options = json::object();
@@ -165,10 +167,11 @@ Result<void> option_drive(QemuBuilder& b, std::string_view value) {
   }
   drive.options = options.dump(-1, ' ', false, json::error_handler_t::replace);
 
-  static constexpr std::string_view kInterfaces[] = {"", "ide", "virtio", "none"};
+  static constexpr std::string_view kInterfaces[] = {"", "ide", "scsi", "virtio", "none"};
   if (std::find(std::begin(kInterfaces), std::end(kInterfaces), pending.interface) == std::end(kInterfaces))
-    return keys.error("if", fmt::format("'{}' has no controller in this version; say if=virtio or if=ide",
-                                        pending.interface));
+    return keys.error("if",
+                      fmt::format("'{}' has no controller in this version; say if=virtio, if=scsi or if=ide",
+                                  pending.interface));
   const bool has_node = !drive.file.empty() || options.contains("driver") ||
                         options.contains("file.driver") || options.contains("file.filename");
   if (!has_node && !drive.cdrom) return keys.error("file", "is missing: the disk has no image");

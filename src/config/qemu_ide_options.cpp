@@ -51,7 +51,8 @@ Result<void> QemuBuilder::place_ide_drives() {
     if (drive.interface.empty()) drive.interface = machine().type == "microvm" ? "virtio" : "ide";
     if (drive.drive.cdrom && drive.interface == "virtio")
       return Error(ErrorKind::kUnsupported,
-                   fmt::format("{}: media: a CD-ROM drive is an IDE device; say if=ide", drive.drive.origin));
+                   fmt::format("{}: media: a CD-ROM drive is no virtio disk; say if=scsi or if=ide",
+                               drive.drive.origin));
     if (drive.interface != "ide") continue;
     if (machine().type == "microvm")
       return Error(

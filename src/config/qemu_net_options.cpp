@@ -23,8 +23,8 @@ Result<void> option_netdev(QemuBuilder& b, std::string_view value) {
   TRY_ASSIGN(auto keys, KeyValues::parse_either("-netdev", value, "type"));
   Netdev netdev;
   netdev.origin = keys.origin();
-  TRY_ASSIGN(netdev.type,
-             keys.take_choice("type", {"user", "tap", "bridge", "socket", "stream", "dgram", "hubport"}));
+  TRY_ASSIGN(netdev.type, keys.take_choice("type", {"user", "tap", "bridge", "socket", "stream", "dgram",
+                                                    "hubport", "vhost-user"}));
   const auto id = keys.take("id");
   if (!id) return keys.error("id", "is missing: no device could use this network");
   netdev.id = *id;
@@ -37,8 +37,8 @@ Result<void> option_nic(QemuBuilder& b, std::string_view value) {
   TRY_ASSIGN(auto keys, KeyValues::parse("-nic", value, "type"));
   QemuBuilder::PendingNic nic;
   nic.netdev.origin = keys.origin();
-  TRY_ASSIGN(nic.netdev.type,
-             keys.take_choice("type", {"user", "none", "tap", "bridge", "socket", "stream", "dgram"}));
+  TRY_ASSIGN(nic.netdev.type, keys.take_choice("type", {"user", "none", "tap", "bridge", "socket", "stream",
+                                                        "dgram", "vhost-user"}));
   if (nic.netdev.type == "none") return keys.finish();
   nic.netdev.id = keys.take("id").value_or(b.anonymous_id("net"));
   take_card_properties(keys, nic);

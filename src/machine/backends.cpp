@@ -57,14 +57,20 @@ Result<chardev::Options> chardev_options(const config::Chardev& chardev) {
   return options;
 }
 
-// Whether a vhost-user device speaks through it.
+// Whether a vhost-user device or network speaks through it.
 bool is_for_vhost_user(const config::Machine& config, const config::Chardev& chardev) {
-  return std::ranges::any_of(config.devices, [&](const config::Device& device) {
-    return device.type.starts_with("vhost-user-") &&
-           std::ranges::any_of(device.properties, [&](const config::KeyValue& property) {
-             return property.key == "chardev" && property.value == chardev.id;
-           });
-  });
+  const auto names_it = [&](const config::Properties& properties) {
+    return std::ranges::any_of(properties, [&](const config::KeyValue& property) {
+      return property.key == "chardev" && property.value == chardev.id;
+    });
+  };
+  return std::ranges::any_of(config.devices,
+                             [&](const config::Device& device) {
+                               return device.type.starts_with("vhost-user-") && names_it(device.properties);
+                             }) ||
+         std::ranges::any_of(config.netdevs, [&](const config::Netdev& netdev) {
+           return netdev.type == "vhost-user" && names_it(netdev.properties);
+         });
 }
 
 std::string value_of(const config::Chardev& chardev, std::string_view key) {
@@ -82,15 +88,21 @@ Result<virtio::vhost_user::Address> vhost_user_address(const config::Chardev& ch
         fmt::format("{}: a vhost-user back end is at a UNIX socket; say -chardev socket,id={},path=…",
                     chardev.origin, chardev.id));
   TRY_ASSIGN(const auto server, keys.take_bool("server"));
-  if (server.value_or(false))
-    return keys.error("server",
-                      "is for a back end that connects to us, which this version does not have; "
-                      "start the back end first and leave server=on out");
+  TRY_ASSIGN(const auto wait, keys.take_bool("wait"));
+  if (wait && (!server.value_or(false) || !*wait))
+    return keys.error("wait", "can only be on, with server=on: what the back end has is asked at the start");
   TRY_ASSIGN(const auto reconnect, keys.take_number("reconnect"));
   if (reconnect.value_or(0) > 3600) return keys.error("reconnect", "is more than 3600 seconds");
+  if (reconnect && server.value_or(false))
+    return keys.error("reconnect", "is not for server=on, where the next back end comes by itself");
   TRY(keys.finish());
-  return virtio::vhost_user::Address{.path = *path,
-                                     .reconnect = static_cast<unsigned>(reconnect.value_or(0))};
+  virtio::vhost_user::Address address{.path = *path,
+                                      .reconnect = static_cast<unsigned>(reconnect.value_or(0))};
+  if (!server.value_or(false)) return address;
+  auto listener = virtio::vhost_user::Listener::open(*path);
+  if (!listener) return std::move(listener).error().with_context(chardev.origin);
+  address.listener = *std::move(listener);
+  return address;
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 
@@ -28,8 +29,12 @@ class Backends {
   // Each back end serves one device (a multiplexed character back end several). kNotFound names the known
   // ids, kBusy who has it. `user` names the device for that.
   Result<chardev::CharBackend*> take_chardev(const std::string& id, const std::string& user);
+  // A network of another process is taken through vhost_user_network() and take_vhost_user().
   Result<net::Backend*> take_netdev(const std::string& id, const std::string& user) {
     return networks_->take(id, user);
+  }
+  std::optional<VhostUserNetwork> vhost_user_network(const std::string& id) const {
+    return networks_->vhost_user(id);
   }
   // The socket of a vhost-user back end, which is not opened before its device is.
   Result<virtio::vhost_user::Address> take_vhost_user(const std::string& id, const std::string& user);

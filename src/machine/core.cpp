@@ -121,9 +121,12 @@ Result<std::unique_ptr<accel::Engine>> Core::make_engine(unsigned index, Process
     if (!engine) return std::move(engine).error().with_context("-accel kvm");
     return std::unique_ptr<accel::Engine>(*std::move(engine));
   }
-  // Together the vCPUs keep a bounded amount of decoded code, however many there are.
+  // Together the vCPUs keep a bounded amount of decoded code, however many there are. Beside translations it
+  // is little that the interpreter runs more than once.
   const size_t cache =
-      std::max(kLeastDecodedCode, std::min(kDecodedCodePerVcpu, kDecodedCodeInAll / config_.cpus));
+      translator_
+          ? kLeastDecodedCode
+          : std::max(kLeastDecodedCode, std::min(kDecodedCodePerVcpu, kDecodedCodeInAll / config_.cpus));
   TRY_ASSIGN(auto engine, accel::SoftEngine::create({.model = model_,
                                                      .memory = memory_,
                                                      .ports = ports_,

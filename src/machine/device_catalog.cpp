@@ -6,6 +6,7 @@
 
 #include "base/suggest.h"
 #include "devices/ide/options.h"
+#include "devices/scsi/options.h"
 #include "devices/virtio/device_types.h"
 #include "machine/isa_devices.h"
 
@@ -15,6 +16,7 @@ std::vector<config::DeviceType> device_types() {
   std::vector<config::DeviceType> all;
   for (const auto& type : virtio::device_types()) all.push_back(type);
   for (const auto& type : ide::device_types()) all.push_back(type);
+  for (const auto& type : scsi::device_types()) all.push_back(type);
   for (const auto& type : isa_device_types()) all.push_back(type);
   return all;
 }

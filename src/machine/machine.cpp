@@ -261,6 +261,7 @@ Result<Snapshot> Machine::save() {
 }
 
 Result<void> Machine::restore(const Snapshot& snapshot) {
+  board_->quiesce();  // what is in flight would write into the pages that come
   auto next = snapshot.pages.begin();
   for_each_page(core_->ram(), [&](uint64_t offset, std::byte* page) {
     if (next != snapshot.pages.end() && next->first == offset) {

@@ -4,6 +4,7 @@
 
 #include "base/suggest.h"
 #include "config/key_values.h"
+#include "devices/virtio/net/device.h"
 #include "net/dump_filter.h"
 #include "net/filter_options.h"
 #include "net/open.h"
@@ -43,11 +44,32 @@ Result<void> Networks::open_port(const config::Netdev& netdev) {
   return {};
 }
 
+Result<void> Networks::open_vhost_user(const config::Netdev& netdev) {
+  auto keys = config::KeyValues::from(netdev.origin, netdev.properties);
+  const auto chardev = keys.take("chardev");
+  if (!chardev)
+    return keys.error("chardev", "is missing: the socket of the back end, -chardev socket,path=…");
+  TRY_ASSIGN(const auto queues, keys.take_number("queues"));
+  constexpr uint64_t kMost = virtio::net::NetDevice::kMostPairs;
+  if (queues && (*queues == 0 || *queues > kMost))
+    return keys.error("queues", fmt::format("must be 1 to {} queue pairs", kMost));
+  TRY(keys.finish());
+  networks_[netdev.id].vhost_user =
+      VhostUserNetwork{.chardev = *chardev, .queue_pairs = static_cast<unsigned>(queues.value_or(1))};
+  return {};
+}
+
+std::optional<VhostUserNetwork> Networks::vhost_user(const std::string& id) const {
+  const auto found = networks_.find(id);
+  return found == networks_.end() ? std::nullopt : found->second.vhost_user;
+}
+
 Result<void> Networks::open(const config::Netdev& netdev) {
   if (networks_.contains(netdev.id))
     return Error(ErrorKind::kInvalidArgument,
                  fmt::format("{}: the id '{}' is taken by another network", netdev.origin, netdev.id));
   if (netdev.type == "hubport") return open_port(netdev);
+  if (netdev.type == "vhost-user") return open_vhost_user(netdev);
   auto properties = netdev.properties;
   properties.push_back({"id", netdev.id});
   auto backend = net::open(loop_, netdev.type, properties);
@@ -60,7 +82,13 @@ Result<void> Networks::open(const config::Netdev& netdev) {
 
 Result<Networks::Network*> Networks::find(const std::string& id, const std::string& user) {
   const auto found = networks_.find(id);
-  if (found != networks_.end()) return &found->second;
+  if (found != networks_.end()) {
+    if (!found->second.vhost_user) return &found->second;
+    return Error(ErrorKind::kUnsupported,
+                 fmt::format("{}: frames of the network '{}' go by another process (vhost-user), where no "
+                             "filter and no hub is; only a virtio-net card can use it",
+                             user, id));
+  }
   std::vector<std::string_view> known;
   for (const auto& entry : networks_) known.push_back(entry.first);
   return Error(ErrorKind::kNotFound,

@@ -4,6 +4,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -16,6 +17,12 @@
 
 namespace ostler::machine {
 
+// A network that another process carries: -netdev vhost-user.
+struct VhostUserNetwork {
+  std::string chardev;
+  unsigned queue_pairs = 1;
+};
+
 class Networks {
  public:
   // Opens networks in the order of the command line, then filters, then what joins hubs. Errors begin with
@@ -27,16 +34,20 @@ class Networks {
   // What a card is connected to. Each network serves one card or hub: kNotFound names the nearest id, kBusy
   // who has it. `user` names the device for that.
   Result<net::Backend*> take(const std::string& id, const std::string& user);
+  // Nothing: the network `id` is none of that kind, or is not known.
+  std::optional<VhostUserNetwork> vhost_user(const std::string& id) const;
 
  private:
   struct Network {
     net::Backend* backend = nullptr;      // the outermost: the last filter, or what is filtered
     std::unique_ptr<net::Backend> owned;  // null for a port, which its hub owns
     std::vector<std::unique_ptr<net::Filter>> filters;
-    std::string user;  // the device that has it; "": free
+    std::string user;                            // the device that has it; "": free
+    std::optional<VhostUserNetwork> vhost_user;  // then there is no back end here
   };
   explicit Networks(event::Loop& loop) : loop_(loop) {}
   Result<void> open(const config::Netdev& netdev);
+  Result<void> open_vhost_user(const config::Netdev& netdev);
   Result<void> open_port(const config::Netdev& netdev);
   Result<void> filter(const config::Object& object);
   Result<Network*> find(const std::string& id, const std::string& user);

@@ -16,8 +16,10 @@
 #include "devices/virtio/fs/device.h"
 #include "devices/virtio/net/device.h"
 #include "devices/virtio/rng/device.h"
+#include "devices/virtio/scsi/device.h"
 #include "devices/virtio/transport/pci.h"
 #include "devices/virtio/vhost_user/block.h"
+#include "devices/virtio/vhost_user/net.h"
 #include "devices/virtio/vsock/device.h"
 #include "devices/virtio/vsock/unix_host.h"
 #include "machine/backends.h"
@@ -130,7 +132,7 @@ Result<std::unique_ptr<PluggedDevices>> PluggedDevices::create(const config::Mac
 Result<void> PluggedDevices::set_link(const std::string& name, bool up) {
   for (const Card& card : cards_) {
     if (card.id != name && card.netdev != name) continue;
-    card.device->set_link(up);
+    card.set_link(up);
     return {};
   }
   return Error(ErrorKind::kNotFound,
@@ -153,6 +155,7 @@ Result<void> PluggedDevices::plug(const config::Device& device) {
   if (!options) return std::move(options).error().with_context(device.origin);
   if (type->bus == "ISA") return plug_isa(*type, *options, device);
   if (type->bus == "IDE") return plug_ide(*type, *options, device);
+  if (type->bus == "SCSI") return plug_scsi(*type, *options, device);
   if (type->bus == "virtio-serial-bus") return plug_console_port(*type, *options, device);
 
   if (type->bus == "PCI" && board_.pci() == nullptr)
@@ -161,6 +164,7 @@ Result<void> PluggedDevices::plug(const config::Device& device) {
                              device.origin, family_of(type->name)));
   virtio::DeviceOptions bus_options;
   TRY_ASSIGN(auto made, make_virtio(family_of(type->name), *options, device, bus_options));
+  made->serve_rest_on(core_.loop());
   event::Loop* const doorbells = bus_options.ioeventfd && core_.takes_doorbells() ? &core_.loop() : nullptr;
   if (type->bus != "PCI") {
     auto plugged = board_.plug_mmio(std::move(made), doorbells);
@@ -168,7 +172,9 @@ Result<void> PluggedDevices::plug(const config::Device& device) {
   }
   std::optional<pci::Address> address;
   if (bus_options.addr) address = pci::Address{bus_options.addr->slot, bus_options.addr->function};
-  auto function = std::make_shared<virtio::Pci>(std::move(made), bus_options.vectors_wanted());
+  auto interfaces = virtio::pci_interfaces(device.type, made->type(), bus_options);
+  if (!interfaces) return std::move(interfaces).error().with_context(device.origin);
+  auto function = std::make_shared<virtio::Pci>(std::move(made), bus_options.vectors_wanted(), *interfaces);
   if (doorbells != nullptr) function->serve_on(*doorbells);
   auto added = board_.pci()->add(std::move(function), address, bus_options.multifunction);
   if (!added) return std::move(added).error().with_context(device.origin);
@@ -291,10 +297,23 @@ Result<std::unique_ptr<virtio::Device>> PluggedDevices::make_virtio(const std::s
     if (!own.mac) own.mac = virtio::net::default_mac(nics_);
     ++nics_;
     bus_options = own;
+    if (const auto network = backends_.vhost_user_network(own.netdev)) {
+      TRY_ASSIGN(const auto address, vhost_user_address(network->chardev, device));
+      auto made = virtio::vhost_user::NetDevice::create(core_.memory(), core_.loop(), own,
+                                                        network->queue_pairs, address);
+      if (!made) return std::move(made).error().with_context(device.origin);
+      cards_.push_back({own.id, own.netdev, [card = made->get()](bool up) { card->set_link(up); }});
+      return std::unique_ptr<virtio::Device>(*std::move(made));
+    }
     TRY_ASSIGN(net::Backend* const backend, backends_.take_netdev(own.netdev, device.origin));
     auto card = std::make_unique<virtio::net::NetDevice>(core_.memory(), *backend, own);
-    cards_.push_back({own.id, own.netdev, card.get()});
+    cards_.push_back({own.id, own.netdev, [card = card.get()](bool up) { card->set_link(up); }});
     return std::unique_ptr<virtio::Device>(std::move(card));
+  }
+  if (family == "virtio-scsi") {
+    const auto& own = std::any_cast<const virtio::scsi::Options&>(options);
+    bus_options = own;
+    return make_scsi_controller(own);
   }
   if (family == "virtio-rng") {
     const auto& own = std::any_cast<const virtio::rng::Options&>(options);
@@ -341,8 +360,6 @@ Result<std::unique_ptr<virtio::Device>> PluggedDevices::make_virtio(const std::s
     TRY_ASSIGN(const auto address, vhost_user_address(own.chardev, device));
     auto made = virtio::vhost_user::BlockDevice::create(core_.memory(), core_.loop(), own, address);
     if (!made) return std::move(made).error().with_context(device.origin);
-    unsavable_ = fmt::format("{}: a guest whose disk another process has cannot be saved; use a disk of ours",
-                             device.origin);
     return std::unique_ptr<virtio::Device>(*std::move(made));
   }
   const auto& own = std::any_cast<const virtio::console::Options&>(options);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <any>
+#include <functional>
 #include <memory>
 #include <set>
 #include <string>
@@ -23,9 +24,10 @@ class BalloonDevice;
 namespace console {
 class ConsoleDevice;
 }
-namespace net {
-class NetDevice;
-}
+namespace scsi {
+struct Options;
+class ScsiDevice;
+}  // namespace scsi
 }  // namespace ostler::virtio
 
 namespace ostler::machine {
@@ -57,6 +59,8 @@ class PluggedDevices {
                         const config::Device& device);
   Result<void> plug_ide(const config::DeviceType& type, const std::any& options,
                         const config::Device& device);
+  Result<void> plug_scsi(const config::DeviceType& type, const std::any& options,
+                         const config::Device& device);
   Result<void> plug_console_port(const config::DeviceType& type, const std::any& options,
                                  const config::Device& device);
   // Where the back end is. An error when it could not map the guest's memory.
@@ -66,6 +70,14 @@ class PluggedDevices {
   Result<std::unique_ptr<virtio::Device>> make_virtio(const std::string& family, const std::any& options,
                                                       const config::Device& device,
                                                       virtio::DeviceOptions& bus_options);
+
+  struct ScsiBus {
+    std::string name, iothread;
+    virtio::scsi::ScsiDevice* device;
+  };
+  std::unique_ptr<virtio::Device> make_scsi_controller(const virtio::scsi::Options& options);
+  // An empty name: the first there is.
+  Result<ScsiBus*> find_scsi_bus(const std::string& name, const config::Device& device);
 
   Core& core_;
   Backends& backends_;
@@ -81,10 +93,11 @@ class PluggedDevices {
   virtio::balloon::BalloonDevice* balloon_ = nullptr;
   struct Card {
     std::string id, netdev;
-    virtio::net::NetDevice* device;
+    std::function<void(bool)> set_link;
   };
   std::vector<Card> cards_;
   unsigned ide_drives_ = 0;
+  std::vector<ScsiBus> scsi_buses_;
 };
 
 }  // namespace ostler::machine

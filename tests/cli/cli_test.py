@@ -352,6 +352,19 @@ class Mistakes(Mistake):
     def test_console_without_controller(self):
         self.qemu("-device", "virtconsole", words=["-device virtconsole", "virtio-serial"])
 
+    def test_device_without_an_interface(self):
+        self.qemu("-device", "virtio-rng-pci,disable-legacy=on,disable-modern=on",
+                  words=["-device virtio-rng-pci", "no interface is left", "disable-legacy or disable-modern off"])
+
+    def test_interfaces_against_the_name(self):
+        for name in ("transitional", "non-transitional"):
+            self.qemu("-device", f"virtio-rng-pci-{name},disable-modern=on",
+                      words=[f"-device virtio-rng-pci-{name}", "leave disable-legacy and disable-modern out"])
+
+    def test_legacy_interface_of_a_later_device(self):
+        self.qemu("-device", f"virtio-vsock-pci,guest-cid=3,uds-path={F.missing},disable-legacy=off",
+                  words=["-device virtio-vsock-pci", "no legacy interface"])
+
     def test_device_help_misspelt(self):
         self.qemu("-device", "virtio-blk-pcj,help", words=["virtio-blk-pcj", "'virtio-blk-pci'"])
 
@@ -378,8 +391,23 @@ class Mistakes(Mistake):
         self.qemu("-chardev", "null,id=c", "-device", "vhost-user-fs-pci,chardev=c,tag=t", words=["-chardev null", "UNIX socket"])
 
     def test_vhost_user_as_a_server(self):
-        self.qemu("-chardev", f"socket,id=c,path={F.missing},server=on", "-device", "vhost-user-fs-pci,chardev=c,tag=t",
-                  words=["-chardev socket", "server=on"])
+        for options, word in (("server=on,reconnect=1", "reconnect"), ("server=on,wait=off", "wait"), ("wait=on", "wait")):
+            self.qemu("-chardev", f"socket,id=c,path={F.missing},{options}", "-device", "vhost-user-fs-pci,chardev=c,tag=t",
+                      words=["-chardev socket", word])
+
+    def test_vhost_user_network(self):
+        card = ["-device", "virtio-net-pci,netdev=n"]
+        chardev = ["-chardev", f"socket,id=c,path={F.missing}"]
+        self.qemu("-netdev", "vhost-user,id=n", *card, words=["-netdev vhost-user", "chardev"])
+        self.qemu("-netdev", "vhost-user,id=n,chardev=c,queues=0", *chardev, *card, words=["-netdev vhost-user", "queues"])
+        self.qemu("-netdev", "vhost-user,id=n,chardev=d", *self.SHARED, *card, words=["-device virtio-net-pci", "'d'"])
+        self.qemu("-netdev", "vhost-user,id=n,chardev=c", *chardev, *card, words=["-device virtio-net-pci", "memory-backend-memfd"])
+        self.qemu("-netdev", "vhost-user,id=n,chardev=c", *chardev, *self.SHARED, *card,
+                  words=["-device virtio-net-pci", F.missing, "start the back end first"])
+        self.qemu("-netdev", "vhost-user,id=n,chardev=c", *chardev, "-object", f"filter-dump,id=f,netdev=n,file={F.missing}",
+                  words=["-object filter-dump", "'n'", "vhost-user"])
+        self.expect(PEOPLE, ["run", "--kernel", F.kernel, "--net", f"vhost-user={F.missing}"],
+                    words=["--net vhost-user", F.missing, "start the back end first"])
 
     def test_shared_folder_without_a_tag(self):
         self.qemu(*self.SHARED, "-chardev", f"socket,id=c,path={F.missing}", "-device", "vhost-user-fs-pci,chardev=c",
@@ -424,7 +452,25 @@ class Mistakes(Mistake):
         self.qemu("-drive", f"file={F.disk},if=virtio,format=qcow9", words=["-drive", "qcow9", "raw"])
 
     def test_disk_interface_unknown(self):
-        self.qemu("-drive", f"file={F.disk},if=scsi", words=["-drive", "scsi", "if=virtio"])
+        self.qemu("-drive", f"file={F.disk},if=floppy", words=["-drive", "floppy", "if=virtio"])
+
+    def test_scsi_disk_without_a_controller(self):
+        self.qemu("-drive", f"file={F.disk},if=none,id=d", "-device", "scsi-hd,drive=d",
+                  words=["scsi-hd", "-device virtio-scsi-pci"])
+
+    def test_scsi_bus_that_is_not_there(self):
+        self.qemu("-drive", f"file={F.disk},if=none,id=d", "-device", "virtio-scsi-pci,id=s", "-device",
+                  "scsi-hd,drive=d,bus=t.0", words=["scsi-hd", "'t.0'", "s.0"])
+
+    def test_scsi_place_that_is_taken(self):
+        self.qemu("-device", "virtio-scsi-pci", "-device", "scsi-cd,scsi-id=1", "-device", "scsi-cd,scsi-id=1",
+                  words=["scsi-cd", "scsi-id", "lun"])
+
+    def test_scsi_disk_without_a_drive(self):
+        self.qemu("-device", "virtio-scsi-pci", "-device", "scsi-hd", words=["scsi-hd", "'drive'"])
+
+    def test_scsi_serial_too_long(self):
+        self.qemu("-device", "virtio-scsi-pci", "-device", "scsi-cd,ver=12345", words=["scsi-cd", "ver", "4 characters"])
 
     def test_drive_setting_misspelt(self):
         self.qemu("-drive", f"file={F.disk},if=virtio,snapshoot=on", words=["snapshoot", "'snapshot'"])
@@ -727,7 +773,7 @@ class Helps(unittest.TestCase):
             self.expect(QEMU, option, "help", words=["pc", "microvm", "kernel-entry", "pcie"])
 
     def test_devices(self):
-        self.expect(QEMU, "-device", "help", words=["virtio-blk-pci", "virtio-net-device", "isa-debug-exit"])
+        self.expect(QEMU, "-device", "help", words=["virtio-blk-pci", "virtio-net-pci-transitional", "virtio-net-device", "isa-debug-exit"])
 
     def test_properties_of_every_device(self):
         listing = run(QEMU, "-device", "help").stdout

@@ -20,3 +20,8 @@ def debian_four_processors(t):
     """Through `ostler run`, the other command line, when the program tested has that name beside it."""
     people = Path(t.program).with_name("ostler")
     _check(t, str(people) if people.exists() else t.program, "--cpus", "4")
+
+
+def debian_on_legacy_devices(t):
+    """Disk and network by the interface of virtio 0.9.5."""
+    _check(t, t.program, "--cpus", "2", "--legacy")

@@ -68,6 +68,10 @@ def full_host_disk_pauses_a_guest_on_ide(t):
     _pause_on_a_full_host_disk(t, "ide", "/dev/sda", "ata_piix sd_mod")
 
 
+def full_host_disk_pauses_a_guest_on_scsi(t):
+    _pause_on_a_full_host_disk(t, "scsi", "/dev/sda", "virtio_scsi sd_mod")
+
+
 def errors_are_reported_when_asked(t):
     """The same error reaches the guest with werror=report."""
     path = t.scratch.path / "disk.img"

@@ -22,12 +22,14 @@ import jobs  # noqa: E402
 import media  # noqa: E402
 import memory  # noqa: E402
 import networks  # noqa: E402
+import scsi  # noqa: E402
 import shares  # noqa: E402
+import switches  # noqa: E402
 import virtio  # noqa: E402
 from guestlib import guests, vmm  # noqa: E402
 from guestlib.steps import Failed, Steps  # noqa: E402
 
-MODULES = (boot, memory, devices, disks, media, jobs, virtio, debugger, debian, networks, shares)
+MODULES = (boot, memory, devices, disks, media, jobs, virtio, debugger, debian, networks, scsi, shares, switches)
 BOOT_SECONDS = 600      # a slow engine on a busy machine
 COMMAND_SECONDS = 120
 

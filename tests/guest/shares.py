@@ -160,7 +160,7 @@ def virtiofsd_dies_and_comes_again(t):
             t.run(console, "umount /mnt")
 
 
-def disk_of_the_storage_daemon(t):
+def _disk_of_the_storage_daemon(t, options):
     image, path = t.scratch.path / "disk.img", t.scratch.path / "disk.socket"
     image.write_bytes(os.urandom(8 * MIB))
     before = hashlib.sha256(image.read_bytes()).hexdigest()
@@ -173,7 +173,7 @@ def disk_of_the_storage_daemon(t):
             t.expect(daemon.poll() is None and time.monotonic() < end, "qemu-storage-daemon does not start")
             time.sleep(0.05)
         extra = ["-object", "memory-backend-memfd,id=mem,size=256M", "-machine", "memory-backend=mem",
-                 "-chardev", f"socket,id=d,path={path}", "-device", "vhost-user-blk-pci,chardev=d,num-queues=2,packed=on"]
+                 "-chardev", f"socket,id=d,path={path}", "-device", f"vhost-user-blk-pci,chardev=d,num-queues=2,{options}"]
         with t.start(t.machine(memory="256M", cpus=2, extra=extra)) as running:
             console = t.shell(running)
             t.expect(t.run(console, "sha256sum </dev/vda").split()[0] == before, "the guest reads another disk")
@@ -184,3 +184,11 @@ def disk_of_the_storage_daemon(t):
     finally:
         daemon.terminate()
         daemon.wait()
+
+
+def disk_of_the_storage_daemon(t):
+    _disk_of_the_storage_daemon(t, "packed=on")
+
+
+def disk_of_the_storage_daemon_by_the_legacy_interface(t):
+    _disk_of_the_storage_daemon(t, "disable-modern=on")

@@ -7,6 +7,7 @@ import threading
 import time
 
 import control
+import devices
 
 MIB = 1 << 20
 
@@ -247,3 +248,83 @@ def sockets_on_virtio_mmio(t):
         program = Exchange(_join(path, 77), content)
         program.join(120)
         t.expect(program.seen == content, "the guest's echo differs")
+
+
+def _all_by_the_legacy_interface(t, suffix, option, append):
+    """Disks, a network, random numbers, ports and a balloon before drivers of virtio 0.9.5."""
+    path = t.scratch.path / "disk.img"
+    content = os.urandom(16 * MIB)
+    path.write_bytes(content)
+    scsi = t.scratch.path / "scsi.img"
+    scsi.write_bytes(content)
+    sent = os.urandom(2 * MIB)
+    server = devices.Server(sent)
+    channel = t.scratch.path / "channel"
+    extra = ["-drive", f"file={path},format=raw,if=none,id=d", "-device", f"virtio-blk-pci{suffix},drive=d,num-queues=2{option}",
+             "-netdev", "user,id=n", "-device", f"virtio-net-pci{suffix},netdev=n{option}",
+             "-device", f"virtio-rng-pci{suffix}{option}",
+             "-device", f"virtio-serial-pci{suffix}{option}", "-chardev", f"file,id=c,path={channel}",
+             "-device", "virtserialport,chardev=c,name=org.test",
+             "-device", f"virtio-balloon-pci{suffix}{option}",
+             "-device", f"virtio-scsi-pci{suffix},id=scsi0{option}", "-drive", f"file={scsi},format=raw,if=none,id=s",
+             "-device", "scsi-hd,drive=s"]
+    vmm, machine = control.start(t, t.machine(cpus=2, memory="512M", extra=extra, append=append))
+    with vmm as running:
+        console = t.shell(running)
+        t.run(console, "modprobe -a virtio_balloon virtio_console virtio_rng virtio_scsi sd_mod; until [ -b /dev/sda ]; do sleep 0.1; done")
+        features = t.run(console, "cat /sys/bus/virtio/devices/*/features").split()
+        t.expect(len(features) == 6, f"the guest has {len(features)} virtio devices instead of 6")
+        t.expect(all(each[32] == "0" for each in features), "a driver uses the modern interface")
+        t.expect(t.run(console, "sha256sum </dev/vda").startswith(hashlib.sha256(content).hexdigest()),
+                 "the guest reads other bytes than the disk has")
+        t.run(console, "dd if=/dev/urandom of=/tmp/new bs=1M count=4 2>/dev/null")
+        t.run(console, "dd if=/tmp/new of=/dev/vda bs=1M seek=5 conv=fsync 2>/dev/null")
+        written = t.run(console, "sha256sum </tmp/new").split()[0]
+        t.expect(t.run(console, "sha256sum </dev/sda").startswith(hashlib.sha256(content).hexdigest()),
+                 "the guest reads other bytes than the SCSI disk has")
+        t.run(console, "dd if=/tmp/new of=/dev/sda bs=1M seek=5 conv=fsync 2>/dev/null")
+        t.run(console, "udhcpc -q -n -t 10 -i eth0 2>/dev/null")
+        received = t.run(console, f"nc 10.0.2.2 {server.port} </dev/null | sha256sum").split()[0]
+        t.expect(received == hashlib.sha256(sent).hexdigest(), "the guest received other bytes than the host sent")
+        t.run(console, "head -c 64 /dev/hwrng >/dev/null")
+        t.run(console, "grep -l org.test /sys/class/virtio-ports/*/name | cut -d/ -f5 >/tmp/port")
+        t.run(console, "echo from the guest >/dev/$(cat /tmp/port)")
+        machine.do("balloon", target=256 * MIB)
+        _soon(t, lambda: machine.do("balloon")["actual"] == 256 * MIB, lambda: "the guest keeps another size")
+        # The driver goes on with the same interface after a restore.
+        machine.do("reload")
+        machine.do("resume")
+        t.run(console, "echo 3 >/proc/sys/vm/drop_caches")
+        t.run(console, "ping -c 1 -W 10 10.0.2.2")
+        for disk in ("vda", "sda"):
+            again = t.run(console, f"dd if=/dev/{disk} bs=1M skip=5 count=4 2>/dev/null | sha256sum").split()[0]
+            t.expect(again == written, f"the guest reads other bytes of {disk} than it wrote")
+    with open(path, "rb") as disk:
+        disk.seek(5 * MIB)
+        t.expect(hashlib.sha256(disk.read(4 * MIB)).hexdigest() == written, "the image has other bytes than the guest wrote")
+    t.expect(channel.read_text() == "from the guest\n", "the port's line did not come")
+
+
+def legacy_devices(t):
+    _all_by_the_legacy_interface(t, "", ",disable-modern=on", "")
+
+
+def transitional_devices_before_a_legacy_driver(t):
+    _all_by_the_legacy_interface(t, "-transitional", "", "virtio_pci.force_legacy=1")
+
+
+def drivers_of_both_interfaces_by_turns(t):
+    """One boot: the modern driver, the legacy one, the modern one again, before the same disk and card."""
+    path = t.scratch.path / "disk.img"
+    content = os.urandom(8 * MIB)
+    path.write_bytes(content)
+    with t.start(t.machine(cpus=2, disks=[path], net="user")) as running:
+        console = t.shell(running)
+        for legacy in (False, True, False):
+            t.run(console, f"rmmod virtio_pci; modprobe virtio_pci force_legacy={int(legacy)}")
+            t.run(console, "until [ -b /dev/vda ] && [ -e /sys/class/net/eth0 ]; do sleep 0.1; done")
+            for device in t.run(console, "cat /sys/bus/virtio/devices/*/features").split():
+                t.expect(device[32] == "01"[not legacy], "the driver uses the other interface")
+            t.expect(t.run(console, "sha256sum </dev/vda").startswith(hashlib.sha256(content).hexdigest()),
+                     "the guest reads other bytes than the disk has")
+            t.run(console, "udhcpc -q -n -t 10 -i eth0 2>/dev/null; ping -c 1 -W 10 10.0.2.2")

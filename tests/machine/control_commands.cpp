@@ -192,6 +192,9 @@ std::map<std::string, Command> commands_of(machine::Machine& machine) {
   commands["set_link"] = [&](const json& a) {
     return answer(machine.set_link(text(a, "name"), a.value("up", true)));
   };
+  commands["resize"] = [&](const json& a) {
+    return answer(machine.block_resize(text(a, "id"), a.at("bytes").get<uint64_t>()));
+  };
   commands["add_node"] = [&](const json& a) { return answer(machine.block_add(a.at("options").dump())); };
   commands["remove_node"] = [&](const json& a) { return answer(machine.block_remove(text(a, "node"))); };
   add_media(commands, machine.media());

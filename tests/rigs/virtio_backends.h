@@ -11,12 +11,16 @@
 
 #include "block/backend.h"
 #include "block/worker_pool.h"
+#include "devices/scsi/cd.h"
+#include "devices/scsi/disk.h"
 #include "devices/virtio/balloon/device.h"
 #include "devices/virtio/block/device.h"
 #include "devices/virtio/console/device.h"
 #include "devices/virtio/net/device.h"
 #include "devices/virtio/rng/device.h"
+#include "devices/virtio/scsi/device.h"
 #include "devices/virtio/vsock/device.h"
+#include "rigs/prompt_disk.h"
 
 namespace ostler::rigs {
 
@@ -114,8 +118,9 @@ class Programs {
 class VirtioBackends {
  public:
   static constexpr uint64_t kGuestCid = 3;
-  // "balloon", "blk", "net", "rng", "console", "vsock", with all that a user can turn on. These back ends
-  // outlive the device.
+  static constexpr uint8_t kScsiTarget = 2;
+  // "balloon", "blk", "net", "rng", "scsi", "console", "vsock", with all that a user can turn on. These back
+  // ends outlive the device.
   std::unique_ptr<virtio::Device> make(const std::string& kind, memory::AddressSpace& memory) {
     if (kind == "blk")
       return std::make_unique<virtio::block::BlockDevice>(
@@ -124,6 +129,15 @@ class VirtioBackends {
       return std::make_unique<virtio::net::NetDevice>(memory, network_, everything<virtio::net::Options>());
     if (kind == "rng")
       return std::make_unique<virtio::rng::RngDevice>(memory, loop_, everything<virtio::rng::Options>());
+    if (kind == "scsi") {
+      auto own = everything<virtio::scsi::Options>();
+      own.num_queues = 2;
+      auto device = std::make_unique<virtio::scsi::ScsiDevice>(memory, own);
+      device->add(kScsiTarget, 0, std::make_shared<scsi::Disk>(scsi_disk_, scsi::Options{}));
+      scsi_cd_ = std::make_shared<scsi::Cd>(std::make_shared<PromptDisk>(), scsi::Options{});
+      device->add(kScsiTarget, 1, scsi_cd_);
+      return device;
+    }
     if (kind == "balloon") {
       auto own = everything<virtio::balloon::Options>();
       own.deflate_on_oom = own.free_page_hint = own.free_page_reporting = true;
@@ -146,7 +160,9 @@ class VirtioBackends {
     (void)device->add_port(port, false, &channel_);
     return device;
   }
-  static std::vector<std::string> kinds() { return {"balloon", "blk", "net", "rng", "console", "vsock"}; }
+  static std::vector<std::string> kinds() {
+    return {"balloon", "blk", "net", "rng", "scsi", "console", "vsock"};
+  }
 
   // Something happens on the host's side.
   void stimulate(uint32_t random) {
@@ -161,6 +177,10 @@ class VirtioBackends {
       if ((random & 256) != 0) balloon_->reclaim_free_pages();
     }
     programs_.act(random);
+    scsi_disk_->set_full((random & 3) == 0);
+    scsi_disk_->go_on();
+    if (scsi_cd_ != nullptr && (random >> 2 & 3) == 0) scsi_cd_->open_tray((random & 16) != 0);
+    if (scsi_cd_ != nullptr && (random >> 2 & 3) == 1) scsi_cd_->close_tray();
     loop_.post([this] { loop_.stop(); });
     loop_.run();  // one turn
     auto* const port = (random & 1) != 0 ? terminal_.frontend : channel_.frontend;
@@ -179,6 +199,8 @@ class VirtioBackends {
     return options;
   }
   std::shared_ptr<PromptNode> node_ = std::make_shared<PromptNode>();
+  std::shared_ptr<scsi::Cd> scsi_cd_;  // of the last one made
+  std::shared_ptr<PromptDisk> scsi_disk_ = std::make_shared<PromptDisk>();
   EchoNetwork network_;
   Programs programs_;
   event::VirtualClock clock_;

@@ -4,6 +4,7 @@
 #include "devices/pci/bus.h"
 #include "devices/pci/config_access.h"
 #include "devices/pci/piix.h"
+#include "devices/virtio/transport/legacy_ports.h"
 #include "devices/virtio/transport/mmio.h"
 #include "devices/virtio/transport/pci.h"
 #include "memory/ram_block.h"
@@ -18,9 +19,10 @@ using chipset::FakeIrqs;
 // The back ends of whichever device is made, and the RAM with its rings.
 class VirtioRig : public Rig {
  public:
-  static constexpr uint64_t kRam = 64 * 1024;
-  static constexpr uint64_t kRings = 0x1000;  // of queue q: + q * 0x1000
-  static constexpr uint64_t kBuffers = 0x8000;
+  static constexpr uint64_t kRam = 256 * 1024;
+  static constexpr uint64_t kRings = 0x4000;  // of queue q: + q * kRingBytes
+  static constexpr uint64_t kRingBytes = 0x4000;
+  static constexpr uint64_t kBuffers = 0x20000;
 
   VirtioRig() {
     memory::Transaction change(memory_);
@@ -58,12 +60,12 @@ class VirtioRig : public Rig {
   std::unique_ptr<virtio::Device> make_device(const std::string& kind) {
     return back_ends_.make(kind, memory_);
   }
-  // The driver's steps to DRIVER_OK with queues of 8 at known places.
+  // The driver's steps to DRIVER_OK with queues at known places.
   virtual void set_up() = 0;
   virtual void notify(unsigned queue) = 0;
 
-  static virtio::QueueSetup setup_of(unsigned queue) {
-    const uint64_t at = kRings + queue * 0x1000u;
+  virtual virtio::QueueSetup setup_of(unsigned queue) {
+    const uint64_t at = kRings + queue * kRingBytes;
     return {.enabled = true, .size = 8, .descriptors = at, .driver = at + 0x400, .device = at + 0x800};
   }
 
@@ -95,7 +97,7 @@ class VirtioRig : public Rig {
     put(setup.descriptors + 48, Descriptor{kBuffers + 0x2000, 1526, 2, 0});
     uint16_t index = 0;
     std::memcpy(&index, ram_->host() + setup.driver + 2, 2);
-    put(setup.driver + 4 + 2u * (index % 8), static_cast<uint16_t>((random >> 24 & 3) == 0 ? 3 : 0));
+    put(setup.driver + 4 + 2u * (index % setup.size), static_cast<uint16_t>((random >> 24 & 3) == 0 ? 3 : 0));
     put(setup.driver + 2, static_cast<uint16_t>(index + 1));
   }
   std::shared_ptr<memory::RamBlock> ram_ = *memory::RamBlock::create({.name = "ram", .size = kRam});
@@ -144,9 +146,10 @@ struct IgnoredMsi final : bus::MsiSink {
   void send_msi(GuestPhys, uint32_t) override {}
 };
 
-class PciRig final : public VirtioRig {
+class PciRig : public VirtioRig {
  public:
-  explicit PciRig(const std::string& kind) : function_(std::make_shared<virtio::Pci>(make_device(kind))) {
+  explicit PciRig(const std::string& kind, virtio::PciInterfaces interfaces = virtio::PciInterfaces::kModern)
+      : function_(std::make_shared<virtio::Pci>(make_device(kind), std::optional<uint16_t>(), interfaces)) {
     if (!bus_.add(function_, pci::Address{1, 0})) std::abort();
   }
   state::Savable& device() override { return *function_; }
@@ -161,7 +164,7 @@ class PciRig final : public VirtioRig {
       VirtioRig::stimulate(random);
   }
 
- private:
+ protected:
   void set_up() override {
     bus_.config_write(8, 4, 2, 6);
     const auto set = [&](uint64_t at, unsigned size, uint64_t value) {
@@ -196,6 +199,41 @@ class PciRig final : public VirtioRig {
   pci::ConfigPorts config_{bus_};
 };
 
+// Both interfaces; the driver that keeps the rules is a legacy one.
+class TransitionalRig final : public PciRig {
+ public:
+  explicit TransitionalRig(const std::string& kind) : PciRig(kind, virtio::PciInterfaces::kTransitional) {}
+  std::vector<Range> ranges() override {
+    auto all = PciRig::ranges();
+    all.push_back({function_->legacy_ports(), function_->legacy_ports()->region().size()});
+    return all;
+  }
+
+ private:
+  virtio::QueueSetup setup_of(unsigned queue) override {
+    auto setup = PciRig::setup_of(queue);
+    if (queue < function_->device().queue_count()) setup.size = function_->device().queue_max_size(queue);
+    setup.driver = setup.descriptors + 16u * setup.size;
+    setup.device = (setup.driver + 2u * (3u + setup.size) + 0xfff) & ~uint64_t{0xfff};
+    return setup;
+  }
+  void set_up() override {
+    bus_.config_write(8, 4, 2, 7);
+    set(18, 1, 0);
+    set(18, 1, 3);
+    set(4, 4, kFeatures & 0xffffffff);
+    for (unsigned queue = 0; queue < function_->device().queue_count(); ++queue) {
+      set(14, 2, queue);
+      set(8, 4, setup_of(queue).descriptors >> 12);
+    }
+    set(18, 1, 7);
+  }
+  void notify(unsigned queue) override { set(16, 2, queue); }
+  void set(uint64_t port, unsigned size, uint64_t value) {
+    function_->legacy_ports()->io_write(port, size, value);
+  }
+};
+
 class Piix3Rig final : public Rig {
  public:
   state::Savable& device() override { return bridge_; }
@@ -227,6 +265,8 @@ std::vector<Kind> virtio_kinds() {
   for (const std::string& name : VirtioBackends::kinds()) {
     kinds.push_back({"virtio_mmio_" + name, [name] { return std::make_unique<MmioRig>(name); }});
     kinds.push_back({"virtio_pci_" + name, [name] { return std::make_unique<PciRig>(name); }});
+    if (name == "vsock") continue;  // came later
+    kinds.push_back({"virtio_legacy_" + name, [name] { return std::make_unique<TransitionalRig>(name); }});
   }
   kinds.push_back({"piix3", [] { return std::make_unique<Piix3Rig>(); }});
   return kinds;

@@ -1,6 +1,7 @@
 #include "rigs/virtqueue_run.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <optional>
 
@@ -86,6 +87,9 @@ class Run {
         features_ &= ~feature(bit);
       else
         features_ |= feature(bit);
+    if ((choice >> 30) == 0) {  // a legacy driver
+      features_ = (features_ & 0xffffffff) | feature(VIRTIO_F_NOTIFY_ON_EMPTY) | feature(VIRTIO_F_ANY_LAYOUT);
+    }
     drivers_.clear();
     drivers_.resize(queues_);
     setups_.assign(device_->queue_count(), QueueSetup{});
@@ -149,6 +153,12 @@ class Run {
       least = sizeof(virtio::vsock::Header) + 1;
       (index == 1 ? readable : writable) |= 1;
     }
+    const bool scsi_request = kind_ == "scsi" && index >= virtio::scsi::kFirstRequestQueue;
+    if (kind_ == "scsi" && (shape >> 24 & 15) != 0) {
+      least = scsi_request ? 128 : 24;
+      if (index != virtio::scsi::kEventQueue) readable |= 1;
+      writable |= 1;
+    }
     for (unsigned i = 0; i < readable + writable; ++i) {
       const uint64_t at = kBuffers + (choices_.byte() * 0x100u) % (kBuffersEnd - kBuffers - 0x1000);
       buffers.push_back({at, std::max(least, kSizes[choices_.byte() % 16]), i >= readable});
@@ -159,6 +169,9 @@ class Run {
         if ((shape >> (8 + at) & 1) != 0)
           ram_->host()[buffers[i].address + at] = static_cast<std::byte>(choices_.byte() & 0x1f);
     if (kind_ == "vsock" && readable != 0) put_vsock_header(buffers[0], choices_.word());
+    if (scsi_request && readable != 0) put_scsi_request(buffers[0], choices_.word(), choices_.word());
+    if (kind_ == "scsi" && index == virtio::scsi::kControlQueue && readable != 0)
+      put_scsi_task(buffers[0], choices_.word());
     const bool indirect =
         (features_ & virtio::feature(virtio::VIRTIO_F_INDIRECT_DESC)) != 0 && (shape >> 30) == 0;
     drivers_[index]->offer(buffers, indirect);
@@ -184,6 +197,36 @@ class Run {
     header.buf_alloc = choice >> 14 & 0xffff;
     header.fwd_cnt = (choice >> 30) != 0 ? 0 : choice >> 16 & 0xff;
     std::memcpy(ram_->host() + buffer.address, &header, std::min<size_t>(buffer.length, sizeof header));
+  }
+
+  // Mostly a command that the disk knows.
+  void put_scsi_request(const VirtqueueDriver::Buffer& buffer, uint32_t choice, uint32_t more) {
+    static constexpr uint8_t kOpcodes[] = {0x00, 0x03, 0x08, 0x0a, 0x12, 0x15, 0x1a, 0x1b, 0x25, 0x28, 0x2a,
+                                           0x2f, 0x35, 0x41, 0x42, 0x55, 0x5a, 0x88, 0x8a, 0x8f, 0x91, 0x93,
+                                           0x9e, 0xa0, 0xa8, 0xaa, 0xaf, 0x28, 0x2a, 0x42, 0x93, 0xff};
+    std::array<uint8_t, sizeof(virtio::scsi::RequestHeader) + virtio::scsi::kDefaultCdbBytes> bytes{};
+    bytes[0] = 1;
+    bytes[1] = (choice & 15) == 0 ? 0 : VirtioBackends::kScsiTarget;
+    bytes[3] = (choice >> 4 & 15) == 0 ? 2 : choice >> 6 & choice >> 7 & 1;
+    bytes[8] = choice >> 8 & 3;
+    uint8_t* const cdb = bytes.data() + sizeof(virtio::scsi::RequestHeader);
+    cdb[0] = kOpcodes[choice >> 10 & 31];
+    cdb[1] = (choice >> 15 & 3) == 0 ? static_cast<uint8_t>(choice >> 17) : 0;
+    // Small numbers where fields end, whichever length the command has.
+    for (const unsigned at : {2u, 4u, 5u, 8u, 9u, 13u})
+      cdb[at] = (more >> at & 1) != 0 ? static_cast<uint8_t>(more >> (at + 8) & 0x3f) : 0;
+    if ((choice >> 25 & 1) != 0) cdb[1] |= 0x10;
+    std::memcpy(ram_->host() + buffer.address, bytes.data(), std::min<size_t>(buffer.length, bytes.size()));
+  }
+
+  void put_scsi_task(const VirtqueueDriver::Buffer& buffer, uint32_t choice) {
+    virtio::scsi::TaskRequest task{
+        .type = (choice & 7) == 0 ? choice >> 3 & 3 : 0,
+        .subtype = choice >> 5 & 7,
+        .lun = {1, VirtioBackends::kScsiTarget, 0, static_cast<uint8_t>(choice >> 10 & 1)},
+        .id = choice >> 8 & 3};
+    if (task.type != 0) task.subtype = 0x201 | choice >> 11 << 16;  // of a notification: the same place
+    std::memcpy(ram_->host() + buffer.address, &task, std::min<size_t>(buffer.length, sizeof task));
   }
 
   std::string judge() {

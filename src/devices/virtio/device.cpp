@@ -68,6 +68,13 @@ uint64_t Device::features() const {
   return (device_features() | feature(VIRTIO_F_VERSION_1) | kTransportFeatures) & ~withheld_;
 }
 
+uint64_t Device::config_size() {
+  std::vector<std::byte> config;
+  const Lock lock(mutex_);
+  config_locked(config);
+  return config.size();
+}
+
 void Device::read_config(uint64_t offset, std::span<std::byte> to) {
   std::ranges::fill(to, std::byte{0});
   std::vector<std::byte> config;
@@ -81,6 +88,11 @@ void Device::read_config(uint64_t offset, std::span<std::byte> to) {
 void Device::write_config(uint64_t offset, std::span<const std::byte> from) {
   const Lock lock(mutex_);
   config_written_locked(offset, from);
+}
+
+void Device::set_legacy_driver() {
+  const AllLocks locks(*this);
+  legacy_driver_ = true;
 }
 
 void Device::make_queues(std::span<const QueueSetup> setups) {
@@ -135,6 +147,7 @@ void Device::reset() {
   const AllLocks locks(*this);
   queues_.clear();
   driver_features_ = 0;
+  legacy_driver_ = false;
   stopped_locked();
 }
 
@@ -164,6 +177,8 @@ void Device::enable_queue(unsigned index, const QueueSetup& setup) {
 
 void Device::quiesce() {
   wait_until_idle();
+  const AllLocks locks(*this);
+  quiesced_locked();
 }
 
 void Device::notify(unsigned queue) {
@@ -175,6 +190,28 @@ void Device::notify(unsigned queue) {
   process(queue, lock);
   if (running_ && queues_[queue]) report_locked(*queues_[queue]);
   request_finished_locked(queue);
+}
+
+// The driver was told to notify when it adds to what we have seen: had it added before it could read that, it
+// would not, and its buffers would lie there.
+void Device::serve_rest_locked(Queue& queue) {
+  if (!queue.empty()) post_locked(queue.index());
+}
+
+void Device::post_locked(unsigned queue) {
+  if (loop_ == nullptr || posted_[queue]) return;
+  posted_[queue] = true;
+  loop_->post([this, queue, weak = std::weak_ptr<char>(alive_)] {
+    if (!weak.expired()) serve_posted(queue);
+  });
+}
+
+void Device::serve_posted(unsigned queue) {
+  {
+    const Lock lock(queue_mutex(queue));
+    posted_[queue] = false;
+  }
+  notify(queue);
 }
 
 void Device::signal_locked(Queue& queue) {
@@ -232,7 +269,11 @@ void Device::state(state::Archive& archive, bool is_running, uint64_t features,
   for (auto& queue : queues_)
     if (queue) queue->state(archive);
   device_state(archive);
-  if (archive.loading() && running_ && !archive.failed()) loaded_locked();
+  if (!archive.loading() || !running_ || archive.failed()) return;
+  loaded_locked();
+  // Whoever saved the state may have had the rest of a queue to serve.
+  for (unsigned i = 0; i < queue_count(); ++i)
+    if (queues_[i]) post_locked(i);
 }
 
 }  // namespace ostler::virtio

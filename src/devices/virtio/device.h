@@ -26,6 +26,7 @@
 
 #include "devices/virtio/features.h"
 #include "devices/virtio/queue.h"
+#include "event/loop.h"
 #include "memory/dma.h"
 #include "state/archive.h"
 
@@ -65,12 +66,19 @@ class Device {
 
   // Once, before the guest runs.
   void connect(Transport& transport) { transport_ = &transport; }
+  // The same: what one call leaves in a queue is served on this loop's thread, which destroys the device or
+  // has ended before. Without a loop it waits for the queue's next notification: for a driver of one thread,
+  // which cannot add while it is served.
+  void serve_rest_on(event::Loop& loop) { loop_ = &loop; }
 
+  uint64_t config_size();  // bytes
   // The device-specific configuration (§2.5). Bytes past its end read as 0, writes there are ignored.
   void read_config(uint64_t offset, std::span<std::byte> to);
   void write_config(uint64_t offset, std::span<const std::byte> from);
   uint32_t config_generation() const { return config_generation_.load(std::memory_order_acquire); }
 
+  // The driver uses the interface of virtio 0.9.5; until the next reset().
+  void set_legacy_driver();
   // DRIVER_OK: the driver accepted `features`. False when a queue's setup cannot be used.
   bool activate(uint64_t features, std::span<const QueueSetup> setups);
   // Afterwards no request touches guest memory and no interrupt comes. Waits for requests in flight.
@@ -105,8 +113,11 @@ class Device {
   virtual void queue_stopped_locked(unsigned /*queue*/) {}  // after its reset: it is gone
   virtual void device_state(state::Archive& archive) = 0;
   virtual void loaded_locked() {}  // after a load, running
+  // No request is in flight, and none may touch guest memory until the event loop runs again.
+  virtual void quiesced_locked() {}
 
   bool running() const { return running_; }
+  bool legacy_driver() const { return legacy_driver_; }
   uint64_t driver_features() const { return driver_features_; }
   bool has_feature(unsigned bit) const { return (driver_features_ & feature(bit)) != 0; }
   // Null when the driver did not enable it. Running only.
@@ -114,6 +125,18 @@ class Device {
   // Tells the driver if it wants to know; reports a broken queue. After one or several pushes.
   void signal_locked(Queue& queue);
   void config_changed_locked();
+  // Hands chains to `serve`, which takes a Chain&& and returns whether to go on. At most two rounds of the
+  // ring: a driver that keeps adding costs its own time, and no more of it than its share.
+  template <class Serve>
+  void serve_chains_locked(Queue& queue, Serve&& serve) {
+    for (unsigned left = 2u * queue.size(); left != 0; --left) {
+      auto chain = queue.pop();
+      if (!chain || !serve(*std::move(chain))) return;
+    }
+    serve_rest_locked(queue);
+  }
+  // Somebody else takes what is left, when anything is.
+  void serve_rest_locked(Queue& queue);
   // The driver broke the device's own rules.
   void fail_locked(Queue& queue, std::string_view why);
 
@@ -131,20 +154,26 @@ class Device {
   void need_reset(std::string_view why);
   void report_locked(const Queue& queue);
   void make_queues(std::span<const QueueSetup> setups);
+  void post_locked(unsigned queue);
+  void serve_posted(unsigned queue);
 
   memory::AddressSpace& memory_;
   const std::string name_;
   const std::vector<uint16_t> queue_sizes_;
   const uint64_t withheld_;
   Transport* transport_ = nullptr;
+  event::Loop* loop_ = nullptr;
   std::atomic<uint32_t> config_generation_{0};
   const std::unique_ptr<std::mutex[]> queue_mutexes_;  // null: mutex_ is that of all queues
   std::atomic<bool> reported_{false};                  // DEVICE_NEEDS_RESET was set since activate()
   // Changed with all locks held.
   bool running_ = false;
+  bool legacy_driver_ = false;
   uint64_t driver_features_ = 0;
   std::vector<std::optional<Queue>> queues_;
   std::array<std::atomic<unsigned>, kMaxQueues> in_flight_{};
+  std::array<bool, kMaxQueues> posted_{};                   // each guarded by its queue's lock
+  std::shared_ptr<char> alive_ = std::make_shared<char>();  // tasks that outlive the device do nothing
   std::atomic<uint64_t> failures_{0};
   std::mutex idle_mutex_;  // below all others
   std::condition_variable idle_;

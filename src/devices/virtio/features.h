@@ -10,6 +10,10 @@ constexpr uint64_t feature(unsigned bit) {
   return uint64_t{1} << bit;
 }
 
+// Of the legacy interface only (§6.3).
+inline constexpr unsigned VIRTIO_F_NOTIFY_ON_EMPTY = 24;
+inline constexpr unsigned VIRTIO_F_ANY_LAYOUT = 27;
+
 inline constexpr unsigned VIRTIO_F_INDIRECT_DESC = 28;
 inline constexpr unsigned VIRTIO_F_EVENT_IDX = 29;
 inline constexpr unsigned VIRTIO_F_VERSION_1 = 32;
@@ -33,5 +37,8 @@ inline constexpr uint16_t kTypeNet = 1;
 inline constexpr uint16_t kTypeBlock = 2;
 inline constexpr uint16_t kTypeConsole = 3;
 inline constexpr uint16_t kTypeEntropy = 4;
+inline constexpr uint16_t kTypeBalloon = 5;
+inline constexpr uint16_t kTypeScsi = 8;
+inline constexpr uint16_t kType9p = 9;
 
 }  // namespace ostler::virtio

@@ -26,7 +26,8 @@ struct DeviceOptions {
   bool notification_data = false;
   bool iommu_platform = false;
   bool ioeventfd = true;
-  config::OnOffAuto disable_legacy = config::OnOffAuto::kOn;  // there is no legacy interface to disable
+  config::OnOffAuto disable_legacy = config::OnOffAuto::kAuto;  // auto: off
+  bool disable_modern = false;
 
   // Transport-independent features that the user does not want offered.
   uint64_t withheld_features() const {
@@ -65,9 +66,10 @@ std::vector<config::Property<Options>> with_bus_properties(std::vector<config::P
       "ioeventfd", &Options::ioeventfd,
       "with -accel kvm: the guest's notifications wake the main loop, and do not stop the vCPU"));
   if (!pci) return own;
-  own.push_back(
-      config::on_off_auto<Options>("disable-legacy", &Options::disable_legacy,
-                                   "accepted for QEMU's sake: the interface is always the modern one"));
+  own.push_back(config::on_off_auto<Options>("disable-legacy", &Options::disable_legacy,
+                                             "leave the interface of virtio 0.9.5 out; auto: off"));
+  own.push_back(config::boolean<Options>("disable-modern", &Options::disable_modern,
+                                         "leave the interface of virtio 1.0 and later out"));
   own.push_back(config::pci_address<Options>("addr", &Options::addr, "PCI slot and function"));
   own.push_back(
       config::boolean<Options>("multifunction", &Options::multifunction, "more functions share this slot"));

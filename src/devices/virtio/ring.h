@@ -32,6 +32,7 @@ class Ring {
       : dma_(memory),
         setup_(setup),
         event_index_((features & feature(VIRTIO_F_EVENT_IDX)) != 0),
+        notify_on_empty_((features & feature(VIRTIO_F_NOTIFY_ON_EMPTY)) != 0),
         indirect_((features & feature(VIRTIO_F_INDIRECT_DESC)) != 0) {}
   virtual ~Ring() = default;
 
@@ -80,6 +81,7 @@ class Ring {
   memory::Dma dma_;
   const QueueSetup setup_;
   const bool event_index_;
+  const bool notify_on_empty_;
   const bool indirect_;
 
  private:

@@ -108,6 +108,8 @@ bool SplitRing::should_interrupt() {
   signalled_valid_ = true;
   // The used index must be visible before the driver's wish is read, or both sides could wait for ever.
   full_fence();
+  // §6.3: whatever the driver wishes, when the device has nothing left to do.
+  if (notify_on_empty_ && empty()) return fault().empty();
   if (!event_index_) {
     const auto flags = dma_.read_le<uint16_t>(available(kFlags));
     return flags && (*flags & VIRTQ_AVAIL_F_NO_INTERRUPT) == 0;

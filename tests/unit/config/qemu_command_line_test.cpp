@@ -205,10 +205,37 @@ TEST(QemuCommandLine, PlacesOfIdeDrivesAreChecked) {
             "-drive file=e: there are 4 places for IDE drives; give this one to if=virtio");
   EXPECT_EQ(error({"-M", "microvm", "-hda", "a"}),
             "-hda a: the microvm machine has no IDE controller; write -drive file=a,if=virtio");
-  EXPECT_EQ(error({"-drive", "file=d,if=scsi"}),
-            "-drive file=d,if=scsi: if: 'scsi' has no controller in this version; say if=virtio or if=ide");
+  EXPECT_EQ(
+      error({"-drive", "file=d,if=floppy"}),
+      "-drive file=d,if=floppy: if: 'floppy' has no controller in this version; say if=virtio, if=scsi or "
+      "if=ide");
   EXPECT_EQ(error({"-drive", "file=d,index=1,unit=0"}),
             "-drive file=d,index=1,unit=0: index: goes without bus and unit, which say the same");
+}
+
+TEST(QemuCommandLine, ScsiDrivesGetAController) {
+  const Machine m = machine({"-drive", "file=d,if=scsi,serial=7", "-drive", "file=e,if=scsi,unit=200"});
+  ASSERT_EQ(m.devices.size(), 3u);
+  EXPECT_EQ(m.devices[0].type, "virtio-scsi-pci");
+  EXPECT_EQ(m.devices[1].type, "scsi-hd");
+  EXPECT_EQ(m.devices[1].properties.front().value, "7");
+  EXPECT_EQ(m.devices[1].properties.back().value, m.drives.at(0).id);
+  EXPECT_EQ(m.devices[2].properties.front().key, "scsi-id");
+  EXPECT_EQ(m.devices[2].properties.front().value, "200");
+  EXPECT_EQ(machine({"-M", "microvm", "-drive", "file=d,if=scsi"}).devices.at(0).type, "virtio-scsi-device");
+}
+
+TEST(QemuCommandLine, ScsiDrivesUseTheControllerThatIsThere) {
+  const Machine m = machine({"-device", "virtio-scsi-pci,id=s", "-drive", "file=d,if=scsi"});
+  ASSERT_EQ(m.devices.size(), 2u);
+  EXPECT_EQ(m.devices[0].id, "s");
+  EXPECT_EQ(m.devices[1].type, "scsi-hd");
+}
+
+TEST(QemuCommandLine, ScsiDrivesHaveOneBus) {
+  EXPECT_EQ(error({"-drive", "file=d,if=scsi,bus=1"}), "-drive file=d,if=scsi,bus=1: bus: 1 is too large");
+  EXPECT_EQ(error({"-drive", "file=d,if=scsi,unit=256"}),
+            "-drive file=d,if=scsi,unit=256: unit: 256 is too large");
 }
 
 TEST(QemuCommandLine, BlockdevInJsonKeepsItsTypes) {

@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
-#include "base/bytes.h"
 #include "base/log.h"
+#include "devices/virtio/config_field.h"
 
 namespace ostler::virtio::balloon {
 namespace {
@@ -75,11 +75,10 @@ void BalloonDevice::config_locked(std::vector<std::byte>& bytes) {
 }
 
 void BalloonDevice::config_written_locked(uint64_t offset, std::span<const std::byte> from) {
-  if (from.size() != 4 || (offset != offsetof(Config, actual) && offset != offsetof(Config, poison_val))) {
-    log::guest_error("{}: configuration written at {:#x}", name(), offset);
+  if (write_config_field(offset, from, offsetof(Config, actual), actual_pages_) ||
+      write_config_field(offset, from, offsetof(Config, poison_val), poison_))
     return;
-  }
-  (offset == offsetof(Config, actual) ? actual_pages_ : poison_) = load_le<uint32_t>(from.data());
+  log::guest_error("{}: configuration written at {:#x}", name(), offset);
 }
 
 void BalloonDevice::set_target(uint64_t bytes) {
@@ -158,16 +157,16 @@ void BalloonDevice::discard_locked(GuestPhys address, uint64_t length) {
 // §5.5.6.1: page frame numbers of 4 KiB, mostly of neighbours.
 void BalloonDevice::inflate_locked(Queue& queue) {
   std::array<uint32_t, 256> frames;
-  for (unsigned left = 2u * queue.size(); left != 0; --left) {
-    auto chain = queue.pop();
-    if (!chain) break;
-    if (chain->readable_bytes() > 4 * kMostFrames)
-      return fail_locked(queue, "a list of more pages than the balloon takes at once");
+  serve_chains_locked(queue, [&](Chain&& chain) {
+    if (chain.readable_bytes() > 4 * kMostFrames) {
+      fail_locked(queue, "a list of more pages than the balloon takes at once");
+      return false;
+    }
     uint64_t first = 0, count = 0;
-    for (uint64_t at = 0; at + 4 <= chain->readable_bytes();) {
-      const uint64_t part = std::min<uint64_t>(frames.size(), (chain->readable_bytes() - at) / 4);
+    for (uint64_t at = 0; at + 4 <= chain.readable_bytes();) {
+      const uint64_t part = std::min<uint64_t>(frames.size(), (chain.readable_bytes() - at) / 4);
       const auto some = std::span(frames).first(part);
-      if (!chain->read(queue.dma(), at, std::as_writable_bytes(some))) break;
+      if (!chain.read(queue.dma(), at, std::as_writable_bytes(some))) break;
       at += 4 * part;
       for (const uint64_t frame : some) {
         if (count != 0 && frame == first + count) {
@@ -185,18 +184,18 @@ void BalloonDevice::inflate_locked(Queue& queue) {
       }
     }
     if (count != 0) discard_locked(GuestPhys{first * kPage}, count * kPage);
-    queue.push(*std::move(chain), 0);
-  }
+    queue.push(std::move(chain), 0);
+    return true;
+  });
   signal_locked(queue);
 }
 
 // The host gives a page again when the guest touches it.
 void BalloonDevice::deflate_locked(Queue& queue) {
-  for (unsigned left = 2u * queue.size(); left != 0; --left) {
-    auto chain = queue.pop();
-    if (!chain) break;
-    queue.push(*std::move(chain), 0);
-  }
+  serve_chains_locked(queue, [&](Chain&& chain) {
+    queue.push(std::move(chain), 0);
+    return true;
+  });
   signal_locked(queue);
 }
 
@@ -237,11 +236,9 @@ void BalloonDevice::poll() {
 
 // §5.5.6.5: the driver sends the number of the round, then buffers that are free pages, then "stop".
 void BalloonDevice::hints_locked(Queue& queue) {
-  for (unsigned left = 2u * queue.size(); left != 0; --left) {
-    auto chain = queue.pop();
-    if (!chain) break;
+  serve_chains_locked(queue, [&](Chain&& chain) {
     uint32_t command = 0;
-    if (chain->readable_bytes() >= sizeof command && chain->read_object(queue.dma(), 0, command)) {
+    if (chain.readable_bytes() >= sizeof command && chain.read_object(queue.dma(), 0, command)) {
       const bool ended = hinting_ && command != hint_command_;
       hinting_ = command == hint_command_ && command >= kFirstRound;
       if (ended) {
@@ -249,21 +246,21 @@ void BalloonDevice::hints_locked(Queue& queue) {
         config_changed_locked();
       }
     }
-    if (hinting_ && poison_ == 0) discard_writable_locked(*chain);
-    queue.push(*std::move(chain), 0);
-  }
+    if (hinting_ && poison_ == 0) discard_writable_locked(chain);
+    queue.push(std::move(chain), 0);
+    return true;
+  });
   signal_locked(queue);
 }
 
 // §5.5.6.6: the guest does not use these pages until its buffer is back.
 void BalloonDevice::reports_locked(Queue& queue) {
-  for (unsigned left = 2u * queue.size(); left != 0; --left) {
-    auto chain = queue.pop();
-    if (!chain) break;
+  serve_chains_locked(queue, [&](Chain&& chain) {
     // A guest that poisons its free pages relies on finding the poison.
-    if (poison_ == 0) discard_writable_locked(*chain);
-    queue.push(*std::move(chain), 0);
-  }
+    if (poison_ == 0) discard_writable_locked(chain);
+    queue.push(std::move(chain), 0);
+    return true;
+  });
   signal_locked(queue);
 }
 

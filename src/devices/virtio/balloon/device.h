@@ -19,8 +19,6 @@
 
 namespace ostler::virtio::balloon {
 
-inline constexpr uint16_t kTypeBalloon = 5;
-
 // §5.5.3
 inline constexpr unsigned VIRTIO_BALLOON_F_MUST_TELL_HOST = 0;
 inline constexpr unsigned VIRTIO_BALLOON_F_STATS_VQ = 1;

@@ -62,6 +62,7 @@ BlockDevice::BlockDevice(memory::AddressSpace& memory,
       node_(nodes_.front()),
       options_(options),
       states_(options.num_queues) {
+  writeback_ = initial_writeback();
   node_->on_resume([this] { send_kept_again(); });
   node_->on_resize([this] { capacity_changed(); });
 }
@@ -105,7 +106,10 @@ void BlockDevice::config_locked(std::vector<std::byte>& bytes) {
 }
 
 void BlockDevice::config_written_locked(uint64_t offset, std::span<const std::byte> from) {
-  if (offset != offsetof(Config, writeback) || from.size() != 1 || !has_feature(VIRTIO_BLK_F_CONFIG_WCE)) {
+  // §3.1.2: a legacy driver may write before it has told its features.
+  const bool allowed =
+      has_feature(VIRTIO_BLK_F_CONFIG_WCE) || (legacy_driver() && !running() && options_.config_wce);
+  if (offset != offsetof(Config, writeback) || from.size() != 1 || !allowed) {
     log::guest_error("{}: configuration written at {:#x}", name(), offset);
     return;
   }
@@ -115,10 +119,6 @@ void BlockDevice::config_written_locked(uint64_t offset, std::span<const std::by
 // §5.2.5.2: without FLUSH, or with the cache off, a completed write is stable.
 bool BlockDevice::write_through() const {
   return !has_feature(VIRTIO_BLK_F_FLUSH) || !writeback_;
-}
-
-void BlockDevice::started_locked() {
-  writeback_ = initial_writeback();
 }
 
 void BlockDevice::stopped_locked() {

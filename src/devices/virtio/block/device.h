@@ -68,7 +68,6 @@ class BlockDevice final : public Device {
   uint64_t device_features() const override;
   void config_locked(std::vector<std::byte>& config) override;
   void config_written_locked(uint64_t offset, std::span<const std::byte> from) override;
-  void started_locked() override;
   void process(unsigned queue, Lock& lock) override;
   void stopped_locked() override;
   void queue_stopped_locked(unsigned queue) override;

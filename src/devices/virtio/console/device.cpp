@@ -130,16 +130,15 @@ void ConsoleDevice::process(unsigned index, Lock&) {
 }
 
 void ConsoleDevice::transmit_locked(Port& port, Queue& queue) {
-  for (unsigned left = 2u * queue.size(); left != 0; --left) {
-    auto chain = queue.pop();
-    if (!chain) break;
-    if (!write_out_locked(port, queue, *chain)) {
-      queue.unpop(*std::move(chain));
-      break;  // host_writable() goes on, from sent_
+  serve_chains_locked(queue, [&](Chain&& chain) {
+    if (!write_out_locked(port, queue, chain)) {
+      queue.unpop(std::move(chain));
+      return false;  // host_writable() goes on, from sent_
     }
     port.sent_ = 0;
-    queue.push(*std::move(chain), 0);
-  }
+    queue.push(std::move(chain), 0);
+    return true;
+  });
   signal_locked(queue);
 }
 
@@ -199,14 +198,16 @@ void ConsoleDevice::host_event(Port& port, chardev::CharEvent event) {
 }
 
 void ConsoleDevice::control_locked(Queue& queue) {
-  for (unsigned left = 2u * queue.size(); left != 0; --left) {
-    auto chain = queue.pop();
-    if (!chain) break;
+  serve_chains_locked(queue, [&](Chain&& chain) {
     ControlMessage message;
-    if (!chain->read_object(queue.dma(), 0, message)) return fail_locked(queue, "a short control message");
+    if (!chain.read_object(queue.dma(), 0, message)) {
+      fail_locked(queue, "a short control message");
+      return false;
+    }
     control_message_locked(message.id, message.event, message.value);
-    queue.push(*std::move(chain), 0);
-  }
+    queue.push(std::move(chain), 0);
+    return true;
+  });
   signal_locked(queue);
   send_pending_locked();
 }

@@ -35,7 +35,7 @@ Result<std::unique_ptr<FsDevice>> FsDevice::create(memory::AddressSpace& memory,
   if (!std::has_single_bit(options.queue_size))
     return Error(ErrorKind::kInvalidArgument,
                  fmt::format("queue-size: {} is not a power of two", options.queue_size));
-  TRY_ASSIGN(Parts parts, prepare(address, 1u + options.num_request_queues));
+  TRY_ASSIGN(Parts parts, prepare(address, 1u + options.num_request_queues, 1u + options.num_request_queues));
   return std::unique_ptr<FsDevice>(new FsDevice(memory, loop, options, std::move(parts)));
 }
 

@@ -12,21 +12,24 @@ constexpr uint64_t kMostData = 16 * 1024;
 
 void NetDevice::control_locked(Queue& queue) {
   std::vector<std::byte> data;
-  for (unsigned left = 2u * queue.size(); left != 0; --left) {
-    auto chain = queue.pop();
-    if (!chain) break;
+  serve_chains_locked(queue, [&](Chain&& chain) {
     ControlHeader header;
-    if (!chain->read_object(queue.dma(), 0, header) || chain->writable_bytes() == 0)
-      return fail_locked(queue, "a control command without header or acknowledgement");
-    const uint64_t size = chain->readable_bytes() - sizeof header;
+    if (!chain.read_object(queue.dma(), 0, header) || chain.writable_bytes() == 0) {
+      fail_locked(queue, "a control command without header or acknowledgement");
+      return false;
+    }
+    const uint64_t size = chain.readable_bytes() - sizeof header;
     data.resize(size <= kMostData ? size : 0);
-    const bool done = size <= kMostData && chain->read(queue.dma(), sizeof header, data) &&
+    const bool done = size <= kMostData && chain.read(queue.dma(), sizeof header, data) &&
                       control_command_locked(header, data);
     const uint8_t ack = done ? VIRTIO_NET_OK : VIRTIO_NET_ERR;
-    if (!chain->write_object(queue.dma(), 0, ack))
-      return fail_locked(queue, "an acknowledgement outside RAM");
-    queue.push(*std::move(chain), 1);
-  }
+    if (!chain.write_object(queue.dma(), 0, ack)) {
+      fail_locked(queue, "an acknowledgement outside RAM");
+      return false;
+    }
+    queue.push(std::move(chain), 1);
+    return true;
+  });
   signal_locked(queue);
 }
 

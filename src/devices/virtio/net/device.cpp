@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <bit>
 
+#include "base/log.h"
+#include "devices/virtio/config_field.h"
+
 namespace ostler::virtio::net {
 namespace {
 
@@ -132,6 +135,13 @@ void NetDevice::config_locked(std::vector<std::byte>& bytes) {
   }
   const auto view = std::as_bytes(std::span(&config, 1));
   bytes.assign(view.begin(), view.end());
+}
+
+// §5.1.4: only a legacy driver sets its address here, when the control queue has no command for it.
+void NetDevice::config_written_locked(uint64_t offset, std::span<const std::byte> from) {
+  if (!legacy_driver() || has_feature(VIRTIO_NET_F_CTRL_MAC_ADDR) ||
+      !write_config_bytes(offset, from, offsetof(Config, mac), std::as_writable_bytes(std::span(mac_))))
+    log::guest_error("{}: configuration written at {:#x}", name(), offset);
 }
 
 void NetDevice::set_link(bool up) {

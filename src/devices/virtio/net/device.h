@@ -74,6 +74,7 @@ class NetDevice final : public Device, private ostler::net::Receiver {
   uint64_t device_features() const override;
   uint64_t guest_offload_features() const;
   void config_locked(std::vector<std::byte>& config) override;
+  void config_written_locked(uint64_t offset, std::span<const std::byte> from) override;
   void process(unsigned queue, Lock& lock) override;
   void started_locked() override;
   void stopped_locked() override;
@@ -90,6 +91,8 @@ class NetDevice final : public Device, private ostler::net::Receiver {
 
   bool link_up() const { return link_up_ && peer_up_; }
   uint64_t header_bytes() const {
+    if (!has_feature(VIRTIO_F_VERSION_1) && !has_feature(VIRTIO_NET_F_MRG_RXBUF))
+      return sizeof(ostler::net::VnetHeader);
     return sizeof(Header) + (has_feature(VIRTIO_NET_F_HASH_REPORT) ? sizeof(HashHeader) : 0);
   }
   // Does what the guest does not accept; false: it cannot be done.

@@ -72,8 +72,9 @@ bool NetDevice::receive_locked(Queue& queue, const Frame& frame, const Rss::Hash
   }
 
   const Header header = {.vnet = frame.header, .num_buffers = static_cast<uint16_t>(chains.size())};
-  bool good = chains[0].write_object(queue.dma(), 0, header);
-  if (head != sizeof header)
+  const auto header_view = std::as_bytes(std::span(&header, 1));
+  bool good = chains[0].write(queue.dma(), 0, header_view.first(std::min(head, sizeof header)));
+  if (head > sizeof header)
     good = good && chains[0].write_object(queue.dma(), sizeof header, HashHeader{hash.value, hash.report, 0});
   uint64_t sent = 0;
   for (uint16_t i = 0; i < header.num_buffers; ++i) {

@@ -68,9 +68,9 @@ void NetDevice::transmit_locked(unsigned pair) {
 }
 
 bool NetDevice::send_locked(Queue& queue, unsigned pair, const Chain& chain) {
-  Header header;
+  VnetHeader vnet;
   const uint64_t skip = header_bytes();
-  if (chain.readable_bytes() < skip || !chain.read_object(queue.dma(), 0, header)) {
+  if (chain.readable_bytes() < skip || !chain.read_object(queue.dma(), 0, vnet)) {
     fail_locked(queue, "a sent frame without header");
     return true;
   }
@@ -86,7 +86,6 @@ bool NetDevice::send_locked(Queue& queue, unsigned pair, const Chain& chain) {
     fail_locked(queue, "a sent frame outside RAM");
     return true;
   }
-  VnetHeader& vnet = header.vnet;
   vnet.flags &= VIRTIO_NET_HDR_F_NEEDS_CSUM;
   Offloads needed = 0;
   if (vnet.flags != 0) {

@@ -39,7 +39,8 @@ inline constexpr unsigned VIRTIO_NET_F_HASH_REPORT = 57;
 inline constexpr unsigned VIRTIO_NET_F_RSS = 60;
 inline constexpr unsigned VIRTIO_NET_F_SPEED_DUPLEX = 63;
 
-// §5.1.6: num_buffers is always there with VERSION_1, the hash with HASH_REPORT.
+// §5.1.6: the hash is there with HASH_REPORT; num_buffers is missing before a legacy driver that does not
+// merge buffers.
 struct [[gnu::packed]] Header {
   ostler::net::VnetHeader vnet;
   uint16_t num_buffers;

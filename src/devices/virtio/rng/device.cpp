@@ -59,27 +59,30 @@ void RngDevice::process(unsigned, Lock&) {
 }
 
 void RngDevice::serve_locked() {
+  if (left_ == 0) return;  // until the period is over
   Queue& queue = *this->queue(0);
-  // At most two rounds of the ring for one notification: a flood costs the guest's own time.
-  for (unsigned left = 2u * queue.size(); left != 0 && left_ != 0; --left) {
-    auto chain = queue.pop();
-    if (!chain) break;
-    if (chain->writable_bytes() == 0) return fail_locked(queue, "a request for no random numbers");
-    const uint64_t wanted = std::min({chain->writable_bytes(), kMostBytes, left_});
+  serve_chains_locked(queue, [&](Chain&& chain) {
+    if (chain.writable_bytes() == 0) {
+      fail_locked(queue, "a request for no random numbers");
+      return false;
+    }
+    const uint64_t wanted = std::min({chain.writable_bytes(), kMostBytes, left_});
     std::array<std::byte, 4096> piece;
     uint64_t done = 0;
     while (done < wanted) {
       const auto part = std::span(piece).first(std::min<uint64_t>(piece.size(), wanted - done));
-      if (!fill(part) || !chain->write(queue.dma(), done, part)) break;
+      if (!fill(part) || !chain.write(queue.dma(), done, part)) break;
       done += part.size();
     }
-    queue.push(*std::move(chain), static_cast<uint32_t>(done));
-    if (options_.max_bytes == Options::kUnlimited) continue;
+    queue.push(std::move(chain), static_cast<uint32_t>(done));
+    if (options_.max_bytes == Options::kUnlimited) return true;
     left_ -= done;
-    if (deadline_ >= 0) continue;
-    deadline_ = loop_.clock().now() + int64_t{options_.period} * 1'000'000;
-    timer_.set(deadline_);
-  }
+    if (deadline_ < 0) {
+      deadline_ = loop_.clock().now() + int64_t{options_.period} * 1'000'000;
+      timer_.set(deadline_);
+    }
+    return left_ != 0;
+  });
   signal_locked(queue);
 }
 

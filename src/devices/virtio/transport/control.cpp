@@ -11,6 +11,7 @@ Control::Control(Device& device) : device_(device) {
 void Control::reset() {
   device_.reset();
   activated_ = false;
+  interface_.store(Interface::kNone, std::memory_order_release);
   status_.store(0, std::memory_order_release);
   device_feature_select = driver_feature_select = 0;
   queue_select = 0;
@@ -19,10 +20,32 @@ void Control::reset() {
   for (unsigned i = 0; i < device_.queue_count(); ++i) queues_[i].size = device_.queue_max_size(i);
 }
 
+bool Control::claim(Interface interface) {
+  const Interface now = interface_.load(std::memory_order_acquire);
+  if (now == interface) return true;
+  if (now != Interface::kNone) {
+    log::guest_error("{}: the {} interface is written while the other one drives", device_.name(),
+                     interface == Interface::kLegacy ? "legacy" : "modern");
+    return false;
+  }
+  interface_.store(interface, std::memory_order_release);
+  if (interface == Interface::kLegacy) device_.set_legacy_driver();
+  return true;
+}
+
+bool Control::set_needs_reset() {
+  if (interface() == Interface::kLegacy) return false;
+  return (status_.fetch_or(status::kNeedsReset) & status::kDriverOk) != 0;
+}
+
 bool Control::features_accepted() const {
+  if (interface() == Interface::kLegacy) return (driver_features_ & ~uint64_t{legacy_features()}) == 0;
   if ((driver_features_ & ~device_.features()) != 0) return false;
-  return (driver_features_ & feature(VIRTIO_F_VERSION_1)) !=
-         0;  // §6.1: a legacy driver, which we do not serve
+  return (driver_features_ & feature(VIRTIO_F_VERSION_1)) != 0;  // §6.1: or the driver is a legacy one
+}
+
+void Control::activate() {
+  activated_ = device_.activate(driver_features_, queues_);
 }
 
 bool Control::write_status(uint8_t value) {
@@ -46,7 +69,7 @@ bool Control::write_status(uint8_t value) {
   }
   status_.fetch_or(added);
   if ((added & status::kDriverOk) != 0) {
-    activated_ = device_.activate(driver_features_, queues_);
+    activate();
     if (!activated_) status_.fetch_or(status::kNeedsReset);
   }
   return false;
@@ -134,7 +157,7 @@ void Control::write_queue_reset() {
 }
 
 void Control::state(state::Archive& archive) {
-  archive.section("virtio-control", 1);
+  archive.section("virtio-control", 2);
   uint8_t status_byte = status();
   archive.field("status", status_byte);
   archive.field("device_feature_select", device_feature_select);
@@ -148,10 +171,21 @@ void Control::state(state::Archive& archive) {
     archive.field("driver", setup.driver);
     archive.field("device", setup.device);
   }
-  archive.field("activated", activated_);
-  archive.check(!activated_ || ((status_byte & status::kDriverOk) != 0 && features_accepted()), "activated");
+  bool activated = activated_;
+  archive.field("activated", activated);
+  Interface driving = interface();
+  if (archive.version() >= 2)
+    archive.field("interface", driving);
+  else
+    driving = status_byte == 0 ? Interface::kNone : Interface::kModern;
+  archive.check(driving <= Interface::kModern, "interface");
+  interface_.store(driving, std::memory_order_release);
+  const bool started = driving == Interface::kLegacy || (status_byte & status::kDriverOk) != 0;
+  archive.check(!activated || (started && features_accepted()), "activated");
   if (archive.loading()) status_.store(status_byte, std::memory_order_release);
-  device_.state(archive, activated_, driver_features_, queues_);
+  activated_ = activated;
+  device_.state(archive, activated, driver_features_, queues_);
+  if (archive.loading() && driving == Interface::kLegacy) device_.set_legacy_driver();
 }
 
 }  // namespace ostler::virtio

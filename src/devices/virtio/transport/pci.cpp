@@ -4,17 +4,12 @@
 
 #include "base/bytes.h"
 #include "base/log.h"
+#include "devices/virtio/transport/legacy_ports.h"
 
 namespace ostler::virtio {
 namespace {
 
-constexpr uint16_t kVendor = 0x1af4;
-constexpr uint16_t kFirstDevice = 0x1040;
-constexpr uint16_t kSubsystem = 0x1100;
-constexpr uint16_t kTypeFileSystem = 26;
-constexpr uint16_t VIRTIO_MSI_NO_VECTOR = 0xffff;
-
-constexpr unsigned kMsixBar = 1, kBar = 4;
+constexpr unsigned kLegacyBar = 0, kMsixBar = 1, kBar = 4;
 constexpr uint64_t kCommon = 0x0000, kIsr = 0x1000, kDevice = 0x2000, kNotify = 0x3000, kBarSize = 0x4000;
 constexpr uint64_t kPart = 0x1000;
 constexpr uint32_t kNotifyMultiplier = 4;
@@ -65,37 +60,10 @@ unsigned field_size(uint64_t offset) {
   return offset < kQueueNotifyData && offset % 4 == 0 ? 4 : 0;
 }
 
-uint32_t class_of(uint16_t type) {
-  switch (type) {
-    case kTypeNet:
-      return 0x020000;
-    case kTypeBlock:
-      return 0x010000;
-    case kTypeConsole:
-      return 0x078000;
-    case kTypeFileSystem:
-      return 0x018000;
-    default:
-      return 0x00ff00;
-  }
-}
-
-pci::Identity identity(const Device& device) {
-  pci::Identity id;
-  id.vendor = kVendor;
-  id.device = static_cast<uint16_t>(kFirstDevice + device.type());
-  id.revision = 1;  // §4.1.2.1: non-transitional
-  id.class_code = class_of(device.type());
-  id.subsystem_vendor = kVendor;
-  id.subsystem = kSubsystem;
-  id.interrupt_pin = 1;
-  return id;
-}
-
 }  // namespace
 
-Pci::Pci(std::unique_ptr<Device> device, std::optional<uint16_t> vectors)
-    : pci::Function(device->name(), identity(*device)),
+Pci::Pci(std::unique_ptr<Device> device, std::optional<uint16_t> vectors, PciInterfaces interfaces)
+    : pci::Function(device->name(), pci_identity(device->type(), interfaces)),
       device_(std::move(device)),
       region_(device_->name(), *this, kBarSize),
       control_(*device_) {
@@ -105,8 +73,14 @@ Pci::Pci(std::unique_ptr<Device> device, std::optional<uint16_t> vectors)
     add_bar(kMsixBar, pci::BarKind::kMemory32, msix_->region());
     msix_->add_capability(config(), kMsixBar);
   }
-  add_bar(kBar, pci::BarKind::kMemory64, region_, true);
-  add_capabilities();
+  if (interfaces != PciInterfaces::kModern) {
+    legacy_ = std::make_unique<LegacyPorts>(*this);
+    add_bar(kLegacyBar, pci::BarKind::kIo, legacy_->region());
+  }
+  if (interfaces != PciInterfaces::kLegacy) {
+    add_bar(kBar, pci::BarKind::kMemory64, region_, true);
+    add_capabilities();
+  }
   clear_interrupts();
   device_->connect(*this);
 }
@@ -177,7 +151,7 @@ bool Pci::window(uint64_t& offset, unsigned& size) {
 }
 
 bool Pci::read_special(uint16_t offset, unsigned size, uint32_t& value) {
-  if (offset != window_capability_ + kCapData) return false;
+  if (window_capability_ == 0 || offset != window_capability_ + kCapData) return false;
   uint64_t at = 0;
   unsigned length = 0;
   value = window(at, length) ? static_cast<uint32_t>(io_read(at, length)) : 0;
@@ -186,7 +160,7 @@ bool Pci::read_special(uint16_t offset, unsigned size, uint32_t& value) {
 }
 
 bool Pci::write_special(uint16_t offset, unsigned size, uint32_t value) {
-  if (offset != window_capability_ + kCapData) return false;
+  if (window_capability_ == 0 || offset != window_capability_ + kCapData) return false;
   uint64_t at = 0;
   unsigned length = 0;
   if (window(at, length)) io_write(at, length, value & size_mask(std::min(size, length)));
@@ -205,14 +179,8 @@ uint64_t Pci::io_read(uint64_t offset, unsigned size) {
       const std::lock_guard lock(registers_mutex_);
       return read_common_locked(at);
     }
-    case kIsr: {
-      if (at != 0) return 0;
-      const std::lock_guard lock(isr_mutex_);
-      const uint8_t value = isr_;
-      isr_ = 0;  // §4.1.4.5.1: reading clears, and de-asserts the pin
-      set_interrupt(false);
-      return value;
-    }
+    case kIsr:
+      return at == 0 ? take_isr() : 0;
     case kDevice: {
       std::array<std::byte, 8> bytes{};
       device_->read_config(at, std::span(bytes).first(size));
@@ -243,6 +211,7 @@ void Pci::io_write(uint64_t offset, unsigned size, uint64_t value) {
       return;
     }
     case kDevice: {
+      if (control_.interface() == Interface::kLegacy) return;
       std::array<std::byte, 8> bytes;
       store_le(bytes.data(), value);
       device_->write_config(at, std::span(bytes).first(size));
@@ -318,6 +287,10 @@ uint16_t Pci::checked_vector(uint32_t value) const {
 
 void Pci::write_common_locked(uint64_t offset, uint32_t value) {
   using enum Control::Part;
+  // Both interfaces reset, and what only selects is no use of the device.
+  const bool selects =
+      offset == kDeviceFeatureSelect || offset == kDriverFeatureSelect || offset == kQueueSelect;
+  if (!selects && !(offset == kDeviceStatus && value == 0) && !control_.claim(Interface::kModern)) return;
   switch (offset) {
     case kDeviceFeatureSelect:
       control_.device_feature_select = value;
@@ -373,6 +346,13 @@ void Pci::write_common_locked(uint64_t offset, uint32_t value) {
     default:
       log::guest_error("{}: write of {:#x} to {:#x}", device_->name(), value, offset);
   }
+}
+
+// §4.1.4.5.1: reading clears, and de-asserts the pin.
+uint8_t Pci::take_isr() {
+  const std::lock_guard lock(isr_mutex_);
+  set_interrupt(false);
+  return std::exchange(isr_, uint8_t{0});
 }
 
 void Pci::clear_interrupts() {

@@ -1,5 +1,7 @@
-// Virtio over PCI, modern (Virtio 1.2 §4.1): vendor 1af4, device 0x1040 + type.
+// Virtio over PCI (Virtio 1.2 §4.1): vendor 1af4, device 0x1040 + type, or of 0x1000 to 0x103f when it has
+// the legacy interface.
 //
+//     BAR 0   ports of the legacy interface (LegacyPorts)
 //     BAR 1   MSI-X table and pending bits
 //     BAR 4   0x0000 common configuration   0x1000 ISR   0x2000 device configuration
 //             0x3000 notifications, 4 bytes a queue
@@ -20,18 +22,24 @@
 #include "devices/pci/function.h"
 #include "devices/pci/msix.h"
 #include "devices/virtio/transport/control.h"
+#include "devices/virtio/transport/pci_interfaces.h"
 #include "devices/virtio/transport/queue_doorbells.h"
 
 namespace ostler::virtio {
+
+class LegacyPorts;
 
 // Owns its device. Registers from any vCPU thread; locks are taken here.
 class Pci final : public pci::Function, public bus::IoHandler, public bus::Doorbells, public Transport {
  public:
   // `vectors`: MSI-X vectors; 0: no MSI-X; nullopt: one for each queue and one for the configuration.
-  explicit Pci(std::unique_ptr<Device> device, std::optional<uint16_t> vectors = {});
+  // `interfaces` other than kModern: the device's type has a transitional_device_id().
+  explicit Pci(std::unique_ptr<Device> device, std::optional<uint16_t> vectors = {},
+               PciInterfaces interfaces = PciInterfaces::kModern);
   ~Pci() override;
 
   Device& device() { return *device_; }
+  LegacyPorts* legacy_ports() { return legacy_.get(); }  // null: there is no legacy interface
   // Before it is plugged: notifications may come as eventfds, and are then served on the loop's thread.
   void serve_on(event::Loop& loop);
   // Waits until no request is in flight. vCPUs do not run meanwhile.
@@ -47,6 +55,7 @@ class Pci final : public pci::Function, public bus::IoHandler, public bus::Doorb
   void needs_reset() override;
 
  private:
+  friend class LegacyPorts;
   void add_capabilities();
   void config_changed_locked(uint16_t offset, unsigned size) override;
   bool read_special(uint16_t offset, unsigned size, uint32_t& value) override;
@@ -56,6 +65,7 @@ class Pci final : public pci::Function, public bus::IoHandler, public bus::Doorb
 
   uint32_t read_common_locked(uint64_t offset);
   void write_common_locked(uint64_t offset, uint32_t value);
+  uint8_t take_isr();
   void clear_interrupts();
   void raise(uint16_t vector, uint8_t isr_bit);
   uint16_t checked_vector(uint32_t value) const;
@@ -66,7 +76,8 @@ class Pci final : public pci::Function, public bus::IoHandler, public bus::Doorb
   std::unique_ptr<QueueDoorbells> doorbells_;
   std::optional<pci::Msix> msix_;
   memory::IoRegion region_;
-  uint16_t window_capability_ = 0;
+  std::unique_ptr<LegacyPorts> legacy_;
+  uint16_t window_capability_ = 0;  // 0: no modern interface
 
   std::mutex registers_mutex_;  // control_
   Control control_;

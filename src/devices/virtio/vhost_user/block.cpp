@@ -61,7 +61,7 @@ Result<std::unique_ptr<BlockDevice>> BlockDevice::create(memory::AddressSpace& m
   if (!std::has_single_bit(options.queue_size))
     return Error(ErrorKind::kInvalidArgument,
                  fmt::format("queue-size: {} is not a power of two", options.queue_size));
-  TRY_ASSIGN(Parts parts, prepare(address, options.num_queues));
+  TRY_ASSIGN(Parts parts, prepare(address, options.num_queues, options.num_queues));
   const auto named = [&](Error error) {
     return std::move(error).with_context("the back end at " + address.path);
   };
@@ -129,9 +129,22 @@ void BlockDevice::refuse_locked(Queue& queue, Chain chain) {
   queue.push(std::move(chain), told ? 1 : 0);
 }
 
-// Machine::save() refuses before: what the back end has not finished is not ours to keep.
 void BlockDevice::device_state(state::Archive& archive) {
   archive.section("vhost-user-blk", 1);
+  auto size = load_le<uint64_t>(config_.data());
+  archive.field("size", size);
+  archive.check(size == load_le<uint64_t>(config_.data()), "size of the disk");
+  auto writeback = std::to_integer<uint8_t>(config_[kWriteback]);
+  archive.field("writeback", writeback);
+  config_[kWriteback] = std::byte{writeback};
+  rings_state(archive);
+}
+
+// The write cache as the guest has set it.
+void BlockDevice::restored_locked() {
+  if (!has_feature(block::VIRTIO_BLK_F_CONFIG_WCE)) return;
+  if (auto done = session_locked()->set_config(kWriteback, {&config_[kWriteback], 1}); !done)
+    lose_locked(done.error().message());
 }
 
 }  // namespace ostler::virtio::vhost_user

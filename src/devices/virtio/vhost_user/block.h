@@ -41,10 +41,11 @@ class BlockDevice final : public VhostUserDevice {
   uint64_t back_end_features() const override;
   void config_locked(std::vector<std::byte>& config) override { config = config_; }
   void config_written_locked(uint64_t offset, std::span<const std::byte> from) override;
-  bool keeps_requests() const override { return true; }
+  bool keeps_requests(unsigned) const override { return reconnects(); }
   Result<void> accept_locked(Session& session) override;
   void refuse_locked(Queue& queue, Chain chain) override;
   void device_state(state::Archive& archive) override;
+  void restored_locked() override;
 
   const uint16_t num_queues_;
   const uint64_t offered_;

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdio>
 
 #include "base/log.h"
 
@@ -28,22 +29,32 @@ void clear_event(const Fd& event) {
 
 }  // namespace
 
-Result<VhostUserDevice::Parts> VhostUserDevice::prepare(const Address& address, unsigned queues) {
+Result<VhostUserDevice::Parts> VhostUserDevice::prepare(const Address& address, unsigned rings,
+                                                        uint64_t least) {
   Parts parts;
   parts.address = address;
-  TRY_ASSIGN(Fd socket, connect_to(address));
+  parts.least_queues = least;
+  Fd socket;
+  if (address.listener != nullptr) {
+    std::fprintf(stderr, "ostler: waiting for a back end at %s\n", address.path.c_str());
+    socket = address.listener->wait();
+  } else {
+    TRY_ASSIGN(socket, connect_to(address));
+  }
   auto session = Session::open(std::move(socket));
   if (!session) return std::move(session).error().with_context("the back end at " + address.path);
   parts.session = *std::move(session);
-  if (parts.session->queues() < queues)
+  if (parts.session->queues() < least)
     return Error(ErrorKind::kUnsupported,
                  fmt::format("the back end at {} has {} queues, and {} are asked for", address.path,
-                             parts.session->queues(), queues));
+                             parts.session->queues(), least));
   TRY_ASSIGN(parts.rings, memory::RamBlock::create({.name = "vhost-user-rings",
-                                                    .size = queues * ShadowRing::kBytes,
+                                                    .size = rings * ShadowRing::kBytes,
                                                     .backing = memory::Backing::kMemfd,
                                                     .share = true}));
-  for (unsigned i = 0; i < queues; ++i) {
+  parts.wake = Fd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!parts.wake) return errno_error("eventfd", errno);
+  for (unsigned i = 0; i < rings; ++i) {
     parts.kicks.emplace_back(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
     parts.calls.emplace_back(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
     if (!parts.kicks.back() || !parts.calls.back()) return errno_error("eventfd", errno);
@@ -56,23 +67,30 @@ VhostUserDevice::VhostUserDevice(memory::AddressSpace& memory, event::Loop& loop
     : Device(memory, std::move(name), std::move(queue_sizes), withheld),
       loop_(loop),
       address_(std::move(parts.address)),
+      least_queues_(parts.least_queues),
       rings_memory_(std::move(parts.rings)),
+      wake_(std::move(parts.wake)),
       session_(std::move(parts.session)),
       reader_(memory),
       timer_(loop, [this] { reconnect(); }) {
-  rings_.resize(queue_count());
-  for (unsigned i = 0; i < queue_count(); ++i) {
+  rings_.resize(parts.kicks.size());
+  for (unsigned i = 0; i < rings_.size(); ++i) {
     rings_[i].kick = std::move(parts.kicks[i]);
     rings_[i].call = std::move(parts.calls[i]);
     rings_[i].shadow = std::make_unique<ShadowRing>(rings_memory_->host() + i * ShadowRing::kBytes);
     loop_.watch(rings_[i].call.get(), EPOLLIN, [this, i](uint32_t) { collect(i); });
   }
+  loop_.watch(wake_.get(), EPOLLIN, [this](uint32_t) { go_on(); });
   watch();
 }
 
 VhostUserDevice::~VhostUserDevice() {
+  loop_.unwatch(wake_.get());
   for (const Ring& ring : rings_) loop_.unwatch(ring.call.get());
-  if (session_ != nullptr) loop_.unwatch(session_->fd());
+  if (session_ != nullptr)
+    loop_.unwatch(session_->fd());
+  else if (address_.listener != nullptr)
+    loop_.unwatch(address_.listener->fd());
 }
 
 bool VhostUserDevice::connected() {
@@ -90,22 +108,33 @@ void VhostUserDevice::watch() {
 void VhostUserDevice::lose_locked(const std::string& why) {
   if (session_locked() != nullptr) session_->end();
   log::warning(fmt::format("{}: the back end at {} is lost: {}{}", name(), address_.path, why,
-                           address_.reconnect == 0 ? "" : "; a new one is looked for"));
-  for (unsigned i = 0; i < queue_count(); ++i) {
-    Ring& ring = rings_[i];
-    if (!ring.started) continue;
-    ring.started = false;
-    if (ring.shadow->fault().empty()) collect_locked(i);  // what it finished before
-    auto rest = ring.shadow->give_back();
-    if (!running() || queue(i) == nullptr) continue;
-    Queue& guest = *queue(i);
-    if (keeps_requests() && address_.reconnect != 0) {
-      ring.kept = std::move(rest);
-      continue;
-    }
-    for (Chain& chain : rest) refuse_locked(guest, std::move(chain));
-    refuse_all_locked(i);
-  }
+                           reconnects() ? "; a new one is looked for" : ""));
+  for (unsigned i = 0; i < rings_.size(); ++i)
+    if (rings_[i].started)
+      dispose_locked(i, Rest::kAsUsual);
+    else
+      refuse_kept_locked(i);
+  connection_changed_locked();
+}
+
+// What is left in a ring that the back end serves no more.
+void VhostUserDevice::dispose_locked(unsigned index, Rest rest) {
+  Ring& ring = rings_[index];
+  ring.started = false;
+  if (ring.shadow->fault().empty()) collect_locked(index);  // what it finished before
+  std::deque<Chain> kept;
+  for (Chain& chain : ring.shadow->give_back()) kept.push_back(std::move(chain));
+  if (!running() || queue(index) == nullptr) return;
+  for (Chain& chain : ring.kept) kept.push_back(std::move(chain));
+  ring.kept = std::move(kept);
+  if (rest == Rest::kAsUsual) refuse_kept_locked(index);
+}
+
+// What will not get to a back end, in a queue that does not wait for one.
+void VhostUserDevice::refuse_kept_locked(unsigned index) {
+  if (!running() || queue(index) == nullptr || keeps_requests(index)) return;
+  for (Chain& chain : std::exchange(rings_[index].kept, {})) refuse_locked(*queue(index), std::move(chain));
+  refuse_all_locked(index);
 }
 
 void VhostUserDevice::hung_up() {
@@ -114,7 +143,14 @@ void VhostUserDevice::hung_up() {
   if (session_->alive()) lose_locked("it has closed the connection");
   loop_.unwatch(session_->fd());
   session_.reset();
-  if (address_.reconnect != 0) timer_.set(loop_.clock().now() + int64_t{address_.reconnect} * 1'000'000'000);
+  look_for_another();
+}
+
+void VhostUserDevice::look_for_another() {
+  if (address_.listener != nullptr)
+    loop_.watch(address_.listener->fd(), EPOLLIN, [this](uint32_t) { reconnect(); });
+  else if (address_.reconnect != 0)
+    timer_.set(loop_.clock().now() + int64_t{address_.reconnect} * 1'000'000'000);
 }
 
 void VhostUserDevice::reconnect() {
@@ -122,8 +158,9 @@ void VhostUserDevice::reconnect() {
   if (session_ != nullptr) return;
   const auto again = [this] {
     session_.reset();
-    timer_.set(loop_.clock().now() + int64_t{address_.reconnect} * 1'000'000'000);
+    look_for_another();
   };
+  if (address_.listener != nullptr) loop_.unwatch(address_.listener->fd());
   auto socket = connect_to(address_);
   if (!socket) return again();
   auto opened = Session::open(*std::move(socket));
@@ -133,11 +170,13 @@ void VhostUserDevice::reconnect() {
   };
   if (!opened) return unfit(opened.error().message());
   session_ = *std::move(opened);
-  if (session_->queues() < queue_count()) return unfit("it has fewer queues");
+  if (session_->queues() < least_queues_) return unfit("it has fewer queues");
   if ((back_end_features() & ~session_->features()) != 0) return unfit("it lacks features of the last one");
   if (auto accepted = accept_locked(*session_); !accepted) return unfit(accepted.error().message());
   watch();
-  if (running()) started_locked();
+  if (running()) set_up_and_submit_locked();
+  if (session_locked() != nullptr) connection_changed_locked();
+  signal_event(wake_);  // for what a load has left to do
 }
 
 Result<void> VhostUserDevice::share_memory_locked() {
@@ -158,6 +197,9 @@ Result<void> VhostUserDevice::share_memory_locked() {
 
 Result<void> VhostUserDevice::start_ring_locked(unsigned index) {
   Ring& ring = rings_[index];
+  const bool enabled = enables_ring(index);
+  if (ring.started && ring.enabled != enabled) TRY(session_->enable_ring(index, enabled));
+  ring.enabled = enabled;
   if (ring.started) return {};
   ring.shadow->reset();
   clear_event(ring.kick);
@@ -167,43 +209,104 @@ Result<void> VhostUserDevice::start_ring_locked(unsigned index) {
                             .descriptors = base + ShadowRing::kDescriptors,
                             .available = base + ShadowRing::kAvailable,
                             .used = base + ShadowRing::kUsed},
-                           ring.kick.get(), ring.call.get()));
+                           ring.kick.get(), ring.call.get(), enabled));
   ring.started = true;
   return {};
 }
 
 Result<void> VhostUserDevice::set_up_locked() {
-  TRY(session_->set_features(back_end_features() | feature(VIRTIO_F_VERSION_1)));
+  TRY(session_->set_features(back_end_features() | (modern_requests() ? feature(VIRTIO_F_VERSION_1) : 0)));
   shared_view_.reset();
   TRY(share_memory_locked());
-  for (unsigned i = 0; i < queue_count(); ++i)
-    if (queue(i) != nullptr) TRY(start_ring_locked(i));
+  for (unsigned i = 0; wants_rings() && i < rings_.size(); ++i)
+    if (has_ring(i) && queue(i) != nullptr) TRY(start_ring_locked(i));
   return {};
+}
+
+void VhostUserDevice::halt_ring_locked(unsigned index, Rest rest) {
+  if (!rings_[index].started || session_locked() == nullptr) return;
+  if (auto done = session_->stop_ring(index); !done) return lose_locked(done.error().message());
+  dispose_locked(index, rest);
+}
+
+void VhostUserDevice::update_rings_locked() {
+  for (unsigned i = 0; running() && i < rings_.size(); ++i) {
+    if (session_locked() == nullptr) return;
+    if (!has_ring(i) || queue(i) == nullptr) continue;
+    if (!wants_rings()) {
+      halt_ring_locked(i, Rest::kAsUsual);
+      continue;
+    }
+    submit_locked(i);
+  }
 }
 
 // --- the device -----------------------------------------------------------------------------------------
 
 void VhostUserDevice::started_locked() {
+  set_up_and_submit_locked();
+}
+
+void VhostUserDevice::set_up_and_submit_locked() {
   if (session_locked() == nullptr) return;
   if (auto done = set_up_locked(); !done) return lose_locked(done.error().message());
-  for (unsigned i = 0; i < queue_count(); ++i) {
-    if (queue(i) == nullptr) continue;
-    submit_kept_locked(i);
-    submit_locked(i);
-  }
+  update_rings_locked();
 }
 
 void VhostUserDevice::loaded_locked() {
-  started_locked();
+  for (unsigned i = 0; i < rings_.size(); ++i)
+    for (const ChainRecord& record : std::exchange(rings_[i].records, {})) {
+      auto chain = queue(i) != nullptr ? queue(i)->take_again(record) : std::nullopt;
+      if (!chain) break;
+      rings_[i].kept.push_back(*std::move(chain));
+    }
+  set_up_and_submit_locked();
+  restored_ = true;
+  signal_event(wake_);
+}
+
+// The machine copies the guest's memory before its loop runs again.
+void VhostUserDevice::quiesced_locked() {
+  for (unsigned i = 0; i < rings_.size(); ++i) halt_ring_locked(i, Rest::kKeep);
+  signal_event(wake_);
+}
+
+void VhostUserDevice::go_on() {
+  const Lock lock(mutex_);
+  clear_event(wake_);
+  if (!running()) return;
+  if (session_locked() == nullptr)
+    for (unsigned i = 0; i < rings_.size(); ++i) refuse_kept_locked(i);
+  else
+    update_rings_locked();
+  if (session_locked() != nullptr && std::exchange(restored_, false)) restored_locked();
+}
+
+void VhostUserDevice::rings_state(state::Archive& archive) {
+  for (unsigned i = 0; i < rings_.size(); ++i) {
+    Ring& ring = rings_[i];
+    ring.records.clear();
+    for (const Chain& chain : ring.kept) ring.records.push_back(chain.record());
+    auto count = static_cast<uint16_t>(ring.records.size());
+    archive.field("kept", count);
+    archive.check(count <= queue_max_size(i), "kept");
+    if (archive.failed()) return;
+    ring.records.resize(count);
+    for (ChainRecord& record : ring.records) record.state(archive);
+    if (!archive.loading()) ring.records.clear();
+  }
 }
 
 void VhostUserDevice::stopped_locked() {
-  for (unsigned i = 0; i < queue_count(); ++i) queue_stopped_locked(i);
+  restored_ = false;
+  for (unsigned i = 0; i < rings_.size(); ++i) queue_stopped_locked(i);
 }
 
 void VhostUserDevice::queue_stopped_locked(unsigned index) {
+  if (index >= rings_.size()) return;
   Ring& ring = rings_[index];
   ring.kept.clear();
+  ring.records.clear();
   if (!ring.started) return;
   if (session_locked() != nullptr)
     if (auto done = session_->stop_ring(index); !done) lose_locked(done.error().message());
@@ -212,30 +315,31 @@ void VhostUserDevice::queue_stopped_locked(unsigned index) {
 }
 
 void VhostUserDevice::process(unsigned index, Lock&) {
-  submit_locked(index);
-}
-
-// Requests that the last back end did not finish, before those that came since.
-void VhostUserDevice::submit_kept_locked(unsigned index) {
-  Ring& ring = rings_[index];
-  if (!ring.started) return;
-  for (Chain& chain : ring.kept) ring.shadow->add(std::move(chain));
-  ring.kept.clear();
-  if (ring.shadow->publish()) signal_event(ring.kick);
+  if (has_ring(index))
+    submit_locked(index);
+  else
+    serve_locked(*queue(index));
 }
 
 void VhostUserDevice::submit_locked(unsigned index) {
   Queue& guest = *queue(index);
-  if (session_locked() == nullptr) {
-    if (!keeps_requests() || address_.reconnect == 0) refuse_all_locked(index);
+  if (session_locked() == nullptr || !wants_rings()) {
+    if (!keeps_requests(index)) refuse_all_locked(index);
     return;
   }
   if (auto shared = share_memory_locked(); !shared) return lose_locked(shared.error().message());
   if (auto started = start_ring_locked(index); !started) return lose_locked(started.error().message());
   Ring& ring = rings_[index];
-  while (auto chain = guest.pop()) {
-    if (!ring.shadow->fits(*chain)) {
-      guest.unpop(*std::move(chain));  // until others are done
+  for (;;) {
+    const bool kept = !ring.kept.empty();
+    auto chain = kept ? std::optional(std::move(ring.kept.front())) : guest.pop();
+    if (kept) ring.kept.pop_front();
+    if (!chain) break;
+    if (!ring.shadow->fits(*chain)) {  // until others are done
+      if (kept)
+        ring.kept.push_front(*std::move(chain));
+      else
+        guest.unpop(*std::move(chain));
       break;
     }
     for (const auto part : {chain->readable(), chain->writable()})
@@ -249,12 +353,10 @@ void VhostUserDevice::submit_locked(unsigned index) {
 
 void VhostUserDevice::refuse_all_locked(unsigned index) {
   Queue& guest = *queue(index);
-  // As many as the ring can have at once: the driver cannot keep us here.
-  for (unsigned left = guest.size(); left != 0; --left) {
-    auto chain = guest.pop();
-    if (!chain) break;
-    refuse_locked(guest, *std::move(chain));
-  }
+  serve_chains_locked(guest, [&](Chain&& chain) {
+    refuse_locked(guest, std::move(chain));
+    return true;
+  });
   signal_locked(guest);
 }
 
@@ -272,13 +374,15 @@ void VhostUserDevice::collect_locked(unsigned index) {
   if (!running() || queue(index) == nullptr) return;
   Queue& guest = *queue(index);
   ShadowRing& shadow = *rings_[index].shadow;
+  // The driver sees them at once: some belong together (mergeable buffers of a network).
   while (auto done = shadow.take()) {
     // All of the writable part, whatever length it tells.
     memory::Mapping mapping;
     if (done->chain.map_writable(guest.dma(), 0, done->chain.writable_bytes(), mapping))
       guest.dma().written(mapping, mapping.bytes);
-    guest.push(std::move(done->chain), done->written);
+    guest.stage(std::move(done->chain), done->written);
   }
+  guest.publish();
   signal_locked(guest);
 }
 

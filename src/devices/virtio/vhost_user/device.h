@@ -11,6 +11,7 @@
 // the back end's calls and its end come on the event loop's thread.
 #pragma once
 
+#include <deque>
 #include <memory>
 #include <optional>
 #include <string>
@@ -38,21 +39,39 @@ class VhostUserDevice : public Device {
     std::unique_ptr<Session> session;
     std::shared_ptr<memory::RamBlock> rings;
     std::vector<Fd> kicks, calls;
+    Fd wake;
+    uint64_t least_queues = 0;
   };
-  // Connects; checks that the back end has `queues` queues. Errors: one sentence about the back end.
-  static Result<Parts> prepare(const Address& address, unsigned queues);
+  // Connects; checks that the back end tells of at least `least` queues (or pairs of them: what it counts).
+  // `rings`: how many of the device's queues it serves, the first ones. Errors: one sentence about the back
+  // end.
+  static Result<Parts> prepare(const Address& address, unsigned rings, uint64_t least);
 
   // On the loop's thread or before it runs, as the destructor.
   VhostUserDevice(memory::AddressSpace& memory, event::Loop& loop, std::string name,
                   std::vector<uint16_t> queue_sizes, uint64_t withheld, Parts parts);
   ~VhostUserDevice() override;
 
-  // Features of the back end that the device's driver or we use; VIRTIO_F_VERSION_1 comes by itself.
+  // Features of the back end that the device's driver or we use; VIRTIO_F_VERSION_1 comes by
+  // itself.
   virtual uint64_t back_end_features() const { return 0; }
+  // Whether requests have the form of VIRTIO_F_VERSION_1.
+  virtual bool modern_requests() const { return true; }
   // Answers a request that no back end will: pushes `chain`.
   virtual void refuse_locked(Queue& queue, Chain chain) = 0;
   // Whether requests wait for the next back end instead.
-  virtual bool keeps_requests() const { return false; }
+  virtual bool keeps_requests(unsigned /*queue*/) const { return false; }
+  // Whether the back end has the queue; others are served by serve_locked().
+  virtual bool has_ring(unsigned queue) const { return queue < rings_.size(); }
+  virtual void serve_locked(Queue& /*queue*/) {}
+  // Whether the back end gets requests now, and whether it works on those of one queue; after a change:
+  // update_rings_locked().
+  virtual bool wants_rings() const { return true; }
+  virtual bool enables_ring(unsigned /*queue*/) const { return true; }
+  void update_rings_locked();
+  // It was lost, or there is a new one, and the rings run.
+  virtual void connection_changed_locked() {}
+  bool reconnects() const { return address_.reconnects(); }
   // A new back end is there, before it serves anything. An error sends it away.
   virtual Result<void> accept_locked(Session&) { return {}; }
   Session* session_locked() { return session_ != nullptr && session_->alive() ? session_.get() : nullptr; }
@@ -64,31 +83,46 @@ class VhostUserDevice : public Device {
   void queue_stopped_locked(unsigned queue) override;
   void process(unsigned queue, Lock& lock) override;
   void loaded_locked() override;
+  void quiesced_locked() override;
+  // The requests that a back end had; part of a device's state.
+  void rings_state(state::Archive& archive);
+  // On the loop's thread, some time after a load, when there is a back end.
+  virtual void restored_locked() {}
 
  private:
   struct Ring {
     Fd kick, call;
     std::unique_ptr<ShadowRing> shadow;
-    bool started = false;
-    std::vector<Chain> kept;  // for the next back end
+    bool started = false, enabled = false;
+    std::deque<Chain> kept;            // before those in the queue
+    std::vector<ChainRecord> records;  // between a load and loaded_locked()
   };
   Result<void> set_up_locked();
+  void set_up_and_submit_locked();
   Result<void> share_memory_locked();
   Result<void> start_ring_locked(unsigned index);
+  enum class Rest { kAsUsual, kKeep };
+  void halt_ring_locked(unsigned index, Rest rest);
+  void dispose_locked(unsigned index, Rest rest);
+  void refuse_kept_locked(unsigned index);
   void submit_locked(unsigned index);
-  void submit_kept_locked(unsigned index);
   void refuse_all_locked(unsigned index);
   void collect(unsigned index);
   void collect_locked(unsigned index);
   void watch();
   void hung_up();
+  void go_on();
+  void look_for_another();
   void reconnect();
 
   event::Loop& loop_;
   const Address address_;
+  const uint64_t least_queues_;
   std::shared_ptr<memory::RamBlock> rings_memory_;
+  const Fd wake_;  // for go_on()
   // Guarded by mutex_.
   std::unique_ptr<Session> session_;
+  bool restored_ = false;
   std::vector<Ring> rings_;
   memory::AddressSpace::Reader reader_;
   std::shared_ptr<const memory::FlatView> shared_view_;  // that table_ was made of

@@ -22,6 +22,7 @@ enum class Request : uint32_t {
   VHOST_USER_SET_PROTOCOL_FEATURES = 16,
   VHOST_USER_GET_QUEUE_NUM = 17,
   VHOST_USER_SET_VRING_ENABLE = 18,
+  VHOST_USER_SEND_RARP = 19,
   VHOST_USER_GET_CONFIG = 24,
   VHOST_USER_SET_CONFIG = 25,
 };
@@ -30,6 +31,7 @@ enum class Request : uint32_t {
 inline constexpr unsigned VHOST_USER_F_PROTOCOL_FEATURES = 30;
 
 inline constexpr unsigned VHOST_USER_PROTOCOL_F_MQ = 0;
+inline constexpr unsigned VHOST_USER_PROTOCOL_F_RARP = 2;
 inline constexpr unsigned VHOST_USER_PROTOCOL_F_REPLY_ACK = 3;
 inline constexpr unsigned VHOST_USER_PROTOCOL_F_CONFIG = 9;
 

@@ -10,7 +10,7 @@
 namespace ostler::virtio::vhost_user {
 namespace {
 
-constexpr uint64_t kWantedProtocol = feature(VHOST_USER_PROTOCOL_F_MQ) |
+constexpr uint64_t kWantedProtocol = feature(VHOST_USER_PROTOCOL_F_MQ) | feature(VHOST_USER_PROTOCOL_F_RARP) |
                                      feature(VHOST_USER_PROTOCOL_F_REPLY_ACK) |
                                      feature(VHOST_USER_PROTOCOL_F_CONFIG);
 
@@ -95,7 +95,7 @@ Result<void> Session::set_memory(const MemoryTable& table, const MemoryTable::En
   return {};
 }
 
-Result<void> Session::start_ring(unsigned index, const RingPlace& place, int kick, int call) {
+Result<void> Session::start_ring(unsigned index, const RingPlace& place, int kick, int call, bool enabled) {
   using enum Request;
   TRY(set_object(VHOST_USER_SET_VRING_NUM, VringState{index, place.size}));
   TRY(set_object(VHOST_USER_SET_VRING_BASE, VringState{index, 0}));
@@ -108,13 +108,23 @@ Result<void> Session::start_ring(unsigned index, const RingPlace& place, int kic
   const uint64_t number = index;
   TRY(set_object(VHOST_USER_SET_VRING_CALL, number, {&call, 1}));
   TRY(set_object(VHOST_USER_SET_VRING_KICK, number, {&kick, 1}));
+  return enable_ring(index, enabled);
+}
+
+Result<void> Session::enable_ring(unsigned index, bool enabled) {
   if (!extended_) return {};
-  return set_object(VHOST_USER_SET_VRING_ENABLE, VringState{index, 1});
+  return set_object(Request::VHOST_USER_SET_VRING_ENABLE, VringState{index, enabled ? 1u : 0u});
+}
+
+Result<void> Session::announce(const std::array<uint8_t, 6>& address) {
+  uint64_t payload = 0;
+  std::memcpy(&payload, address.data(), address.size());
+  return set_object(Request::VHOST_USER_SEND_RARP, payload);
 }
 
 Result<void> Session::stop_ring(unsigned index) {
   using enum Request;
-  if (extended_) TRY(set_object(VHOST_USER_SET_VRING_ENABLE, VringState{index, 0}));
+  TRY(enable_ring(index, false));
   const VringState state{index, 0};
   TRY(channel_.send(VHOST_USER_GET_VRING_BASE, 0, std::as_bytes(std::span(&state, 1))));
   TRY_ASSIGN(const auto reply, channel_.receive(VHOST_USER_GET_VRING_BASE, sizeof state));

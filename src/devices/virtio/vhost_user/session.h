@@ -2,6 +2,7 @@
 // can acknowledge them, waits until they are done. Any error ends the session; the caller drops it.
 #pragma once
 
+#include <array>
 #include <chrono>
 #include <cstdint>
 #include <memory>
@@ -33,6 +34,7 @@ class Session {
   // How many queues it has; kMaxQueues when it does not tell.
   uint64_t queues() const { return queues_; }
   bool has_config() const { return has_protocol(VHOST_USER_PROTOCOL_F_CONFIG); }
+  bool has_announce() const { return has_protocol(VHOST_USER_PROTOCOL_F_RARP); }
   bool alive() const { return channel_.open(); }
   int fd() const { return channel_.fd(); }
   void end() { channel_.shutdown(); }
@@ -41,9 +43,14 @@ class Session {
   // `rings`: the memory that RingPlace is about. On return the back end uses no older table.
   Result<void> set_memory(const MemoryTable& table, const MemoryTable::Entry& rings);
   // `kick`: the back end is told of available buffers; `call`: it tells of used ones.
-  Result<void> start_ring(unsigned index, const RingPlace& place, int kick, int call);
+  // Not `enabled`: it leaves the ring alone until enable_ring().
+  Result<void> start_ring(unsigned index, const RingPlace& place, int kick, int call, bool enabled = true);
+  // Nothing of a back end that cannot be told.
+  Result<void> enable_ring(unsigned index, bool enabled);
   // On return the back end leaves the ring and its buffers alone.
   Result<void> stop_ring(unsigned index);
+  // The back end tells its network, by a broadcast, where `address` is now. Only with has_announce().
+  Result<void> announce(const std::array<uint8_t, 6>& address);
   // The first `size` bytes of the device's configuration; at most kMostConfig.
   Result<std::vector<std::byte>> config(uint32_t size);
   Result<void> set_config(uint32_t offset, std::span<const std::byte> bytes);

@@ -221,5 +221,15 @@ TEST_F(BalloonTest, state) {
   EXPECT_TRUE(gone(0x80));
 }
 
+TEST_F(BalloonTest, legacy_driver_writes_its_size_byte_by_byte) {
+  start(kStats);
+  const std::array<uint8_t, 4> bytes = {3, 0, 0, 0};
+  for (size_t i = 0; i < bytes.size(); ++i)
+    device->write_config(4 + i, std::as_bytes(std::span(&bytes[i], 1)));
+  EXPECT_EQ(device->actual(), GuestMemory::kBytes - 3 * 4096);
+  write_config(2, 0xffffffff);  // across fields
+  EXPECT_EQ(device->actual(), GuestMemory::kBytes - 3 * 4096);
+}
+
 }  // namespace
 }  // namespace ostler::virtio::balloon

@@ -6,88 +6,18 @@
 #include "base/bytes.h"
 #include "devices/virtio/block/device.h"
 #include "fake_driver.h"
+#include "rigs/memory_node.h"
 
 namespace ostler::virtio::block {
 namespace {
 
+using rigs::MemoryNode;
 using test::FakeQueue;
 using test::GuestMemory;
 using test::kWrite;
 
 using Disks = std::vector<std::shared_ptr<ostler::block::Backend>>;
-constexpr uint64_t kDiskBytes = 64 * 1024;
-
-// Completes at once, or, when held, on release().
-class MemoryNode final : public ostler::block::Backend {
- public:
-  const std::string& name() const override { return name_; }
-  uint64_t size() const override { return data.size(); }
-  bool read_only() const override { return is_read_only; }
-  void read(uint64_t offset, std::vector<iovec> iov, ostler::block::Done done) override {
-    perform([this, offset, iov, done]() mutable {
-      for (const iovec& piece : iov) {
-        std::memcpy(piece.iov_base, data.data() + offset, piece.iov_len);
-        offset += piece.iov_len;
-      }
-      done(fail_with);
-    });
-  }
-  void write(uint64_t offset, std::vector<iovec> iov, ostler::block::Done done) override {
-    perform([this, offset, iov, done]() mutable {
-      if (fail_with == 0)
-        for (const iovec& piece : iov) {
-          std::memcpy(data.data() + offset, piece.iov_base, piece.iov_len);
-          offset += piece.iov_len;
-        }
-      done(fail_with);
-    });
-  }
-  void flush(ostler::block::Done done) override {
-    ++flushes;
-    perform([this, done] { done(fail_with); });
-  }
-  void discard(uint64_t offset, uint64_t length, ostler::block::Done done) override {
-    discarded.push_back({offset, length});
-    perform([this, done] { done(fail_with); });
-  }
-  void write_zeroes(uint64_t offset, uint64_t length, bool, ostler::block::Done done) override {
-    std::memset(data.data() + offset, 0, length);
-    perform([this, done] { done(fail_with); });
-  }
-  void defer(std::function<void()> task) override { held_tasks.push_back(std::move(task)); }
-  ostler::block::Verdict judge(bool, int) override { return verdict; }
-  void pause_guest(int error) override { paused_for = error; }
-  void on_resume(std::function<void()> handler) override { resume = std::move(handler); }
-  void on_resize(std::function<void()> handler) override { resized = std::move(handler); }
-  bool writes_through() const override { return writes_are_stable; }
-
-  void release() {
-    auto tasks = std::move(held_tasks);
-    held_tasks.clear();
-    for (auto& task : tasks) task();
-  }
-
-  std::string data = std::string(kDiskBytes, '\0');
-  bool is_read_only = false;
-  bool hold = false;
-  int fail_with = 0;
-  int flushes = 0;
-  ostler::block::Verdict verdict = ostler::block::Verdict::kReport;
-  int paused_for = 0;
-  bool writes_are_stable = false;
-  std::function<void()> resume, resized;
-  std::vector<std::pair<uint64_t, uint64_t>> discarded;
-  std::vector<std::function<void()>> held_tasks;
-
- private:
-  void perform(std::function<void()> task) {
-    if (hold)
-      held_tasks.push_back(std::move(task));
-    else
-      task();
-  }
-  const std::string name_ = "memory";
-};
+constexpr uint64_t kDiskBytes = rigs::MemoryNode::kBytes;
 
 struct CountingTransport final : Transport {
   void interrupt_queue(unsigned) override { ++queue_interrupts; }
@@ -581,6 +511,27 @@ TEST_F(BlockTest, a_disk_that_writes_through_tells_so) {
   uint8_t writeback = 1;
   device->read_config(32, std::as_writable_bytes(std::span(&writeback, 1)));
   EXPECT_EQ(writeback, 0);
+}
+
+TEST_F(BlockTest, legacy_driver_sets_the_cache_before_its_features) {
+  options.config_wce = true;
+  device = std::make_unique<BlockDevice>(memory.space, Disks{node}, options);
+  const auto cache = [&] {
+    uint8_t value = 9;
+    device->read_config(32, std::as_writable_bytes(std::span(&value, 1)));
+    return value;
+  };
+  const uint8_t off = 0;
+  device->write_config(32, std::as_bytes(std::span(&off, 1)));
+  EXPECT_EQ(cache(), 1);
+  device->set_legacy_driver();
+  device->write_config(32, std::as_bytes(std::span(&off, 1)));
+  EXPECT_EQ(cache(), 0);
+  ASSERT_TRUE(
+      device->activate(feature(VIRTIO_BLK_F_FLUSH) | feature(VIRTIO_BLK_F_CONFIG_WCE), {&driver.setup, 1}));
+  auto chain = request(RequestType::kOut, 0).readable(std::string(512, 'x')).writable(1);
+  EXPECT_EQ(status(chain, 2), 0);
+  EXPECT_EQ(node->flushes, 1);
 }
 
 }  // namespace

@@ -23,6 +23,54 @@ TEST_F(NetTest, header_and_frame_in_one_buffer) {
   EXPECT_EQ(backend.frames, std::vector<std::string>{kFrame});
 }
 
+TEST_F(NetTest, legacy_header_has_ten_bytes) {
+  start(0);
+  tx.chain().readable(kHeader.substr(0, 10) + kFrame).offer();
+  device->notify(1);
+  EXPECT_EQ(backend.frames, std::vector<std::string>{kFrame});
+  auto chain = rx.chain().writable(1524);
+  chain.offer();
+  EXPECT_TRUE(backend.deliver(kFrame));
+  EXPECT_EQ(rx.used()->length, 10 + kFrame.size());
+  EXPECT_EQ(memory.bytes(chain.address(0) + 10, kFrame.size()), kFrame);
+}
+
+TEST_F(NetTest, legacy_header_with_merged_buffers) {
+  start(feature(VIRTIO_NET_F_MRG_RXBUF));
+  tx.chain().readable(kHeader + kFrame).offer();
+  device->notify(1);
+  EXPECT_EQ(backend.frames, std::vector<std::string>{kFrame});
+  auto chain = rx.chain().writable(20);
+  chain.offer();
+  rx.chain().writable(100).offer();
+  EXPECT_TRUE(backend.deliver(kFrame));
+  EXPECT_EQ(memory.get<uint16_t>(chain.address(0) + 10), 2u);
+  EXPECT_EQ(rx.used()->length, 20u);
+  EXPECT_EQ(rx.used()->length, kFrame.size() - 8);
+}
+
+TEST_F(NetTest, legacy_driver_sets_its_address_byte_by_byte) {
+  const std::string mac = "\x52\x54\x01\x02\x03\x04";
+  const auto write = [&] {
+    for (size_t i = 0; i < mac.size(); ++i)
+      device->write_config(i, std::as_bytes(std::span(mac)).subspan(i, 1));
+  };
+  make();
+  const auto before = config<uint32_t>(2);
+  write();
+  EXPECT_EQ(config<uint32_t>(2), before);  // §5.1.4: read-only but for legacy drivers
+  device->set_legacy_driver();
+  write();
+  EXPECT_EQ(config<uint32_t>(2), 0x04030201u);
+  ASSERT_TRUE(device->activate(feature(VIRTIO_NET_F_MAC), setups()));
+  EXPECT_EQ(config<uint32_t>(2), 0x04030201u);
+  device->reset();
+  EXPECT_EQ(config<uint32_t>(2), before);
+  ASSERT_TRUE(device->activate(kBase, setups()));
+  write();
+  EXPECT_EQ(config<uint32_t>(2), before);
+}
+
 TEST_F(NetTest, full_backend_holds_the_frame_until_there_is_room) {
   start();
   backend.room = 1;

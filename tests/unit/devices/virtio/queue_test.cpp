@@ -414,6 +414,20 @@ TEST_F(QueueTest, event_index_crossed_within_a_batch) {
   EXPECT_TRUE(queue.should_interrupt());
 }
 
+TEST_F(QueueTest, a_legacy_driver_hears_of_an_empty_ring_whatever_it_wishes) {
+  for (const bool wanted : {false, true}) {
+    Queue queue = make(wanted ? feature(VIRTIO_F_NOTIFY_ON_EMPTY) : 0);
+    driver.restart();
+    driver.set_available_flags(1);
+    driver.chain().readable("a").offer();
+    driver.chain().readable("b").offer();
+    queue.push(*queue.pop(), 0);
+    EXPECT_FALSE(queue.should_interrupt());
+    queue.push(*queue.pop(), 0);
+    EXPECT_EQ(queue.should_interrupt(), wanted);
+  }
+}
+
 TEST_F(QueueTest, notifications_off_sets_the_flag) {
   Queue queue = make();
   queue.set_notifications(false);

@@ -54,6 +54,17 @@ class VhostUserBlockTest : public testing::Test {
     fake->hang_up();
     while (device->connected() || (reconnect != 0 && !loop.next_deadline())) pump();
   }
+  std::vector<std::byte> saved() {
+    state::Saver saver;
+    device->state(saver, true, kBase | kWce, {&driver.setup, 1});
+    return saver.take();
+  }
+  // What is wrong with it; empty: nothing.
+  std::string load(const std::vector<std::byte>& bytes) {
+    state::Loader loader(bytes);
+    device->state(loader, true, kBase | kWce, {&driver.setup, 1});
+    return loader.error();
+  }
   void pass_a_second() {
     clock.advance(1'000'000'000);
     loop.run_due();
@@ -172,6 +183,85 @@ TEST_F(VhostUserBlockTest, reset_forgets_what_was_kept) {
   pass_a_second();
   EXPECT_TRUE(device->connected());
   EXPECT_FALSE(fake->pop(0));
+}
+
+// --- saving ---------------------------------------------------------------------------------------------
+
+TEST_F(VhostUserBlockTest, saved_requests_go_to_the_back_end_that_is_there_then) {
+  start();
+  read(1);
+  read(2);
+  const auto bytes = saved();
+  pump();
+  EXPECT_TRUE(fake->pop(0)) << "and this one goes on";
+  fake = std::make_unique<FakeBackEnd>(disk);
+  auto made = BlockDevice::create(memory.space, loop, options, {fake->path(), 0});
+  ASSERT_TRUE(made);
+  device = *std::move(made);
+  ASSERT_EQ(load(bytes), "");
+  pump();
+  for (const uint64_t sector : {1u, 2u}) {
+    const auto chain = fake->pop(0);
+    ASSERT_TRUE(chain);
+    Request request;
+    std::memcpy(&request, chain->readable.data(), sizeof request);
+    EXPECT_EQ(request.sector, sector);
+    fake->push(0, chain->head, 513);
+  }
+  pump();
+  EXPECT_TRUE(driver.used() && driver.used());
+}
+
+TEST_F(VhostUserBlockTest, quiet_device_lets_its_back_end_write_nothing) {
+  start();
+  const uint64_t status = read(1);
+  const auto chain = fake->pop(0);
+  fake->push(0, chain->head, 513);
+  read(2);
+  device->quiesce();
+  EXPECT_FALSE(fake->started(0));
+  EXPECT_TRUE(driver.used()) << "what was finished is known";
+  EXPECT_EQ(memory.get<uint8_t>(status), 0);
+  EXPECT_FALSE(driver.used());
+  pump();
+  EXPECT_TRUE(fake->started(0));
+  EXPECT_TRUE(fake->pop(0));
+}
+
+TEST_F(VhostUserBlockTest, write_cache_is_as_it_was_saved) {
+  start();
+  const std::byte on{1};
+  device->write_config(32, {&on, 1});
+  const auto bytes = saved();
+  const std::byte off{0};
+  device->write_config(32, {&off, 1});
+  ASSERT_EQ(load(bytes), "");
+  pump();
+  fake->await(vhost_user::Request::VHOST_USER_SET_CONFIG, 3);
+  EXPECT_EQ(config()[32], 1);
+}
+
+TEST_F(VhostUserBlockTest, state_of_another_disk_is_refused) {
+  start();
+  const auto bytes = saved();
+  disk.config[0] = 77;
+  fake = std::make_unique<FakeBackEnd>(disk);
+  auto made = BlockDevice::create(memory.space, loop, options, {fake->path(), 0});
+  ASSERT_TRUE(made);
+  device = *std::move(made);
+  EXPECT_NE(load(bytes), "");
+}
+
+TEST_F(VhostUserBlockTest, saved_requests_fail_when_there_is_no_back_end) {
+  start();
+  const uint64_t status = read(1);
+  const auto bytes = saved();
+  lose();
+  EXPECT_TRUE(driver.used());
+  memory.put<uint8_t>(status, 0xff);
+  ASSERT_EQ(load(bytes), "");
+  pump();
+  EXPECT_EQ(memory.get<uint8_t>(status), 1) << "VIRTIO_BLK_S_IOERR";
 }
 
 }  // namespace

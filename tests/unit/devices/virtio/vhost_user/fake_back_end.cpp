@@ -73,6 +73,11 @@ FakeBackEnd::FakeBackEnd(Options options) : stop_(::eventfd(0, EFD_CLOEXEC)), op
   thread_ = std::thread([this] { run(); });
 }
 
+FakeBackEnd::FakeBackEnd(Options options, std::string path)
+    : path_(std::move(path)), stop_(::eventfd(0, EFD_CLOEXEC)), options_(std::move(options)) {
+  thread_ = std::thread([this] { run(); });
+}
+
 FakeBackEnd::~FakeBackEnd() {
   const uint64_t one = 1;
   if (::write(stop_.get(), &one, sizeof one) != sizeof one) std::abort();
@@ -80,6 +85,7 @@ FakeBackEnd::~FakeBackEnd() {
   thread_.join();
   const std::lock_guard lock(mutex_);
   unmap_locked();
+  if (folder_.empty()) return;
   ::unlink(path_.c_str());
   ::rmdir(folder_.c_str());
 }
@@ -110,13 +116,25 @@ void FakeBackEnd::await(Request request, size_t count) {
   });
 }
 
-void FakeBackEnd::run() {
+Fd FakeBackEnd::next() {
+  sockaddr_un name{};
+  name.sun_family = AF_UNIX;
+  std::memcpy(name.sun_path, path_.data(), path_.size());
   for (;;) {
-    std::array<pollfd, 2> waits = {{{listener_.get(), POLLIN, 0}, {stop_.get(), POLLIN, 0}}};
-    if (::poll(waits.data(), waits.size(), -1) < 0) continue;
-    if (waits[1].revents != 0) return;
-    const Fd socket(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
-    if (!socket) continue;
+    std::array<pollfd, 2> waits = {{{stop_.get(), POLLIN, 0}, {listener_.get(), POLLIN, 0}}};
+    if (::poll(waits.data(), folder_.empty() ? 1 : 2, folder_.empty() ? 1 : -1) < 0) continue;
+    if (waits[0].revents != 0) return Fd();
+    if (!folder_.empty()) {
+      if (Fd socket{::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC)}) return socket;
+      continue;
+    }
+    Fd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    if (::connect(socket.get(), reinterpret_cast<const sockaddr*>(&name), sizeof name) == 0) return socket;
+  }
+}
+
+void FakeBackEnd::run() {
+  while (const Fd socket = next()) {
     {
       const std::lock_guard lock(mutex_);
       socket_ = socket.get();
@@ -276,6 +294,12 @@ bool FakeBackEnd::started(unsigned index) {
   const std::lock_guard lock(mutex_);
   const auto found = rings_.find(index);
   return found != rings_.end() && found->second.started;
+}
+
+bool FakeBackEnd::enabled(unsigned index) {
+  const std::lock_guard lock(mutex_);
+  const auto found = rings_.find(index);
+  return found != rings_.end() && found->second.enabled;
 }
 
 uint64_t FakeBackEnd::kicks(unsigned index) {

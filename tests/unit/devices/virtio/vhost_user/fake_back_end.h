@@ -51,6 +51,8 @@ class FakeBackEnd {
   };
 
   explicit FakeBackEnd(Options options);
+  // It connects to `path`, again whenever it is hung up on.
+  FakeBackEnd(Options options, std::string path);
   ~FakeBackEnd();
 
   const std::string& path() const { return path_; }
@@ -63,6 +65,7 @@ class FakeBackEnd {
 
   // A ring that was started, as the back end sees it.
   bool started(unsigned index);
+  bool enabled(unsigned index);
   uint64_t kicks(unsigned index);  // since last asked
   std::optional<Chain> pop(unsigned index);
   void push(unsigned index, uint32_t head, uint32_t length);  // and calls
@@ -86,13 +89,14 @@ class FakeBackEnd {
     uint16_t available = 0, used = 0;
   };
   void run();
+  Fd next();  // a front end; none: it is time to end
   bool serve_one(int socket);
   bool reply(int socket, const Header& header, std::vector<uint8_t> payload);
   void unmap_locked();
   std::byte* user_locked(uint64_t address);
   std::byte* guest_locked(uint64_t address);
 
-  std::string folder_, path_;
+  std::string folder_, path_;  // no folder: it connects
   Fd listener_, stop_;
   std::mutex mutex_;
   std::condition_variable changed_;
