@@ -3,7 +3,9 @@
 
 find_program(OSTLER_CCACHE ccache)
 if(OSTLER_CCACHE)
-  set(CMAKE_CXX_COMPILER_LAUNCHER ${OSTLER_CCACHE})
+  # Paths below the tree count as relative ones, so that worktrees and clones share what one of them has compiled.
+  set(CMAKE_CXX_COMPILER_LAUNCHER
+      ${CMAKE_COMMAND} -E env CCACHE_BASEDIR=${CMAKE_SOURCE_DIR} CCACHE_NOHASHDIR=1 ${OSTLER_CCACHE})
 endif()
 find_program(OSTLER_MOLD mold)
 if(OSTLER_MOLD)
