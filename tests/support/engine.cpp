@@ -79,8 +79,6 @@ bt::Options options() {
     else if (setting == "shared_checks=off")
       options.shared_checks = false;
     else if (setting == "system=off")
-      options.flags_wait = false;
-    else if (setting == "system=off")
       options.system = false;
     else if (setting == "share=all")
       options.share_all = true;
