@@ -258,6 +258,8 @@ void Translator::generic(const GuestInsn& g) {
     ++in_memory;
   }
   r.needs_rex = low_byte || (r.raw.rex != 0 && high < 0);
+  // With REX.B some processors take it for an exchange of R8.
+  if (insn.opcode == Opcode::kPause) r.rm = 0;
   if (bits32()) without_64_bit_meaning(insn, r);
 
   bool s0_is_free = g.in_window;

@@ -7,58 +7,14 @@
 
 #include "guest_runner.h"
 #include "integer_cases.h"
+#include "processors.h"
 #include "x86/flag_effect.h"
 #include "x86/format.h"
 
 namespace ostler::differential {
 namespace {
 
-using x86::Opcode;
-
 constexpr uint64_t kArithmetic = x86::rflags::kArithmetic, kResume = x86::rflags::kRf;
-
-// Flags that the manual leaves undefined and that some processors keep: the program has no use for them.
-uint64_t undefined_flags(const x86::Instruction& insn) {
-  using namespace x86::rflags;
-  switch (insn.opcode) {
-    case Opcode::kMul:
-    case Opcode::kImul:
-    case Opcode::kImul2:
-    case Opcode::kImul3:
-      return kSf | kZf | kAf | kPf;
-    case Opcode::kDiv:
-    case Opcode::kIdiv:
-      return kArithmetic;
-    case Opcode::kAnd:
-    case Opcode::kOr:
-    case Opcode::kXor:
-    case Opcode::kTest:
-      return kAf;
-    case Opcode::kShl:
-    case Opcode::kShr:
-    case Opcode::kSar:
-      return insn.imm == 1 ? kAf : kAf | kOf | (insn.operand[0].size < 4 ? kCf : 0);
-    case Opcode::kShld:
-    case Opcode::kShrd:
-      return kAf | kOf | (insn.operand[0].size == 2 ? kArithmetic : 0);
-    case Opcode::kBsf:
-    case Opcode::kBsr:
-      return kArithmetic & ~kZf;
-    case Opcode::kTzcnt:
-    case Opcode::kLzcnt:
-      return kArithmetic & ~(kZf | kCf);
-    case Opcode::kAndn:
-    case Opcode::kBlsi:
-    case Opcode::kBlsmsk:
-    case Opcode::kBlsr:
-    case Opcode::kBzhi:
-      return kAf | kPf;
-    case Opcode::kBextr:
-      return kAf | kPf | kSf;
-    default:
-      return 0;
-  }
-}
 
 // A jump into its own bytes goes on with other instructions.
 bool jumps_into_itself(const x86::Instruction& insn) {

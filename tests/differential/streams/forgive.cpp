@@ -3,11 +3,38 @@
 #include <cstring>
 #include <span>
 
+#include "support/host_vendor.h"
 #include "x86/vector_info.h"
 
 namespace ostler::differential {
 
 using x86::Opcode;
+
+namespace {
+
+void forgive_amd(const x86::Instruction& insn, const x86::VectorInfo& info, Outcome& host, Outcome& guest) {
+  // With AC set they want vectors aligned too.
+  if (host.vector == 17 && info.vector_class == x86::VectorClass::kAvx) guest = host;
+  if (host.vector < 12 || host.vector > 14) return;
+  // Which of its operands faults first.
+  if (insn.opcode == Opcode::kCmps && guest.vector >= 12 && guest.vector <= 14) {
+    guest.vector = host.vector;
+    guest.error = host.error;
+    guest.cr2 = host.cr2;
+  }
+  // Of a gather's mask only the signs of elements count.
+  if (info.gather) {
+    const unsigned to = insn.operand[0].index, mask = insn.operand[2].index;
+    std::memcpy(guest.state.vector.legacy + 160 + 16 * mask, host.state.vector.legacy + 160 + 16 * mask, 16);
+    std::memcpy(guest.state.vector.ymm_high[mask], host.state.vector.ymm_high[mask], 16);
+    if (!insn.vex_l) std::memcpy(guest.state.vector.ymm_high[to], host.state.vector.ymm_high[to], 16);
+  }
+  // A store of what raises an exception that is not masked, at an address that faults.
+  if (info.vector_class == x86::VectorClass::kX87 && host.vector == 14 && guest.state.rip != host.state.rip)
+    guest = host;
+}
+
+}  // namespace
 
 void forgive_fault(const Stream& stream, Outcome& host, Outcome& guest) {
   // Where the x87 unit was last, and what it cannot do: not modelled to the bit.
@@ -50,9 +77,12 @@ void forgive_fault(const Stream& stream, Outcome& host, Outcome& guest) {
   if (host.vector == 13 && guest.vector == 12 && info.alignment > 1) guest.vector = host.vector;
   // A CALL to an address that is not canonical has pushed already on the host.
   if (host.vector == 13 && insn.opcode == Opcode::kCallInd) guest.data = host.data;
-  // Single-stepped, the host keeps the flags of a repeated comparison for its end.
+  if (!test::host_is_intel()) forgive_amd(insn, info, host, guest);
+  // Single-stepped, the host keeps the flags of a repeated comparison for its end. When it faults, AMD's have
+  // set them already.
   const bool compares = insn.opcode == Opcode::kCmps || insn.opcode == Opcode::kScas;
-  if (host.vector == 1 && compares && (insn.rep || insn.repne)) guest.state.rflags = host.state.rflags;
+  if ((host.vector == 1 || !test::host_is_intel()) && compares && (insn.rep || insn.repne))
+    guest.state.rflags = host.state.rflags;
 }
 
 }  // namespace ostler::differential

@@ -5,6 +5,8 @@
 #include "base/bytes.h"
 #include "differential/vector/cases.h"
 #include "integer_cases.h"
+#include "processors.h"
+#include "support/host_vendor.h"
 #include "x86/cpu_model.h"
 #include "x86/opcode_feature.h"
 #include "x86/vector_info.h"
@@ -271,7 +273,7 @@ class Builder {
         return x86::decode(bytes, stream_.test.code_size, insn) == x86::DecodeStatus::kOk;
       };
       if (bytes.empty() || !decoded() || transfers(insn.opcode) || unsuitable(insn) ||
-          insn.segment == x86::kFs)
+          host_differs(bytes, insn, stream_.test.code_size) || insn.segment == x86::kFs)
         continue;
       if (insn.has_memory() && insn.modrm < 0x80 && !one_in(3)) {
         // Room for a displacement that reaches.
@@ -286,8 +288,7 @@ class Builder {
       place(bytes, insn);
       if (!append(bytes)) continue;
       // It leaves the flags undefined: as they were, on some processors, for those who still know them.
-      if (insn.opcode == Opcode::kDiv || insn.opcode == Opcode::kIdiv)
-        append({0x3c, static_cast<uint8_t>(random_())});  // cmp al, imm8
+      if (host_keeps_flags(insn)) append({0x3c, static_cast<uint8_t>(random_())});  // cmp al, imm8
       return;
     }
   }
@@ -322,7 +323,9 @@ class Builder {
     if (down) append({0xfd});
     Bytes bytes;
     if (repeated) bytes.push_back(one_in(2) ? 0xf3 : 0xf2);
-    if (one_in(16)) bytes.push_back(0x67);
+    const bool short_addresses = one_in(16);
+    // See host_differs().
+    if (short_addresses && (!wide_ || test::host_is_intel())) bytes.push_back(0x67);
     if (wide_ && one_in(2)) bytes.push_back(static_cast<uint8_t>(0x40 | (random_() & 15)));
     bytes.push_back(kOpcodes[random_() % std::size(kOpcodes)]);
     append(bytes);

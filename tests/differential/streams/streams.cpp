@@ -7,6 +7,7 @@
 #include <cstdio>
 
 #include "guest_runner.h"
+#include "processors.h"
 #include "streams/flag_liveness.h"
 #include "streams/forgive.h"
 #include "streams/stream.h"
@@ -21,11 +22,11 @@ constexpr uint64_t kUserSpaceEnd = 0x7fff'ffff'f000;
 constexpr unsigned kMostFailures = 10;
 constexpr int64_t kVeryMany = 2'000'000'000;
 
-bool is_division(const TestCase& test, size_t at) {
+bool keeps_flags(const TestCase& test, size_t at) {
   x86::Instruction insn;
   const std::span<const uint8_t> code(test.code);
   return x86::decode(code.subspan(at), test.code_size, insn) == x86::DecodeStatus::kOk &&
-         (insn.opcode == x86::Opcode::kDiv || insn.opcode == x86::Opcode::kIdiv);
+         host_keeps_flags(insn);
 }
 
 class Campaign {
@@ -84,11 +85,11 @@ class Campaign {
     };
     for (unsigned pass = 0; pass < 2; ++pass) {
       size_t at = 0;
-      bool division = false;  // what follows it defines the flags, and stays
+      bool keeps = false;  // what follows it defines the flags, and stays
       for (const uint8_t length : stream.lengths) {
-        if (!division)
+        if (!keeps)
           try_change([at, length](Stream& s) { std::fill_n(&s.test.code[at], length, uint8_t{0x90}); });
-        division = is_division(stream.test, at);
+        keeps = keeps_flags(stream.test, at);
         at += length;
       }
       for (unsigned i = 0; i < 16; ++i) {
