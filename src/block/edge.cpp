@@ -71,8 +71,9 @@ Edge& Edge::operator=(Edge&& other) noexcept {
 }
 
 void Edge::detach() {
-  if (!node_) return;
+  // Before the first look: move_users() changes edges from other threads.
   const std::lock_guard lock(graph_mutex());
+  if (!node_) return;
   std::erase(node_->uses_, use_.get());
   for (unsigned i = 0; i < node_->drains_; ++i) use_->parent->drain_end();
   node_ = nullptr;

@@ -41,18 +41,26 @@ void NbdExports::stop() {
   exports_.clear();
 }
 
-Result<void> NbdExports::add(const config::NbdExport& disk) {
-  if (exports_.contains(disk.id))
-    return Error(ErrorKind::kBusy, fmt::format("there is an export '{}' already", disk.id));
+Result<std::shared_ptr<block::Client>> NbdExports::attach(const config::NbdExport& disk,
+                                                          const block::nbd::Export::Settings& settings) {
+  const std::lock_guard lock(block::graph_mutex());
   TRY_ASSIGN(const block::NodePtr node, disks_.node(disk.node));
   if (disk.writable && node->read_only())
     return Error(ErrorKind::kPermission, fmt::format("'{}' is read-only; leave writable=on out", disk.node));
-  TRY(server_.add(node, {.name = disk.name,
-                         .description = disk.description,
-                         .read_only = !disk.writable,
-                         .multi_conn = true,
-                         .bitmaps = disk.bitmaps,
-                         .allocation_depth = disk.allocation_depth}));
+  return block::nbd::LiveServer::attach(node, settings);
+}
+
+Result<void> NbdExports::add(const config::NbdExport& disk) {
+  if (exports_.contains(disk.id))
+    return Error(ErrorKind::kBusy, fmt::format("there is an export '{}' already", disk.id));
+  const block::nbd::Export::Settings settings = {.name = disk.name,
+                                                 .description = disk.description,
+                                                 .read_only = !disk.writable,
+                                                 .multi_conn = true,
+                                                 .bitmaps = disk.bitmaps,
+                                                 .allocation_depth = disk.allocation_depth};
+  TRY_ASSIGN(auto client, attach(disk, settings));
+  TRY(server_.add(std::move(client), settings));
   exports_.emplace(disk.id, disk);
   return {};
 }

@@ -36,6 +36,9 @@ class NbdExports {
   const std::map<std::string, config::NbdExport>& list() const { return exports_; }  // by id
 
  private:
+  // A user of the node that has this name now, whatever jobs do.
+  Result<std::shared_ptr<block::Client>> attach(const config::NbdExport& disk,
+                                                const block::nbd::Export::Settings& settings);
   Disks& disks_;
   std::map<std::string, config::NbdExport> exports_;
   block::nbd::LiveServer server_;

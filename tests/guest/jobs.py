@@ -1,7 +1,9 @@
 """Disks that are given to NBD clients, copied and moved while a guest writes to them."""
 
 import hashlib
+import random
 import subprocess
+import threading
 import time
 
 import control
@@ -88,6 +90,74 @@ def disk_is_copied_and_moved_under_a_guest(t):
     t.expect(_sum(t, files["backup"]) == moment, "the backup is not the disk as it was when it began")
     for each in (first, files["second"], files["third"]):
         subprocess.run(["qemu-img", "check", "-q", each], check=True)
+
+
+class _Client:
+    """qemu-io on an export, over one connection: writes to the second half of a disk of 16 MiB until it ends."""
+
+    def __init__(self, uri, said):
+        self.said = said
+        with said.open("w") as output:
+            self.process = subprocess.Popen(["qemu-io", "-f", "raw", uri], stdin=subprocess.PIPE, stdout=output,
+                                            stderr=subprocess.STDOUT, text=True)
+        self.written = {}
+        self.stop = threading.Event()
+        self.thread = threading.Thread(target=self._work)
+        self.thread.start()
+
+    def _work(self):
+        numbers = random.Random(1)
+        while not self.stop.is_set():
+            offset, pattern = 8 * MIB + numbers.randrange(2048) * 4096, numbers.randrange(1, 256)
+            self.process.stdin.write(f"write -q -P {pattern} {offset} 4k\n")
+            self.process.stdin.flush()
+            self.written[offset] = pattern
+
+    def end(self):
+        """Every request was answered, and it reads what it wrote: what it said otherwise."""
+        self.stop.set()
+        self.thread.join()
+        checks = "".join(f"read -q -P {pattern} {offset} 4k\n" for offset, pattern in self.written.items())
+        self.process.communicate(f"{checks}flush\nquit\n", timeout=JOB_SECONDS)
+        return self.said.read_text().replace("qemu-io> ", "").strip()
+
+
+def disk_with_nbd_clients_is_copied_and_moved(t):
+    """Commit and mirror put other images in the place of a disk that a guest and an NBD client write."""
+    first = _image(t, "first.qcow2")
+    files = {name: str(t.scratch.path / f"{name}.qcow2") for name in ("overlay", "target")}
+    sock = t.scratch.path / "nbd.sock"
+    vmm, machine = control.start(t, t.machine(extra=["-drive", f"if=none,id=d,file={first}", "-device",
+                                                     "virtio-blk-pci,drive=d,share-rw=on"]))
+    with vmm as running:
+        console = t.shell(running)
+        machine.do("nbd_start", path=str(sock))
+        machine.do("nbd_add", id="disk", node="d", writable=True)
+        t.run(console, WRITER)
+        client = _Client(f"nbd+unix:///disk?socket={sock}", t.scratch.path / "client.txt")
+        try:
+            with t.steps.step("a snapshot, and a commit of the active layer"):
+                machine.do("snapshot", disk="d", file=files["overlay"])
+                machine.do("commit", disk="d", job="commit")
+                _wait(machine, "commit", "ready")
+                machine.do("job_complete", job="commit")
+                _wait(machine, "commit", "concluded")
+            with t.steps.step("a mirror"):
+                machine.do("mirror", disk="d", job="mirror", file=files["target"])
+                _wait(machine, "mirror", "ready")
+                machine.do("job_complete", job="mirror")
+                _wait(machine, "mirror", "concluded")
+        finally:
+            said = client.end()
+        t.expect(client.written, "the client did not come to write")
+        t.expect(not said, f"the client was told:\n{said}")
+        t.run(console, STOP)
+        last = t.run(console, SUM).split()[0]
+        t.expect(t.run(console, "dmesg | grep -ci 'i/o error' || true") == "0", "the guest saw an error")
+        machine.do("nbd_stop")
+        console.send("poweroff -f\n")
+        t.ends(running)
+    t.expect(_sum(t, files["target"]) == last, "the mirror's target has other bytes than the guest's disk")
 
 
 def disks_are_backed_up_at_one_moment(t):

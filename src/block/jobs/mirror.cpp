@@ -256,9 +256,18 @@ class MirrorJob final : public ChainCopyJob {
     co_return Result<void>();
   }
 
+  static std::vector<const Parent*> not_users_of(const NodePtr& node) {
+    std::vector<const Parent*> parents;
+    for (const Edge::Use& use : node->uses())
+      if (use.role != Role::kUser) parents.push_back(use.parent);
+    return parents;
+  }
+
   Result<void> pivot() {
     client_ = nullptr;
     const Parent* const leaving[] = {filter_.get()};
+    // Those who have begun to use the image itself, below the filter, go too.
+    if (!replaces_) TRY(Edge::move_users(source_, target_, not_users_of(source_), leaving));
     TRY(Edge::move_users(replaces_ ? replaces_ : filter_, target_, {}, leaving));
     if (replaces_) static_cast<void>(Edge::move_users(filter_, source_, {}, leaving));
     filter_->target().detach();

@@ -23,6 +23,7 @@ Result<std::shared_ptr<Export>> Export::create(std::shared_ptr<Client> client, S
   if (settings.name.size() > kMostName || settings.description.size() > kMostName)
     return Error(ErrorKind::kInvalidArgument,
                  fmt::format("the name and the description of an export have at most {} bytes", kMostName));
+  const std::lock_guard lock(graph_mutex());
   for (const std::string& name : settings.bitmaps) {
     const auto list = list_bitmaps(client->node());
     const auto found = std::ranges::find(list, name, &BitmapInfo::name);
@@ -45,6 +46,7 @@ uint16_t Export::transmission_flags(bool structured) const {
   return static_cast<uint16_t>(flags);
 }
 
+// Within a request.
 int Export::dirty_extent(const MetaContext& context, uint64_t offset, uint32_t bytes, Extent& extent) const {
   const auto bitmaps = find_bitmap(client_->node(), context.bitmap);
   if (!bitmaps) return -EIO;
@@ -67,6 +69,7 @@ Task<int> Export::extents(const MetaContext& context, uint64_t offset, uint32_t 
   while (bytes != 0) {
     Extent extent = {};
     if (context.kind == MetaContext::Kind::kDirtyBitmap) {
+      const Client::Pass pass = co_await client_->pass();
       const int error = dirty_extent(context, offset, bytes, extent);
       if (error != 0) co_return error;
     } else {

@@ -53,10 +53,19 @@ void LiveServer::stop() {
 
 Result<void> LiveServer::add(const NodePtr& node, Export::Settings settings) {
   if (!running()) return not_running();
+  TRY_ASSIGN(auto client, attach(node, settings));
+  return add(std::move(client), std::move(settings));
+}
+
+Result<std::shared_ptr<Client>> LiveServer::attach(const NodePtr& node, const Export::Settings& settings) {
   Permissions permissions;
   if (!settings.read_only && !node->read_only()) permissions.used |= kPermissionWrite;
+  return Client::attach(node, "NBD export '" + settings.name + "'", permissions);
+}
+
+Result<void> LiveServer::add(std::shared_ptr<Client> client, Export::Settings settings) {
+  if (!running()) return not_running();
   settings.multi_conn = true;  // all clients are of one thread and one node
-  TRY_ASSIGN(auto client, Client::attach(node, "NBD export '" + settings.name + "'", permissions));
   TRY_ASSIGN(std::shared_ptr<const Export> disk, Export::create(std::move(client), std::move(settings)));
   return thread_->wait_for(add_to(server_.get(), std::move(disk)));
 }

@@ -37,6 +37,10 @@ class LiveServer {
   // kState: it does not run; kBusy: the name is taken, or another user of the node does not share what the
   // export needs. Clients see what the node holds at each moment; without settings.read_only they write.
   Result<void> add(const NodePtr& node, Export::Settings settings);
+  // The same in two steps: while the caller holds graph_mutex() over finding the node and attach(), no job
+  // can put another one in its place between.
+  static Result<std::shared_ptr<Client>> attach(const NodePtr& node, const Export::Settings& settings);
+  Result<void> add(std::shared_ptr<Client> client, Export::Settings settings);
   // Its clients are disconnected. kNotFound, kState.
   Result<void> remove(const std::string& name);
 

@@ -165,11 +165,15 @@ Task<Negotiation::Next> Negotiation::info(Option option, std::string data) {
   if (wants_name) begin(Info::kName) += disk->settings().name;
   if (wants_description && !disk->settings().description.empty())
     begin(Info::kDescription) += disk->settings().description;
-  std::string& sizes = begin(Info::kBlockSize);
-  append_be(sizes, uint32_t{1});
-  append_be(sizes,
-            std::clamp<uint32_t>(disk->client().node()->limits().request_alignment, 4096, kMostTransfer));
-  append_be(sizes, kMostTransfer);
+  {
+    // Only within a request a job does not put another node there.
+    const Client::Pass pass = co_await disk->client().pass();
+    std::string& sizes = begin(Info::kBlockSize);
+    append_be(sizes, uint32_t{1});
+    append_be(sizes,
+              std::clamp<uint32_t>(disk->client().node()->limits().request_alignment, 4096, kMostTransfer));
+    append_be(sizes, kMostTransfer);
+  }
   std::string& whole = begin(Info::kExport);
   append_be(whole, disk->size());
   append_be(whole, disk->transmission_flags(session_.structured));

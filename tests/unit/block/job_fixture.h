@@ -17,11 +17,12 @@ namespace ostler::block::test {
 inline constexpr Permissions kGuest = {.used = kPermissionRead | kPermissionWrite, .shared = kPermissionRead};
 
 // Several threads, each with a context of its own, write at random to their parts of a disk, read what they
-// have written, and know what must be there.
+// have written, and know what must be there. The disk is theirs from `begin` on, which has `content`.
 class Guest {
  public:
-  Guest(std::shared_ptr<Client> disk, std::string content, unsigned seed, unsigned threads = 2)
-      : disk_(std::move(disk)), model_(std::move(content)) {
+  Guest(std::shared_ptr<Client> disk, std::string content, unsigned seed, unsigned threads = 2,
+        uint64_t begin = 0)
+      : disk_(std::move(disk)), begin_(begin), model_(std::move(content)) {
     const size_t part = model_.size() / 512 / threads * 512;
     for (unsigned i = 0; i < threads; ++i)
       threads_.emplace_back([this, i, part, seed] { work(i * part, part, seed * 7 + i); });
@@ -66,12 +67,13 @@ class Guest {
       int error = 0;
       switch (random() % 8) {
         case 0:
-          error = context.run_until(disk_->write_zeroes(offset, bytes, {.may_unmap = random() % 2 == 0}));
+          error = context.run_until(
+              disk_->write_zeroes(begin_ + offset, bytes, {.may_unmap = random() % 2 == 0}));
           remember(offset, std::string(bytes, '\0'));
           break;
         case 1:
-          error = context.run_until(disk_->discard(offset, bytes));
-          if (error == 0) error = context.run_until(read(*disk_, offset, data));
+          error = context.run_until(disk_->discard(begin_ + offset, bytes));
+          if (error == 0) error = context.run_until(read(*disk_, begin_ + offset, data));
           for (uint64_t i = 0; i < bytes; i += 512) {
             const bool kept = data.compare(i, 512, model_, offset + i, 512) == 0;
             EXPECT_TRUE(kept || data.compare(i, 512, std::string(512, '\0')) == 0);
@@ -82,12 +84,12 @@ class Guest {
           error = context.run_until(disk_->flush());
           break;
         case 3:
-          error = context.run_until(read(*disk_, offset, data));
+          error = context.run_until(read(*disk_, begin_ + offset, data));
           EXPECT_TRUE(same(data, model_.substr(offset, bytes))) << "at " << offset;
           break;
         default:
           for (size_t i = 0; i < bytes; ++i) data[i] = static_cast<char>(data[i] + i / 512);
-          error = context.run_until(write(*disk_, offset, data));
+          error = context.run_until(write(*disk_, begin_ + offset, data));
           remember(offset, data);
       }
       EXPECT_EQ(error, 0);
@@ -95,6 +97,7 @@ class Guest {
     }
   }
   std::shared_ptr<Client> disk_;
+  const uint64_t begin_;
   std::string model_;  // each thread changes its part
   std::atomic<bool> stop_{false};
   std::atomic<unsigned> done_{0};
