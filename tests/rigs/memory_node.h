@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "block/backend.h"
+#include "block/buffers.h"
 
 namespace ostler::rigs {
 
@@ -21,21 +22,14 @@ class MemoryNode final : public block::Backend {
   uint64_t size() const override { return data.size(); }
   bool read_only() const override { return is_read_only; }
   void read(uint64_t offset, std::vector<iovec> iov, block::Done done) override {
-    perform([this, offset, iov, done]() mutable {
-      for (const iovec& piece : iov) {
-        std::memcpy(piece.iov_base, data.data() + offset, piece.iov_len);
-        offset += piece.iov_len;
-      }
+    perform([this, offset, iov, done] {
+      block::copy_to(iov, data.data() + offset);
       done(fail_with);
     });
   }
   void write(uint64_t offset, std::vector<iovec> iov, block::Done done) override {
-    perform([this, offset, iov, done]() mutable {
-      if (fail_with == 0)
-        for (const iovec& piece : iov) {
-          std::memcpy(data.data() + offset, piece.iov_base, piece.iov_len);
-          offset += piece.iov_len;
-        }
+    perform([this, offset, iov, done] {
+      if (fail_with == 0) block::copy_from(iov, data.data() + offset);
       done(fail_with);
     });
   }

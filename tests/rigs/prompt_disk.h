@@ -19,7 +19,8 @@ class PromptDisk final : public block::Backend {
   bool read_only() const override { return false; }
   void read(uint64_t offset, std::vector<iovec> iov, block::Done done) override {
     check(offset, iov);
-    for (const iovec& piece : iov) std::memset(piece.iov_base, 0x5a, piece.iov_len);
+    for (const iovec& piece : iov)
+      if (piece.iov_len != 0) std::memset(piece.iov_base, 0x5a, piece.iov_len);
     done(error_);
   }
   void write(uint64_t offset, std::vector<iovec> iov, block::Done done) override {
