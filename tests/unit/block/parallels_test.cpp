@@ -70,9 +70,11 @@ TEST_F(ParallelsTest, parallels_is_marked_in_use_while_it_is_written) {
 }
 
 TEST_F(ParallelsTest, parallels_power_cuts_lose_nothing) {
-  const std::string file = path("disk");
-  create(file, "parallels", {{"size", 4 << 20}, {"cluster_size", "64k"}});
-  expect_power_cuts_lose_nothing(file, "parallels", 1, "qemu-img info -f parallels");
+  for (const unsigned seed : {1u, 2u, 3u}) {
+    const std::string file = path("disk" + std::to_string(seed));
+    create(file, "parallels", {{"size", 4 << 20}, {"cluster_size", "64k"}});
+    expect_power_cuts_lose_nothing(file, "parallels", seed, "qemu-img info -f parallels");
+  }
 }
 
 TEST_F(ParallelsTest, parallels_entries_to_wrong_places_are_errors) {

@@ -94,13 +94,15 @@ TEST_F(QedTest, qed_power_cuts_lose_nothing) {
   std::string base(4 << 20, 'x');
   make_file("base", base);
   const std::string file = path("disk");
-  create(file, "qed",
-         {{"size", 4 << 20},
-          {"backing_file", "base"},
-          {"backing_fmt", "raw"},
-          {"cluster_size", "16k"},
-          {"table_size", 2}});
-  expect_power_cuts_lose_nothing(file, "qed", 1, "qemu-img info -f qed");
+  for (const unsigned seed : {1u, 2u, 3u}) {
+    create(file, "qed",
+           {{"size", 12 << 20},
+            {"backing_file", "base"},
+            {"backing_fmt", "raw"},
+            {"cluster_size", "4k"},
+            {"table_size", 2}});
+    expect_power_cuts_lose_nothing(file, "qed", seed, "qemu-img info -f qed");
+  }
 }
 
 TEST_F(QedTest, qed_marked_image_is_examined_before_it_is_written) {

@@ -164,9 +164,11 @@ TEST_F(VpcTest, vpc_damaged_footers_and_headers_are_refused) {
 }
 
 TEST_F(VpcTest, vpc_power_cuts_lose_nothing) {
-  const std::string file = path("disk");
-  create(file, "vpc", {{"size", 4 << 20}});
-  expect_power_cuts_lose_nothing(file, "vpc", 1, "qemu-img info -f vpc");
+  for (const unsigned seed : {1u, 2u, 3u}) {
+    const std::string file = path("disk" + std::to_string(seed));
+    create(file, "vpc", {{"size", 8 << 20}});
+    expect_power_cuts_lose_nothing(file, "vpc", seed, "qemu-img info -f vpc");
+  }
 }
 
 TEST_F(VpcTest, vpc_creation_refuses_what_cannot_be) {

@@ -25,6 +25,7 @@ Task<Result<void>> MappedNode::check_more(CheckReport&) {
 }
 
 Task<Result<CheckReport>> MappedNode::check(CheckOptions) {
+  CO_TRY(co_await settle());
   CheckReport report;
   report.total_clusters = clusters();
   const uint64_t granules = file_->size() / cluster_bytes_ + 1;

@@ -147,15 +147,52 @@ Task<int> MappedNode::fill_rest(uint64_t offset, uint64_t bytes, uint64_t at, bo
   co_return 0;
 }
 
-Task<int> MappedNode::need_prepared() {
-  if (prepared_) co_return 0;
-  auto prepared = co_await prepare_writing();
-  if (!prepared) {
-    log::warning(prepared.error().message());
-    co_return prepared.error().host_errno() != 0 ? -prepared.error().host_errno() : -EIO;
+Task<int> MappedNode::begin_change() {
+  if (!prepared_) {
+    auto prepared = co_await prepare_writing();
+    if (!prepared) {
+      log::warning(prepared.error().message());
+      co_return prepared.error().host_errno() != 0 ? -prepared.error().host_errno() : -EIO;
+    }
+    prepared_ = true;
   }
-  prepared_ = true;
+  if (tables_.changed() < TablePages::kMostChanged) co_return 0;
+  co_return co_await store_tables();
+}
+
+Task<int> MappedNode::write_before_tables() {
   co_return 0;
+}
+
+// What is taken was published after its data were written: the first flush makes these stable. Nothing that
+// the second one covers depends on other parts of it: a new table was zeros in the file before that.
+Task<int> MappedNode::store_tables() {
+  const auto turn = co_await storing_.lock();
+  const std::vector<TablePages::Change> changes = tables_.take();
+  int error = 0;
+  if (!changes.empty()) {
+    error = co_await write_before_tables();
+    if (error == 0) error = co_await file_->flush();
+    for (size_t i = 0; i < changes.size() && error == 0; ++i)
+      error =
+          co_await write_bytes(*file_, changes[i].offset, changes[i].bytes.data(), changes[i].bytes.size());
+  }
+  if (error == 0) error = co_await file_->flush();
+  tables_.stored(error == 0);
+  co_return error;
+}
+
+Task<int> MappedNode::flush() {
+  // Of changes that another flush is storing, this one waits for the end.
+  if (tables_.changed() != 0) co_return co_await store_tables();
+  co_return co_await file_->flush();
+}
+
+Task<Result<void>> MappedNode::settle() {
+  if (tables_.changed() == 0) co_return Result<void>();
+  const int error = co_await store_tables();
+  if (error != 0) co_return errno_error(filename() + ": its tables cannot be written", -error);
+  co_return Result<void>();
 }
 
 Task<int> MappedNode::write_new(uint64_t offset, Buffers from, uint64_t& done) {
@@ -163,7 +200,7 @@ Task<int> MappedNode::write_new(uint64_t offset, Buffers from, uint64_t& done) {
   // Who had the turn before may have given these clusters a place.
   const uint64_t bytes = std::min(total_bytes(from), kMostNewBytes);
   Place place;
-  int error = co_await need_prepared();
+  int error = co_await begin_change();
   if (error == 0) error = co_await run_at(offset, bytes, place, done);
   if (error != 0) co_return error;
   if (place.kind == Place::Kind::kData) {
@@ -186,7 +223,6 @@ Task<int> MappedNode::write_new(uint64_t offset, Buffers from, uint64_t& done) {
   if (error != 0) co_return error;
   const uint64_t written_end = offset + done;
   error = co_await fill_rest(written_end, end - written_end, at + (written_end - begin), old_content);
-  if (error == 0) error = co_await settle_data();
   if (error == 0) error = co_await publish(first, count, at);
   co_return error;
 }
@@ -210,13 +246,29 @@ Task<int> MappedNode::write_zeroes(uint64_t offset, uint64_t bytes, ZeroFlags fl
       if (end != size_) run = run / cluster_bytes_ * cluster_bytes_;
       const auto turn = co_await allocation_.lock();
       uint64_t still = 0;
-      error = co_await need_prepared();
+      error = co_await begin_change();
       if (error == 0) error = co_await run_at(offset, run, place, still);
       if (error != 0) co_return error;
       if (place.kind == Place::Kind::kData) continue;
       run = still;
       error = co_await publish_zero(offset / cluster_bytes_, (run + cluster_bytes_ - 1) / cluster_bytes_);
     }
+    if (error != 0) co_return error;
+    offset += run;
+    bytes -= run;
+  }
+  co_return 0;
+}
+
+Task<int> MappedNode::discard(uint64_t offset, uint64_t bytes) {
+  if (read_only_) co_return -EROFS;
+  bytes = std::min(bytes, size_ - std::min(size_, offset));
+  while (bytes != 0) {
+    Place place;
+    uint64_t run = 0;
+    int error = co_await run_at(offset, bytes, place, run);
+    if (error == 0 && place.kind == Place::Kind::kData)
+      error = co_await file_->discard(place.offset + offset % cluster_bytes_, run);
     if (error != 0) co_return error;
     offset += run;
     bytes -= run;
@@ -255,6 +307,7 @@ Task<int> MappedNode::block_status(uint64_t offset, uint64_t bytes, StatusDetail
 Task<Result<void>> MappedNode::reopen(bool writable) {
   if (writable == !read_only_) co_return Result<void>();
   const PermissionMask used = writable ? kPermissionRead | kPermissionWrite : kPermissionRead;
+  if (!writable) CO_TRY(co_await settle());
   if (writable) CO_TRY(file_.set_permissions({used, kPermissionsAll}));
   auto result = co_await file_->reopen(writable);
   if (!result) co_return result;

@@ -1,9 +1,10 @@
 // What formats that cut a disk into clusters have in common: requests are taken apart by where their
 // clusters lie, clusters without a place get one when they are written.
 //
-// A format says where a cluster is (find), gives space (reserve) and makes it visible (publish). Data reach
-// the file before the table that points to them: after a power cut a cluster is as it was or as it was
-// written. Requests run side by side; those that need space take turns.
+// A format says where a cluster is (find), gives space (reserve) and makes it visible (publish), in memory:
+// changed tables are stored when a flush asks, when too many wait and at the end. Data, and the zeros of new
+// tables, are flushed before the tables that point to them: after a power cut a cluster is as it was at the
+// last flush or as it was written since. Requests run side by side; those that need space take turns.
 #pragma once
 
 #include <optional>
@@ -33,10 +34,13 @@ class MappedNode : public Node, protected Checker {
  public:
   Task<int> read(uint64_t offset, Buffers to) override;
   Task<int> write(uint64_t offset, Buffers from) override;
-  Task<int> flush() override { return file_->flush(); }
+  Task<int> flush() override;
   Task<int> write_zeroes(uint64_t offset, uint64_t bytes, ZeroFlags flags) override;
+  // Clusters keep their places, which become holes of the file.
+  Task<int> discard(uint64_t offset, uint64_t bytes) override;
   Task<int> block_status(uint64_t offset, uint64_t bytes, StatusDetail detail, BlockStatus& status) override;
   Task<Result<void>> reopen(bool writable) override;
+  Task<Result<void>> close() override { return settle(); }
 
   uint64_t size() const override { return size_; }
   bool read_only() const override { return read_only_; }
@@ -66,10 +70,15 @@ class MappedNode : public Node, protected Checker {
   virtual uint64_t below_offset() const { return 0; }
   // Called once before the first change, and when the node becomes writable.
   virtual Task<Result<void>> prepare_writing();
-  // Calls it if need be; allocation() is held. 0 or an error, which is logged.
-  Task<int> need_prepared();
-  // Data must be safe in the file before publish(): by default they are flushed.
-  virtual Task<int> settle_data() { return file_->flush(); }
+  // Before each change of the tables, with allocation() held: prepares, and stores if too many changes wait.
+  // 0 or an error; that of the preparation is logged.
+  Task<int> begin_change();
+  // Writes what must be stable before the tables are; `tables_` has their state already.
+  virtual Task<int> write_before_tables();
+  // Makes durable what was published, and all data.
+  Task<int> store_tables();
+  // The same if anything was published since; the error names the file.
+  Task<Result<void>> settle();
 
   Task<Result<CheckReport>> check(CheckOptions options) override;
   // Adds what else the format knows.
@@ -100,6 +109,7 @@ class MappedNode : public Node, protected Checker {
   uint64_t cluster_bytes_ = 1;
   Edge file_;
   Mutex allocation_;
+  Mutex storing_;
 };
 
 }  // namespace ostler::block

@@ -88,6 +88,15 @@ Task<Result<std::shared_ptr<ParallelsNode>>> ParallelsNode::open(NodePtr file, b
   co_return node;
 }
 
+// As a part of the tables: both are in one sector.
+Task<Result<void>> ParallelsNode::store_header() {
+  const auto header = header_.encode();
+  int error = co_await tables_.change(image(), 0, header.data(), header.size());
+  if (error == 0) error = co_await store_tables();
+  if (error != 0) co_return errno_error(filename() + ": its header cannot be written", -error);
+  co_return Result<void>();
+}
+
 Task<int> ParallelsNode::find(uint64_t cluster, Place& place) {
   place = {};
   uint32_t entry = 0;
@@ -117,10 +126,9 @@ Task<Result<void>> ParallelsNode::prepare_writing() {
   // In use; bitmaps of changes in the extension become wrong with the first one.
   header_.in_use = ParallelsHeader::kInUse;
   header_.extension = 0;
-  const auto header = header_.encode();
-  CO_TRY(co_await write_image(image(), 0, header.data(), header.size()));
+  CO_TRY(co_await store_header());
   marked_ = true;
-  co_return co_await flush_image(image());
+  co_return Result<void>();
 }
 
 Task<int> ParallelsNode::reserve(uint64_t, uint64_t& count, uint64_t& offset) {
@@ -134,17 +142,22 @@ Task<int> ParallelsNode::publish(uint64_t cluster, uint64_t count, uint64_t offs
   for (uint64_t i = 0; i < count; ++i)
     entries[i] = static_cast<uint32_t>((offset + i * cluster_bytes()) / unit());
   next_ = offset + count * cluster_bytes();
-  co_return co_await tables_.write(image(), ParallelsHeader::kBytes + cluster * 4, entries.data(),
-                                   entries.size() * 4);
+  co_return co_await tables_.change(image(), ParallelsHeader::kBytes + cluster * 4, entries.data(),
+                                    entries.size() * 4);
+}
+
+Task<Result<void>> ParallelsNode::reopen(bool writable) {
+  if (!writable) CO_TRY(co_await close());
+  auto reopened = co_await MappedNode::reopen(writable);
+  co_return reopened;
 }
 
 Task<Result<void>> ParallelsNode::close() {
   if (!marked_) co_return Result<void>();
   marked_ = false;
   header_.in_use = 0;
-  CO_TRY(co_await flush_image(image()));
-  co_return co_await write_image(image(), ParallelsHeader::kInUseOffset, &header_.in_use,
-                                 sizeof header_.in_use);
+  CO_TRY(co_await settle());
+  co_return co_await store_header();
 }
 
 }  // namespace ostler::block

@@ -36,6 +36,7 @@ class ParallelsNode final : public MappedNode {
   explicit ParallelsNode(bool read_only) : MappedNode("parallels", read_only) {}
 
   bool dirty() const override { return header_.in_use == ParallelsHeader::kInUse; }
+  Task<Result<void>> reopen(bool writable) override;
   Task<Result<void>> close() override;
 
  protected:
@@ -45,6 +46,7 @@ class ParallelsNode final : public MappedNode {
   Task<Result<void>> prepare_writing() override;
 
  private:
+  Task<Result<void>> store_header();
   uint64_t unit() const { return header_.extended ? cluster_bytes() : 512; }  // of an entry
   ParallelsHeader header_;
   uint64_t next_ = 0;    // of allocation()

@@ -111,12 +111,11 @@ Task<int> QedNode::need_table(uint64_t cluster, uint64_t& offset) {
   int error = co_await table_of(cluster, offset);
   if (error != 0 || offset != 0) co_return error;
   offset = next_;
-  error = co_await write_zeroes_anyhow(image(), offset, header_.table_bytes(), {});
-  if (error == 0) error = co_await settle_data();
+  error = co_await tables_.clear_in_file(image(), offset, header_.table_bytes());
   if (error != 0) co_return error;
   next_ += header_.table_bytes();
   const uint64_t at = header_.l1_offset + cluster / header_.table_entries() * 8;
-  co_return co_await tables_.write(image(), at, &offset, sizeof offset);
+  co_return co_await tables_.change(image(), at, &offset, sizeof offset);
 }
 
 Task<int> QedNode::write_entries(uint64_t cluster, const std::vector<uint64_t>& entries) {
@@ -124,7 +123,7 @@ Task<int> QedNode::write_entries(uint64_t cluster, const std::vector<uint64_t>& 
   const int error = co_await need_table(cluster, table);
   if (error != 0) co_return error;
   const uint64_t at = table + cluster % header_.table_entries() * 8;
-  co_return co_await tables_.write(image(), at, entries.data(), entries.size() * 8);
+  co_return co_await tables_.change(image(), at, entries.data(), entries.size() * 8);
 }
 
 Task<int> QedNode::publish(uint64_t cluster, uint64_t count, uint64_t offset) {

@@ -1,7 +1,7 @@
 // The format "qed": two levels of tables of 64-bit offsets, a backing file.
 //
-// Data are flushed before the table that points to them and a table before its directory, so that a power cut
-// leaves at most unused clusters and the header's "need check" mark is never set by us. An image with the
+// Data and the zeros of a new table are flushed before what points to them, so that a power cut leaves at
+// most unused clusters and the header's "need check" mark is never set by us. An image with the
 // mark is examined when it is opened for writing.
 #pragma once
 

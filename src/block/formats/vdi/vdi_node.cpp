@@ -71,15 +71,17 @@ Task<int> VdiNode::reserve(uint64_t, uint64_t& count, uint64_t& offset) {
 
 Task<int> VdiNode::publish(uint64_t cluster, uint64_t count, uint64_t offset) {
   const auto first = static_cast<uint32_t>((offset - header_.data_offset) / header_.block_bytes);
-  // The count first: whoever goes by it never takes a block that the map already points to.
   next_block_ = first + static_cast<uint32_t>(count);
-  int error = co_await write_bytes(image(), VdiHeader::kAllocatedOffset, &next_block_, sizeof next_block_);
-  if (error != 0) co_return error;
   std::vector<uint32_t> entries(count);
   for (size_t i = 0; i < entries.size(); ++i) entries[i] = first + static_cast<uint32_t>(i);
-  error =
-      co_await tables_.write(image(), header_.map_offset + cluster * 4, entries.data(), entries.size() * 4);
-  co_return error;
+  co_return co_await tables_.change(image(), header_.map_offset + cluster * 4, entries.data(),
+                                    entries.size() * 4);
+}
+
+// The count first: whoever goes by it never takes a block that the map already points to.
+Task<int> VdiNode::write_before_tables() {
+  const uint32_t count = next_block_;
+  co_return co_await write_bytes(image(), VdiHeader::kAllocatedOffset, &count, sizeof count);
 }
 
 Task<Result<void>> VdiNode::check_more(CheckReport& report) {

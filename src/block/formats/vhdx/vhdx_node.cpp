@@ -87,7 +87,7 @@ Task<int> VhdxNode::publish(uint64_t cluster, uint64_t count, uint64_t offset) {
   for (uint64_t i = 0; i < count; ++i) entries[i] = (offset + i * cluster_bytes()) | kPresent;
   next_ = offset + count * cluster_bytes();
   const uint64_t at = layout_.table_offset + layout_.entry_of(cluster) * 8;
-  co_return co_await tables_.write(image(), at, entries.data(), entries.size() * 8);
+  co_return co_await tables_.change(image(), at, entries.data(), entries.size() * 8);
 }
 
 Task<int> VhdxNode::announce_change() {
@@ -108,6 +108,15 @@ Task<int> VhdxNode::write(uint64_t offset, Buffers from) {
     if (error != 0) co_return error;
   }
   co_return co_await MappedNode::write(offset, from);
+}
+
+Task<int> VhdxNode::discard(uint64_t offset, uint64_t bytes) {
+  if (read_only()) co_return -EROFS;
+  if (!announced_) {
+    const int error = co_await announce_change();
+    if (error != 0) co_return error;
+  }
+  co_return co_await MappedNode::discard(offset, bytes);
 }
 
 Task<int> VhdxNode::write_zeroes(uint64_t offset, uint64_t bytes, ZeroFlags flags) {

@@ -22,6 +22,7 @@ class VhdxNode final : public MappedNode {
 
   Task<int> write(uint64_t offset, Buffers from) override;
   Task<int> write_zeroes(uint64_t offset, uint64_t bytes, ZeroFlags flags) override;
+  Task<int> discard(uint64_t offset, uint64_t bytes) override;
   Task<Result<void>> reopen(bool writable) override;
 
  protected:

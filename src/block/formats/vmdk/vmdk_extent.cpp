@@ -112,16 +112,15 @@ Task<int> VmdkExtent::need_table(uint64_t cluster, uint64_t directory, uint64_t&
       align_up(header_.table_entries * 4, header_.compressed() ? kSector : cluster_bytes());
   if ((next_ + bytes) / kSector > 0xffffffff) co_return -EFBIG;
   offset = next_;
-  error = co_await write_zeroes_anyhow(image(), offset, bytes, {});
-  if (error == 0) error = co_await settle_data();
+  error = co_await tables_.clear_in_file(image(), offset, bytes);
   if (error != 0) co_return error;
   next_ += bytes;
   const auto sector = static_cast<uint32_t>(offset / kSector);
   const uint64_t entry = directory * kSector + cluster / header_.table_entries * 4;
-  co_return co_await tables_.write(image(), entry, &sector, sizeof sector);
+  co_return co_await tables_.change(image(), entry, &sector, sizeof sector);
 }
 
-// The entries lie in one table. The redundant one is written first: it is for repairs only.
+// The entries lie in one table, and in the redundant one, which is for repairs only.
 Task<int> VmdkExtent::write_entries(uint64_t cluster, const std::vector<uint32_t>& entries) {
   const uint64_t index = cluster % header_.table_entries;
   const bool redundant =
@@ -132,7 +131,7 @@ Task<int> VmdkExtent::write_entries(uint64_t cluster, const std::vector<uint32_t
     uint64_t table = 0;
     int error = co_await need_table(cluster, directory, table);
     if (error == 0)
-      error = co_await tables_.write(image(), table + index * 4, entries.data(), entries.size() * 4);
+      error = co_await tables_.change(image(), table + index * 4, entries.data(), entries.size() * 4);
     if (error != 0) co_return error;
   }
   co_return 0;
@@ -203,7 +202,7 @@ Task<int> VmdkExtent::write_compressed(uint64_t offset, Buffers from) {
 // Part of one grain, whose other content stays.
 Task<int> VmdkExtent::write_grain_packed(uint64_t offset, Buffers from) {
   const auto turn = co_await allocation().lock();
-  const int prepared = co_await need_prepared();
+  const int prepared = co_await begin_change();
   if (prepared != 0) co_return prepared;
   const AlignedBuffer whole(cluster_bytes());
   if (!whole) co_return -ENOMEM;
@@ -231,8 +230,7 @@ Task<int> VmdkExtent::append_packed(uint64_t grain, const std::byte* content) {
   std::memset(buffer.data() + kMarkerBytes + packed, 0, bytes - kMarkerBytes - packed);
   const uint64_t at = next_;
   if ((at + bytes) / kSector > 0xffffffff) co_return -EFBIG;
-  int error = co_await write_bytes(image(), at, buffer.data(), bytes);
-  if (error == 0) error = co_await settle_data();
+  const int error = co_await write_bytes(image(), at, buffer.data(), bytes);
   if (error != 0) co_return error;
   next_ = at + bytes;
   appended_ = true;
@@ -242,6 +240,7 @@ Task<int> VmdkExtent::append_packed(uint64_t grain, const std::byte* content) {
 
 // A stream ends with an empty marker.
 Task<Result<void>> VmdkExtent::close() {
+  CO_TRY(co_await settle());
   if (appended_) {
     const std::array<std::byte, kSector> end_of_stream{};
     CO_TRY(co_await write_image(image(), next_, end_of_stream.data(), end_of_stream.size()));

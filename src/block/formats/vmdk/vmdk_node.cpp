@@ -81,11 +81,34 @@ Task<int> VmdkNode::write_zeroes(uint64_t offset, uint64_t bytes, ZeroFlags flag
   co_return 0;
 }
 
+Task<int> VmdkNode::discard(uint64_t offset, uint64_t bytes) {
+  if (read_only_) co_return -EROFS;
+  if (offset > size() || bytes > size() - offset) co_return -EINVAL;
+  int error = co_await change_cid();
+  if (error != 0) co_return error;
+  while (bytes != 0) {
+    const Extent& extent = extent_at(offset);
+    const uint64_t run = std::min(bytes, extent.end - offset);
+    error = co_await extent.node->discard(extent.file_offset + (offset - extent.begin), run);
+    if (error != 0) co_return error;
+    offset += run;
+    bytes -= run;
+  }
+  co_return 0;
+}
+
+NodePtr VmdkNode::file_of(const Extent& extent) {
+  return extent.sparse != nullptr ? extent.sparse->file() : extent.node.node();
+}
+
 Task<int> VmdkNode::flush() {
+  bool has_descriptor = false;  // in the file of an extent
   for (const Extent& extent : extents_) {
     const int error = co_await extent.node->flush();
     if (error != 0) co_return error;
+    has_descriptor |= file_of(extent) == file_.node();
   }
+  if (has_descriptor) co_return 0;
   co_return co_await file_->flush();
 }
 
@@ -120,8 +143,10 @@ Task<int> VmdkNode::change_cid() {
 Task<Result<void>> VmdkNode::reopen(bool writable) {
   if (writable == !read_only_) co_return Result<void>();
   const PermissionMask used = writable ? kPermissionRead | kPermissionWrite : kPermissionRead;
-  std::vector<Edge*> edges = {&file_};
+  // Extents write what they keep before the file below can be written no more.
+  std::vector<Edge*> edges;
   for (Extent& extent : extents_) edges.push_back(&extent.node);
+  edges.insert(writable ? edges.begin() : edges.end(), &file_);
   for (Edge* edge : edges) {
     if (writable) CO_TRY(edge->set_permissions({used, kPermissionsAll}));
     auto reopened = co_await (*edge)->reopen(writable);
@@ -142,7 +167,7 @@ Limits VmdkNode::limits() const {
 int64_t VmdkNode::allocated_bytes() const {
   int64_t sum = file_->allocated_bytes();
   for (const Extent& extent : extents_) {
-    const NodePtr file = extent.sparse != nullptr ? extent.sparse->file() : extent.node.node();
+    const NodePtr file = file_of(extent);
     if (file == file_.node()) continue;
     const int64_t bytes = file->allocated_bytes();
     if (bytes > 0 && sum >= 0) sum += bytes;

@@ -22,6 +22,7 @@ class VmdkNode final : public Node {
   Task<int> write(uint64_t offset, Buffers from) override;
   Task<int> write_compressed(uint64_t offset, Buffers from) override;
   Task<int> write_zeroes(uint64_t offset, uint64_t bytes, ZeroFlags flags) override;
+  Task<int> discard(uint64_t offset, uint64_t bytes) override;
   Task<int> flush() override;
   Task<int> block_status(uint64_t offset, uint64_t bytes, StatusDetail detail, BlockStatus& status) override;
   Task<Result<void>> reopen(bool writable) override;
@@ -57,6 +58,7 @@ class VmdkNode final : public Node {
   Result<Edge> attach(NodePtr node, std::string name, Role role);
   void connect_below();
   const Extent& extent_at(uint64_t offset) const;
+  static NodePtr file_of(const Extent& extent);
   Task<int> for_extents(uint64_t offset, Buffers buffers, int kind);
   // Gives the image a new CID before its first change.
   Task<int> change_cid();

@@ -110,9 +110,8 @@ Task<int> VpcNode::reserve(uint64_t, uint64_t& count, uint64_t& offset) {
 Task<int> VpcNode::publish(uint64_t cluster, uint64_t, uint64_t offset) {
   uint32_t entry = 0;
   store_be(&entry, static_cast<uint32_t>((offset - bitmap_bytes()) / kSector));
-  const int error = co_await tables_.write(image(), header_.table_offset + cluster * 4, &entry, sizeof entry);
-  if (error == 0) next_ = offset + header_.block_bytes;
-  co_return error;
+  next_ = offset + header_.block_bytes;
+  co_return co_await tables_.change(image(), header_.table_offset + cluster * 4, &entry, sizeof entry);
 }
 
 }  // namespace ostler::block
