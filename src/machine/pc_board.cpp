@@ -33,6 +33,9 @@ constexpr unsigned kIrqKeyboard = 1, kIrqSci = 9, kIrqMouse = 12, kIrqFpu = 13;
 constexpr uint16_t kPmBase = 0x600, kGpe0 = 0xafe0, kResetControl = 0xcf9, kDebugPort = 0x402;
 constexpr uint64_t kPmPorts = 64, kPmUsed = 12, kGpePorts = 4;
 constexpr unsigned kFirstPciGsi = 16;
+// ISA interrupts of the four PCI wires, for guests that know nothing of ACPI or the I/O APIC.
+constexpr std::array<uint8_t, 4> kPciIrqs = {10, 10, 11, 11};
+constexpr uint16_t kLevelInputs = 1u << 10 | 1u << 11;
 
 class Pc final : public Board {
  public:
@@ -78,6 +81,7 @@ class Pc final : public Board {
   Result<void> add_functions() {
     if (kernel_ != nullptr && kernel_->mode() == accel::kvm::Irqchip::Mode::kOn)
       TRY(move_pit_to_kernel(*kernel_, pit_, hpet_));
+    pci_.preset_interrupt_lines(kPciIrqs);
     TRY_ASSIGN(const auto host, pci_.add(std::make_shared<pci::I440fxHostBridge>(), pci::Address{0, 0}));
     TRY_ASSIGN(const auto isa, pci_.add(piix3_, pci::Address{1, 0}, true));
     auto pm = std::make_shared<pci::Piix4Pm>(pm_block_);
@@ -86,6 +90,8 @@ class Pc final : public Board {
     static_cast<void>(host), static_cast<void>(isa), static_cast<void>(pm_at), static_cast<void>(ide_at);
     ide_->preset();
     pm->preset(kPmBase);
+    piix3_->preset(kPciIrqs);
+    pic_.preset_level_inputs(kLevelInputs);
     return {};
   }
 

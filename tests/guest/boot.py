@@ -99,6 +99,16 @@ def busybox_without_acpi(t):
         t.expect(t.run(console, "nproc") == "1", "one processor was asked for")
 
 
+def interrupt_pins_without_acpi(t):
+    """A device without messages, where nothing tells of its pin but what firmware would have written."""
+    with t.start(t.machine(append="acpi=off", extra=["-device", "virtio-rng-pci,vectors=0"])) as running:
+        console = t.shell(running)
+        t.run(console, "head -c 1024 /dev/hwrng | wc -c | grep -qx 1024")
+        irq = t.run(console, "cat /sys/bus/pci/drivers/virtio-pci/*/irq")
+        t.expect(irq in ("10", "11"), f"the pin is interrupt {irq}")
+        t.run(console, "grep -E ' *1[01]: +[1-9].*virtio' /proc/interrupts")
+
+
 def busybox_by_the_64_bit_entry(t):
     """The kernel unpacks itself in the guest, instead of being unpacked by the loader."""
     with t.start(t.machine(machine="pc,kernel-entry=linux64")) as running:

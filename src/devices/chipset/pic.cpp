@@ -253,7 +253,20 @@ void PicPair::reset() {
     master_.set_image({});
     slave_.set_image({});
   }
+  set_level_inputs_locked(level_preset_);
   update_locked();
+}
+
+void PicPair::preset_level_inputs(uint16_t inputs) {
+  const std::lock_guard lock(mutex_);
+  level_preset_ = inputs;
+  set_level_inputs_locked(inputs);
+}
+
+void PicPair::set_level_inputs_locked(uint16_t inputs) {
+  inputs &= kElcrWritable;
+  master_.set_level_inputs(static_cast<uint8_t>(inputs));
+  slave_.set_level_inputs(static_cast<uint8_t>(inputs >> 8));
 }
 
 void PicPair::set_irq(unsigned pin, bool level) {

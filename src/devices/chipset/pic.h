@@ -62,6 +62,8 @@ class PicPair final : public bus::IrqSink, public ExtIntSource, public state::Sa
  public:
   explicit PicPair(bus::IrqLine intr);
   void reset();
+  // Inputs that are level-triggered now and after each reset: what firmware would write to the ELCR.
+  void preset_level_inputs(uint16_t inputs);
   void set_irq(unsigned pin, bool level) override;
   uint8_t acknowledge() override;
   // The kernel's pair takes the wires while vCPUs run; this one keeps its state.
@@ -87,12 +89,14 @@ class PicPair final : public bus::IrqSink, public ExtIntSource, public state::Sa
   uint64_t read_locked(Pic8259& chip, uint64_t offset, unsigned size);
   void write_locked(Pic8259& chip, uint64_t offset, unsigned size, uint64_t value);
   void update_locked();
+  void set_level_inputs_locked(uint16_t inputs);
 
   const bus::IrqLine intr_;
   bus::IrqSink* kernel_ = nullptr;
   std::mutex mutex_;
   Pic8259 master_{true}, slave_{false};
   bool output_ = false;
+  uint16_t level_preset_ = 0;
   IoRange<PicPair> master_ports_, slave_ports_, elcr_ports_;
 };
 

@@ -35,6 +35,13 @@ class Bus {
   Bus(const Bus&) = delete;
   Bus& operator=(const Bus&) = delete;
 
+  // By wire, the ISA interrupt that functions plugged in from now on have in their interrupt line register,
+  // as firmware would write it; 0: none. Construction time.
+  void preset_interrupt_lines(const std::array<uint8_t, kWires>& lines) { lines_ = lines; }
+  uint8_t interrupt_line(Address address, uint8_t pin) const {
+    return pin == 0 ? 0 : lines_[wire_of(address, pin)];
+  }
+
   // Plugs in. Without an address: function 0 of the first free slot from 1 on. kBusy: the address is taken;
   // kNoResource: no slot is free; kInvalidArgument: function over 0 while function 0 is absent or not
   // multifunction.
@@ -68,6 +75,7 @@ class Bus {
   const Window ports_;
   bus::IrqSink& pirq_;
   bus::MsiSink& msi_;
+  std::array<uint8_t, kWires> lines_{};
 
   mutable std::shared_mutex mutex_;  // functions_, retired_
   std::array<std::shared_ptr<Function>, 256> functions_;

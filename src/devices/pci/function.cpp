@@ -168,6 +168,8 @@ void Function::attach(Bus& bus, Address address, bool multifunction) {
   bus_ = &bus;
   if (multifunction)
     config_.set8(reg::kHeaderType, static_cast<uint8_t>(config_.get8(reg::kHeaderType) | 0x80));
+  if (config_.get8(reg::kInterruptLine) == 0)
+    config_.set8(reg::kInterruptLine, bus.interrupt_line(address, config_.get8(reg::kInterruptPin)));
   config_.seal();
 }
 

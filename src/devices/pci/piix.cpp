@@ -57,6 +57,13 @@ Piix3::Piix3(bus::IrqSink* pic, bus::IrqSink* io_apic, unsigned first_gsi)
   }
 }
 
+void Piix3::preset(const std::array<uint8_t, 4>& routes) {
+  const std::lock_guard lock(mutex_);
+  for (uint16_t i = 0; i < 4; ++i) config().set8(kPirqRouteA + i, routes[i]);
+  config().seal();
+  config_changed_locked(kPirqRouteA, 4);
+}
+
 void Piix3::config_changed_locked(uint16_t, unsigned) {
   const std::lock_guard lock(wire_mutex_);
   for (uint16_t i = 0; i < 4; ++i) routes_[i] = config().get8(kPirqRouteA + i);

@@ -26,6 +26,8 @@ class Piix3 final : public Function, public bus::IrqSink {
   // with the IRQ's other sources. `io_apic` takes pins first_gsi + 0..3. Either may be null.
   Piix3(bus::IrqSink* pic, bus::IrqSink* io_apic, unsigned first_gsi);
 
+  // What firmware would do: an ISA interrupt for each wire. Kept over resets.
+  void preset(const std::array<uint8_t, 4>& routes);
   void set_irq(unsigned wire, bool level) override;
 
  private:

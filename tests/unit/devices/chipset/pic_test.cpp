@@ -120,6 +120,16 @@ TEST_F(PicTest, LevelInputStaysRequested) {
   EXPECT_FALSE(intr());
 }
 
+TEST_F(PicTest, PresetLevelInputsStayOverResets) {
+  pic.preset_level_inputs(0xffff);
+  EXPECT_EQ(pic.elcr_ports().io_read(0, 2), 0xdef8u);
+  pic.preset_level_inputs(1 << 10 | 1 << 11);
+  EXPECT_EQ(pic.elcr_ports().io_read(0, 2), 0x0c00u);
+  pic.elcr_ports().io_write(0, 2, 0);
+  pic.reset();
+  EXPECT_EQ(pic.elcr_ports().io_read(0, 2), 0x0c00u);
+}
+
 TEST_F(PicTest, ElcrKeepsSystemInputsEdge) {
   pic.elcr_ports().io_write(0, 2, 0xffff);
   EXPECT_EQ(pic.elcr_ports().io_read(0, 2), 0xdef8u);

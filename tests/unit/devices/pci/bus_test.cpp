@@ -47,6 +47,18 @@ TEST_F(DeviceTest, identity) {
   EXPECT_EQ(get(0x3d, 1), 1u);
 }
 
+TEST_F(DeviceTest, interrupt_line_is_preset_by_wire) {
+  EXPECT_EQ(get(0x3c, 1), 0u);
+  bus.preset_interrupt_lines({10, 5, 11, 7});
+  for (uint8_t slot = 4; slot < 8; ++slot) ASSERT_TRUE(bus.add(std::make_shared<Device>(), Address{slot, 0}));
+  const unsigned lines[] = {7, 10, 5, 11};
+  for (unsigned i = 0; i < 4; ++i)
+    EXPECT_EQ(bus.config_read(static_cast<uint8_t>((4 + i) << 3), 0x3c, 1), lines[i]);
+  bus.config_write(4 << 3, 0x3c, 1, 3);
+  bus.reset();
+  EXPECT_EQ(bus.config_read(4 << 3, 0x3c, 1), 7u);
+}
+
 TEST_F(DeviceTest, identity_cannot_be_written) {
   set(0, 0xffffffff);
   EXPECT_EQ(get(0), 0x56781234u);
@@ -348,6 +360,19 @@ TEST_F(PiixTest, wire_is_routed_to_an_isa_interrupt) {
   EXPECT_TRUE(pic.level(10));
   bridge.config_write(0x61, 1, 0x80);
   EXPECT_FALSE(pic.level(10));
+}
+
+TEST_F(PiixTest, preset_routes_stay_over_resets) {
+  auto bridge = std::make_shared<Piix3>(&pic, &io_apic, 16);
+  ASSERT_TRUE(bus.add(bridge, Address{1, 0}));
+  bridge->preset({10, 10, 11, 11});
+  bridge->set_irq(2, true);
+  EXPECT_TRUE(pic.level(11));
+  bus.config_write(1 << 3, 0x62, 1, 0x80);
+  EXPECT_FALSE(pic.level(11));
+  bus.reset();
+  EXPECT_EQ(bus.config_read(1 << 3, 0x60, 4), 0x0b0b0a0au);
+  EXPECT_TRUE(pic.level(11));
 }
 
 TEST_F(PiixTest, two_wires_on_one_isa_interrupt) {
