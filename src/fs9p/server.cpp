@@ -12,7 +12,8 @@ std::vector<std::byte> Server::agree(const Version& version, uint16_t tag, size_
   if (version.msize < kLeastMessage) return Reply::failure(tag, EINVAL).finish();
   const uint32_t msize = std::min(version.msize, kMostMessage);
   const bool known = version.version == kVersionName;
-  auto session = known ? std::make_shared<Session>(share_, msize) : nullptr;
+  std::shared_ptr<Session> session;
+  if (known) session = std::make_shared<Session>(share_, msize);
   {
     const std::lock_guard lock(mutex_);
     session_.swap(session);
