@@ -73,6 +73,24 @@ struct Chardev {
   std::string origin;
 };
 
+// A folder of the host that a virtio-9p device shows.
+struct SharedFolder {
+  std::string id;
+  std::string path;
+  std::string security;  // none, mapped-xattr, passthrough
+  bool read_only = false;
+  uint32_t file_mode = 0600, directory_mode = 0700;  // on the host, with mapped-xattr
+  std::string told_tag;  // the user is told how the guest mounts it; "": need not be
+  std::string origin;
+};
+
+// A folder for which the machine chooses the device.
+struct Share {
+  std::string path, tag;
+  enum class As { kAuto, kVirtiofs, k9p } as = As::kAuto;  // auto: virtiofs where virtiofsd can serve it
+  std::string origin;
+};
+
 struct Accelerator {
   std::string name;
   Properties properties;
@@ -131,6 +149,8 @@ struct Machine {
   std::vector<Drive> drives;
   std::vector<Netdev> netdevs;
   std::vector<Chardev> chardevs;
+  std::vector<SharedFolder> shared_folders;
+  std::vector<Share> shares;
   std::vector<Device> devices;
   std::vector<std::string> serials;          // chardev id per port, "" for none
   std::optional<std::string> debug_chardev;  // port 0x402

@@ -18,7 +18,7 @@ namespace {
 struct RunOptions {
   std::vector<std::string> disks, more_disks, cdroms, nbd_servers, exports, forwards, shares, devices, vsocks;
   std::string kernel, initrd, append, memory = "1G", net = "user", accel, machine = "pc", cpu, name, log,
-                                      log_file;
+                                      log_file, share_as = "auto";
   unsigned cpus = 1;
   std::string gdb;
   bool huge_pages = false, prealloc = false;
@@ -153,7 +153,7 @@ Result<void> add_vsock(QemuBuilder& b, const std::string& text) {
 }
 
 // "DIR[:TAG]"; the tag is the folder's own name if there is none.
-Result<void> add_share(QemuBuilder& b, const std::string& text) {
+Result<void> add_share(QemuBuilder& b, const std::string& text, Share::As as) {
   constexpr size_t kMostTag = 36;
   const std::string origin = "--share " + text;
   std::string folder = text, tag;
@@ -169,23 +169,20 @@ Result<void> add_share(QemuBuilder& b, const std::string& text) {
     return Error(ErrorKind::kInvalidArgument,
                  fmt::format("{}: write it as DIR or DIR:TAG, with a tag of at most {} bytes without a comma",
                              origin, kMostTag));
-  Machine& m = b.machine();
-  for (const Chardev& other : m.chardevs)
-    for (const auto& [key, value] : other.properties)
-      if (other.backend == Chardev::kVirtiofsd && key == "tag" && value == tag)
-        return Error(ErrorKind::kInvalidArgument,
-                     fmt::format("{}: two folders have the tag '{}'; say --share DIR:TAG", origin, tag));
-  const std::string id = b.anonymous_id("share");
-  m.memory_shared = true;
-  m.chardevs.push_back({.id = id,
-                        .backend = Chardev::kVirtiofsd,
-                        .properties = {{"path", folder}, {"tag", tag}},
-                        .origin = origin});
-  m.devices.push_back({.type = m.type == "microvm" ? "vhost-user-fs-device" : "vhost-user-fs-pci",
-                       .id = {},
-                       .properties = {{"chardev", id}, {"tag", tag}},
-                       .origin = origin});
+  auto& shares = b.machine().shares;
+  if (std::ranges::any_of(shares, [&](const Share& other) { return other.tag == tag; }))
+    return Error(ErrorKind::kInvalidArgument,
+                 fmt::format("{}: two folders have the tag '{}'; say --share DIR:TAG", origin, tag));
+  shares.push_back({.path = folder, .tag = tag, .as = as, .origin = origin});
   return {};
+}
+
+Result<Share::As> share_as(const std::string& text) {
+  if (text == "auto") return Share::As::kAuto;
+  if (text == "virtiofs") return Share::As::kVirtiofs;
+  if (text == "9p") return Share::As::k9p;
+  return Error(ErrorKind::kInvalidArgument,
+               fmt::format("--share-as {}: it is not one of auto, virtiofs, 9p", text));
 }
 
 Result<CommandLine> build(const RunOptions& options) {
@@ -229,7 +226,8 @@ Result<CommandLine> build(const RunOptions& options) {
                          .properties = {},
                          .origin = "the default random number device (--no-rng leaves it out)"});
   for (const std::string& vsock : options.vsocks) TRY(add_vsock(b, vsock));
-  for (const std::string& share : options.shares) TRY(add_share(b, share));
+  TRY_ASSIGN(const Share::As as, share_as(options.share_as));
+  for (const std::string& share : options.shares) TRY(add_share(b, share, as));
   for (const std::string& device : options.devices) TRY(option_device(b, device));
   b.nographic = true;
   TRY(b.finish());
@@ -305,6 +303,9 @@ Result<CommandLine> parse_ostler_command_line(std::span<const std::string> argum
                 "keep all disk images unchanged: writes are thrown away at the end");
   run->add_option("--share", options.shares,
                   "a folder of the host for the guest: DIR[:TAG], which mounts it by its tag; several times");
+  run->add_option("--share-as", options.share_as,
+                  "how the guest mounts such folders: auto, virtiofs (served by virtiofsd) or 9p")
+      ->capture_default_str();
   run->add_option(
          "--net", options.net,
          "network: user (no privileges needed), tap=NAME (a tap device), bridge=NAME[,nat], peer=SOCKET "

@@ -32,6 +32,7 @@ struct QemuBuilder {
   // -net: cards and networks that share hub 0.
   std::vector<PendingNic> hub_nics;
   std::vector<Netdev> hub_networks;
+  std::vector<Device> virtfs_devices;  // without their types
   std::vector<std::string> serial_options;
   bool snapshot = false;  // -snapshot
   bool nographic = false;
@@ -47,6 +48,7 @@ struct QemuBuilder {
   Result<void> place_ide_drives();
   void place_scsi_controller();
   void place_nics();
+  void place_virtfs_devices();
   void add_nic(PendingNic nic);
   Result<void> size_memory();  // without -m: that of the backends
 };
@@ -80,6 +82,8 @@ Result<void> option_netdev(QemuBuilder& b, std::string_view value);
 Result<void> option_nic(QemuBuilder& b, std::string_view value);
 Result<void> option_net(QemuBuilder& b, std::string_view value);
 Result<void> option_chardev(QemuBuilder& b, std::string_view value);
+Result<void> option_fsdev(QemuBuilder& b, std::string_view value);
+Result<void> option_virtfs(QemuBuilder& b, std::string_view value);
 Result<void> option_debugcon(QemuBuilder& b, std::string_view value);
 Result<void> option_gdb(QemuBuilder& b, std::string_view value);
 

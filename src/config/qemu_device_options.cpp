@@ -186,6 +186,7 @@ Result<void> QemuBuilder::finish() {
     m.drives.push_back(std::move(drive.drive));
   }
   place_nics();
+  place_virtfs_devices();
   if (serial_options.empty() && (nographic || m.defaults))
     serial_options.emplace_back(nographic ? "mon:stdio" : "null");
   if (serial_options.size() > kSerialPorts)

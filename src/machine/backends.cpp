@@ -144,6 +144,31 @@ Result<void> Backends::open_chardevs(const config::Machine& config, event::Loop&
   return {};
 }
 
+Result<void> Backends::open_shared_folders(const config::Machine& config) {
+  for (const config::SharedFolder& each : config.shared_folders) {
+    if (shares_.contains(each.id))
+      return Error(ErrorKind::kInvalidArgument,
+                   fmt::format("{}: the id '{}' is taken by another shared folder; say id=NAME", each.origin,
+                               each.id));
+    using fs9p::Security;
+    auto share = fs9p::Share::open({.path = each.path,
+                                    .security = each.security == "mapped-xattr"  ? Security::kMapped
+                                                : each.security == "passthrough" ? Security::kPassthrough
+                                                                                 : Security::kNone,
+                                    .read_only = each.read_only,
+                                    .file_mode = each.file_mode,
+                                    .directory_mode = each.directory_mode});
+    if (!share) return std::move(share).error().with_context(each.origin);
+    if (!each.told_tag.empty())
+      std::fprintf(
+          stderr,
+          "ostler: shared folder %s: in the guest, mount -t 9p -o trans=virtio,version=9p2000.L %s /mnt\n",
+          each.path.c_str(), each.told_tag.c_str());
+    shares_.emplace(each.id, *std::move(share));
+  }
+  return {};
+}
+
 Result<void> Backends::claim(const std::string& kind, const std::string& id, const std::string& user) {
   const auto [entry, free] = users_.emplace(kind + " " + id, user);
   if (free) return {};
@@ -179,11 +204,18 @@ Result<virtio::vhost_user::Address> Backends::take_vhost_user(const std::string&
   return found->second;
 }
 
+Result<std::shared_ptr<fs9p::Share>> Backends::take_share(const std::string& id, const std::string& user) {
+  const auto found = shares_.find(id);
+  if (found == shares_.end()) return unknown(shares_, "shared folder", id, user);
+  return found->second;
+}
+
 Result<std::unique_ptr<Backends>> Backends::create(const config::Machine& config, event::Loop& loop,
                                                    std::function<void()> quit, Disks::Stop stop) {
   std::unique_ptr<Backends> backends(new Backends);
   TRY_ASSIGN(backends->disks_, Disks::create(config, std::move(stop)));
   TRY_ASSIGN(backends->networks_, Networks::create(config, loop));
+  TRY(backends->open_shared_folders(config));
   TRY(backends->open_chardevs(config, loop, quit));
   return backends;
 }

@@ -14,6 +14,7 @@
 #include "config/machine.h"
 #include "devices/virtio/vhost_user/address.h"
 #include "event/loop.h"
+#include "fs9p/share.h"
 #include "machine/disks.h"
 #include "machine/networks.h"
 #include "machine/virtiofsd.h"
@@ -38,12 +39,15 @@ class Backends {
   }
   // The socket of a vhost-user back end, which is not opened before its device is.
   Result<virtio::vhost_user::Address> take_vhost_user(const std::string& id, const std::string& user);
+  // The folder of an -fsdev; several devices may show it.
+  Result<std::shared_ptr<fs9p::Share>> take_share(const std::string& id, const std::string& user);
   Disks& disks() { return *disks_; }
 
  private:
   Backends() = default;
   Result<void> open_chardevs(const config::Machine& config, event::Loop& loop,
                              const std::function<void()>& quit);
+  Result<void> open_shared_folders(const config::Machine& config);
   Result<void> claim(const std::string& kind, const std::string& id, const std::string& user);
 
   struct Chardev {
@@ -53,6 +57,7 @@ class Backends {
   std::map<std::string, Chardev> chardevs_;
   std::map<std::string, virtio::vhost_user::Address> vhost_user_;
   std::vector<std::unique_ptr<Virtiofsd>> daemons_;
+  std::map<std::string, std::shared_ptr<fs9p::Share>> shares_;
   std::unique_ptr<Disks> disks_;
   std::unique_ptr<Networks> networks_;
   std::map<std::string, std::string> users_;  // "kind id" -> device

@@ -20,6 +20,7 @@
 #include "machine/nbd_exports.h"
 #include "machine/pc_board.h"
 #include "machine/plugged_devices.h"
+#include "machine/shares.h"
 #include "memory/dma.h"
 #include "state/archive.h"
 #include "x86/state.h"
@@ -72,7 +73,7 @@ Machine::~Machine() {
 }
 
 Result<std::unique_ptr<Machine>> Machine::create(const config::Machine& config) {
-  std::unique_ptr<Machine> machine(new Machine(config));
+  std::unique_ptr<Machine> machine(new Machine(with_shares_placed(config)));
   TRY(machine->build());
   return machine;
 }
@@ -246,8 +247,7 @@ void Machine::state(state::Archive& archive) {
 }
 
 Result<Snapshot> Machine::save() {
-  if (const std::string& why = devices_->unsavable(); !why.empty())
-    return Error(ErrorKind::kUnsupported, why);
+  if (const std::string why = devices_->unsavable(); !why.empty()) return Error(ErrorKind::kUnsupported, why);
   Snapshot snapshot;
   board_->quiesce();
   state::Saver saver;

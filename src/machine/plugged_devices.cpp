@@ -15,6 +15,7 @@
 #include "devices/virtio/console/device.h"
 #include "devices/virtio/fs/device.h"
 #include "devices/virtio/net/device.h"
+#include "devices/virtio/p9/device.h"
 #include "devices/virtio/rng/device.h"
 #include "devices/virtio/scsi/device.h"
 #include "devices/virtio/transport/pci.h"
@@ -137,6 +138,16 @@ Result<void> PluggedDevices::set_link(const std::string& name, bool up) {
   }
   return Error(ErrorKind::kNotFound,
                fmt::format("there is no network card or network '{}' whose link could be set", name));
+}
+
+std::string PluggedDevices::unsavable() const {
+  for (const Folder& folder : folders_)
+    if (folder.device->mounted())
+      return fmt::format(
+          "{}: a guest that has mounted a shared folder cannot be saved, as its open files are the host's; "
+          "unmount it in the guest first",
+          folder.origin);
+  return unsavable_;
 }
 
 Result<void> PluggedDevices::plug(const config::Device& device) {
@@ -341,6 +352,16 @@ Result<std::unique_ptr<virtio::Device>> PluggedDevices::make_virtio(const std::s
     if (!host) return std::move(host).error().with_context(device.origin);
     return std::unique_ptr<virtio::Device>(
         std::make_unique<virtio::vsock::SocketDevice>(core_.memory(), core_.loop(), *std::move(host), own));
+  }
+  if (family == "virtio-9p") {
+    const auto& own = std::any_cast<const virtio::p9::Options&>(options);
+    if (own.fsdev.empty()) return missing(device, "fsdev");
+    bus_options = own;
+    TRY_ASSIGN(auto share, backends_.take_share(own.fsdev, device.origin));
+    auto made = virtio::p9::P9Device::create(core_.memory(), std::move(share), own);
+    if (!made) return std::move(made).error().with_context(device.origin);
+    folders_.push_back({device.origin, made->get()});
+    return std::unique_ptr<virtio::Device>(*std::move(made));
   }
   if (family == "vhost-user-fs") {
     const auto& own = std::any_cast<const virtio::fs::Options&>(options);

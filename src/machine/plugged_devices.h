@@ -24,6 +24,9 @@ class BalloonDevice;
 namespace console {
 class ConsoleDevice;
 }
+namespace p9 {
+class P9Device;
+}
 namespace scsi {
 struct Options;
 class ScsiDevice;
@@ -46,8 +49,8 @@ class PluggedDevices {
 
   // The cable of the network card `name`, or of the card that is connected to the network `name`.
   Result<void> set_link(const std::string& name, bool up);
-  // Why the guest cannot be saved; empty: it can.
-  const std::string& unsavable() const { return unsavable_; }
+  // Why the guest cannot be saved now; empty: it can.
+  std::string unsavable() const;
   // Null: there is none.
   virtio::balloon::BalloonDevice* balloon() const { return balloon_; }
 
@@ -88,7 +91,12 @@ class PluggedDevices {
   std::vector<std::unique_ptr<bus::IoHandler>> isa_;
   virtio::console::ConsoleDevice* last_console_ = nullptr;  // ports go to the latest one before them
   std::set<std::string> ids_;
-  std::string unsavable_;
+  std::string unsavable_;  // at any time
+  struct Folder {
+    std::string origin;
+    virtio::p9::P9Device* device;
+  };
+  std::vector<Folder> folders_;  // which the guest may have mounted
   unsigned nics_ = 0;
   virtio::balloon::BalloonDevice* balloon_ = nullptr;
   struct Card {

@@ -81,30 +81,43 @@ Result<Sockets> make_sockets() {
   ::_exit(127);
 }
 
+// The program that can serve `folder`.
+Result<std::string> program_for(const std::string& folder) {
+  std::string program = find_program();
+  if (program.empty())
+    return Error(ErrorKind::kNotFound,
+                 fmt::format("there is no virtiofsd at {} or {} or in PATH; install the package "
+                             "qemu-system-common (Debian 12) or virtiofsd (later ones), or say --share-as 9p",
+                             kOfQemu, kOwn));
+  if (program == kOfQemu && ::geteuid() != 0)
+    return Error(
+        ErrorKind::kPermission,
+        fmt::format("{} works for root alone; run this as root, install a virtiofsd of version 1, or say "
+                    "--share-as 9p",
+                    program));
+  // A comma would begin another of its options.
+  if (program == kOfQemu && folder.find(',') != std::string::npos)
+    return Error(ErrorKind::kInvalidArgument,
+                 fmt::format("'{}': {} takes no folder with a comma in its name", folder, program));
+  return program;
+}
+
 }  // namespace
+
+Result<void> Virtiofsd::usable(const std::string& folder) {
+  TRY(program_for(folder));
+  return {};
+}
 
 Result<std::unique_ptr<Virtiofsd>> Virtiofsd::start(const std::string& folder) {
   struct stat info {};
   if (::stat(folder.c_str(), &info) != 0) return errno_error(fmt::format("'{}'", folder), errno);
   if (!S_ISDIR(info.st_mode))
     return Error(ErrorKind::kInvalidArgument, fmt::format("'{}' is not a folder", folder));
-  const std::string program = find_program();
-  if (program.empty())
-    return Error(ErrorKind::kNotFound,
-                 fmt::format("there is no virtiofsd at {} or {} or in PATH; install the package "
-                             "qemu-system-common (Debian 12) or virtiofsd (later ones)",
-                             kOfQemu, kOwn));
-  if (program == kOfQemu && ::geteuid() != 0)
-    return Error(ErrorKind::kPermission,
-                 fmt::format("{} works for root alone; run this as root, or install a virtiofsd of version 1",
-                             program));
+  TRY_ASSIGN(const std::string program, program_for(folder));
   TRY_ASSIGN(Sockets sockets, make_sockets());
   std::vector<std::string> words = {program, fmt::format("--fd={}", sockets.listener.get())};
   if (program == kOfQemu) {
-    // A comma would begin another of its options.
-    if (folder.find(',') != std::string::npos)
-      return Error(ErrorKind::kInvalidArgument,
-                   fmt::format("'{}': {} takes no folder with a comma in its name", folder, program));
     for (const std::string& word :
          {std::string("-f"), std::string("-o"), fmt::format("source={},log_level=err", folder)})
       words.push_back(word);

@@ -14,6 +14,8 @@ namespace ostler::machine {
 
 class Virtiofsd {
  public:
+  // Whether start() would find a program that can serve `folder`; its errors but for the folder's own.
+  static Result<void> usable(const std::string& folder);
   // Errors: kNotFound (no such folder; no virtiofsd, with the package that has it), kPermission.
   static Result<std::unique_ptr<Virtiofsd>> start(const std::string& folder);
   // Ends it and waits for that.

@@ -426,6 +426,52 @@ class Mistakes(Mistake):
     def test_shared_folder_with_a_long_tag(self):
         self.expect(PEOPLE, ["run", "--kernel", F.kernel, "--share", f"{F.folder}:{'x' * 37}"], words=["--share", "36 bytes"])
 
+    def test_shared_folder_as_something_else(self):
+        self.expect(PEOPLE, ["run", "--kernel", F.kernel, "--share", F.folder, "--share-as", "nfs"], words=["--share-as nfs", "9p"])
+
+    def test_shared_folder_by_9p_missing(self):
+        self.expect(PEOPLE, ["run", "--kernel", F.kernel, "--share", F.missing, "--share-as", "9p"],
+                    words=[f"--share {F.missing}", "No such file"])
+
+    # --- shared folders by 9P ---------------------------------------------------------------------
+
+    def fsdev(self, options, words):
+        self.qemu("-fsdev", options, words=["-fsdev", *words])
+
+    def test_fsdev_with_parts_missing(self):
+        self.fsdev(f"local,path={F.folder},security_model=none", words=["id"])
+        self.fsdev("local,id=f,security_model=none", words=["path"])
+        self.fsdev(f"local,id=f,path={F.folder}", words=["security_model", "none, mapped-xattr or passthrough"])
+        self.qemu("-virtfs", f"local,path={F.folder},security_model=none", words=["-virtfs", "mount_tag"])
+
+    def test_fsdev_with_odd_values(self):
+        good = f"local,id=f,path={F.folder}"
+        self.fsdev(f"proxy,id=f,path={F.folder}", words=["'proxy'", "local,path="])
+        self.fsdev(f"{good},security_model=mapped-file", words=["security_model", "mapped-xattr"])
+        self.fsdev(f"{good},security_model=none,readonly=perhaps", words=["readonly", "'perhaps'"])
+        self.fsdev(f"{good},security_model=none,fmode=0640", words=["fmode", "security_model=mapped-xattr"])
+        self.fsdev(f"{good},security_model=mapped-xattr,dmode=789", words=["dmode", "'789'", "octal"])
+        self.fsdev(f"{good},security_model=none,multidevs=warn", words=["multidevs", "remapped"])
+        self.fsdev(f"{good},security_model=none,redonly=on", words=["'redonly'", "'readonly'"])
+
+    def test_fsdev_of_no_folder(self):
+        self.fsdev(f"local,id=f,path={F.missing},security_model=none", words=[F.missing, "No such file"])
+        self.fsdev(f"local,id=f,path={F.kernel},security_model=none", words=[F.kernel, "not a folder"])
+
+    def test_fsdev_twice(self):
+        one = ["-fsdev", f"local,id=f,path={F.folder},security_model=none"]
+        self.qemu(*one, *one, words=["-fsdev", "'f'", "id=NAME"])
+
+    def test_9p_device_without_its_folder(self):
+        fsdev = ["-fsdev", f"local,id=one,path={F.folder},security_model=none"]
+        self.qemu(*fsdev, "-device", "virtio-9p-pci,mount_tag=t", words=["-device virtio-9p-pci", "'fsdev'"])
+        self.qemu(*fsdev, "-device", "virtio-9p-pci,fsdev=ome,mount_tag=t", words=["-device virtio-9p-pci", "'ome'", "'one'"])
+
+    def test_9p_device_with_an_odd_tag(self):
+        fsdev = ["-fsdev", f"local,id=f,path={F.folder},security_model=none"]
+        self.qemu(*fsdev, "-device", "virtio-9p-pci,fsdev=f", words=["-device virtio-9p-pci", "mount_tag"])
+        self.qemu(*fsdev, "-device", f"virtio-9p-pci,fsdev=f,mount_tag={'x' * 37}", words=["mount_tag", "36 bytes"])
+
     # --- disks ------------------------------------------------------------------------------------
 
     def test_disk_missing(self):

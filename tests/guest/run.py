@@ -18,6 +18,7 @@ import debian  # noqa: E402
 import debugger  # noqa: E402
 import devices  # noqa: E402
 import disks  # noqa: E402
+import folders  # noqa: E402
 import jobs  # noqa: E402
 import media  # noqa: E402
 import memory  # noqa: E402
@@ -29,7 +30,7 @@ import virtio  # noqa: E402
 from guestlib import guests, vmm  # noqa: E402
 from guestlib.steps import Failed, Steps  # noqa: E402
 
-MODULES = (boot, memory, devices, disks, media, jobs, virtio, debugger, debian, networks, scsi, shares, switches)
+MODULES = (boot, memory, devices, disks, media, jobs, virtio, debugger, debian, networks, scsi, shares, folders, switches)
 BOOT_SECONDS = 600      # a slow engine on a busy machine
 COMMAND_SECONDS = 120
 

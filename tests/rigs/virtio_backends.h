@@ -17,9 +17,11 @@
 #include "devices/virtio/block/device.h"
 #include "devices/virtio/console/device.h"
 #include "devices/virtio/net/device.h"
+#include "devices/virtio/p9/device.h"
 #include "devices/virtio/rng/device.h"
 #include "devices/virtio/scsi/device.h"
 #include "devices/virtio/vsock/device.h"
+#include "rigs/p9_folder.h"
 #include "rigs/prompt_disk.h"
 
 namespace ostler::rigs {
@@ -120,8 +122,8 @@ class VirtioBackends {
  public:
   static constexpr uint64_t kGuestCid = 3;
   static constexpr uint8_t kScsiTarget = 2;
-  // "balloon", "blk", "net", "rng", "scsi", "console", "vsock", with all that a user can turn on. These back
-  // ends outlive the device.
+  // "balloon", "blk", "net", "rng", "scsi", "console", "vsock", "9p", with all that a user can turn on. These
+  // back ends outlive the device.
   std::unique_ptr<virtio::Device> make(const std::string& kind, memory::AddressSpace& memory) {
     if (kind == "blk")
       return std::make_unique<virtio::block::BlockDevice>(
@@ -152,6 +154,12 @@ class VirtioBackends {
       return std::make_unique<virtio::vsock::SocketDevice>(memory, loop_,
                                                            std::make_unique<Programs::Host>(programs_), own);
     }
+    if (kind == "9p") {
+      if (folder_ == nullptr) folder_ = std::make_unique<P9Folder>();
+      auto own = everything<virtio::p9::Options>();
+      own.mount_tag = "folder";
+      return *virtio::p9::P9Device::create(memory, folder_->open(), own);
+    }
     auto options = everything<virtio::console::Options>();
     options.max_ports = 2;
     auto device = std::make_unique<virtio::console::ConsoleDevice>(memory, options);
@@ -162,7 +170,7 @@ class VirtioBackends {
     return device;
   }
   static std::vector<std::string> kinds() {
-    return {"balloon", "blk", "net", "rng", "scsi", "console", "vsock"};
+    return {"balloon", "blk", "net", "rng", "scsi", "console", "vsock", "9p"};
   }
 
   // Something happens on the host's side.
@@ -208,6 +216,7 @@ class VirtioBackends {
   event::Loop loop_{clock_};
   virtio::balloon::BalloonDevice* balloon_ = nullptr;  // the last one made
   SlowChardev terminal_, channel_;
+  std::unique_ptr<P9Folder> folder_;
 };
 
 }  // namespace ostler::rigs

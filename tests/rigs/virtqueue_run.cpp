@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "memory/ram_block.h"
+#include "rigs/p9_requests.h"
 #include "rigs/virtio_backends.h"
 #include "rigs/virtqueue_driver.h"
 
@@ -153,6 +154,11 @@ class Run {
       least = sizeof(virtio::vsock::Header) + 1;
       (index == 1 ? readable : writable) |= 1;
     }
+    if (kind_ == "9p" && (shape >> 24 & 15) != 0) {
+      least = 255;
+      readable |= 1;
+      writable |= 1;
+    }
     const bool scsi_request = kind_ == "scsi" && index >= virtio::scsi::kFirstRequestQueue;
     if (kind_ == "scsi" && (shape >> 24 & 15) != 0) {
       least = scsi_request ? 128 : 24;
@@ -169,6 +175,7 @@ class Run {
         if ((shape >> (8 + at) & 1) != 0)
           ram_->host()[buffers[i].address + at] = static_cast<std::byte>(choices_.byte() & 0x1f);
     if (kind_ == "vsock" && readable != 0) put_vsock_header(buffers[0], choices_.word());
+    if (kind_ == "9p" && readable != 0) put_p9_request(buffers[0]);
     if (scsi_request && readable != 0) put_scsi_request(buffers[0], choices_.word(), choices_.word());
     if (kind_ == "scsi" && index == virtio::scsi::kControlQueue && readable != 0)
       put_scsi_task(buffers[0], choices_.word());
@@ -217,6 +224,13 @@ class Run {
       cdb[at] = (more >> at & 1) != 0 ? static_cast<uint8_t>(more >> (at + 8) & 0x3f) : 0;
     if ((choice >> 25 & 1) != 0) cdb[1] |= 0x10;
     std::memcpy(ram_->host() + buffer.address, bytes.data(), std::min<size_t>(buffer.length, bytes.size()));
+  }
+
+  void put_p9_request(const VirtqueueDriver::Buffer& buffer) {
+    P9Requests requests([this] { return choices_.byte(); });
+    const auto request = requests.next();
+    std::memcpy(ram_->host() + buffer.address, request.data(),
+                std::min<size_t>(buffer.length, request.size()));
   }
 
   void put_scsi_task(const VirtqueueDriver::Buffer& buffer, uint32_t choice) {

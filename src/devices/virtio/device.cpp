@@ -142,6 +142,7 @@ void Device::reset() {
   {
     const AllLocks locks(*this);
     running_ = false;
+    for (unsigned i = 0; i < queue_count(); ++i) abandon_locked(i);
   }
   wait_until_idle();  // nothing begins while it does not run
   const AllLocks locks(*this);
@@ -156,6 +157,7 @@ void Device::reset_queue(unsigned index) {
     const Lock lock(queue_mutex(index));
     if (!running_ || !queues_[index]) return;
     queues_[index]->close();
+    abandon_locked(index);
   }
   wait_until_idle(index);
   const AllLocks locks(*this);

@@ -109,6 +109,9 @@ class Device {
   // Serve `queue`, with its lock held. May release and retake `lock`, and must stop when running() is false
   // after that; the queues stay in place until it returns.
   virtual void process(unsigned queue, Lock& lock) = 0;
+  // Before reset() or reset_queue() waits for the queue's requests in flight: a device whose requests can be
+  // given up reports them finished here, and they touch neither queue nor guest memory any more.
+  virtual void abandon_locked(unsigned /*queue*/) {}
   virtual void stopped_locked() {}                          // after reset: queues are gone
   virtual void queue_stopped_locked(unsigned /*queue*/) {}  // after its reset: it is gone
   virtual void device_state(state::Archive& archive) = 0;

@@ -7,6 +7,7 @@
 #include "devices/virtio/console/device.h"
 #include "devices/virtio/fs/device.h"
 #include "devices/virtio/net/device.h"
+#include "devices/virtio/p9/device.h"
 #include "devices/virtio/rng/device.h"
 #include "devices/virtio/scsi/device.h"
 #include "devices/virtio/vhost_user/block.h"
@@ -56,6 +57,12 @@ std::span<const config::DeviceType> device_types() {
        &vsock::pci_properties(),
        {"virtio-vsock-pci-non-transitional", "virtio-vsock"}},
       {"virtio-vsock-device", "virtio-bus", "sockets between guest and host", &vsock::mmio_properties(), {}},
+      {"virtio-9p-pci",
+       "PCI",
+       "shared folder (9P)",
+       &p9::pci_properties(),
+       {"virtio-9p-pci-transitional", "virtio-9p-pci-non-transitional", "virtio-9p"}},
+      {"virtio-9p-device", "virtio-bus", "shared folder (9P)", &p9::mmio_properties(), {}},
       {"vhost-user-fs-pci", "PCI", "shared folder of virtiofsd", &fs::pci_properties(), {"vhost-user-fs"}},
       {"vhost-user-blk-pci",
        "PCI",

@@ -31,6 +31,18 @@ TEST(OstlerCommandLine, ForwardBecomesARuleOnTheLoopbackAddress) {
   EXPECT_EQ(parsed->machine.netdevs.at(0).properties.at(0).value, "tcp:127.0.0.1:2222-:22");
 }
 
+TEST(OstlerCommandLine, SharesAreNamedByTheirFolders) {
+  const auto parsed =
+      parse({"run", "--kernel", "k", "--share", "/some/where/", "--share", "dir:tag", "--share-as", "9p"});
+  ASSERT_TRUE(parsed.has_value()) << parsed.error().message();
+  const auto& shares = parsed->machine.shares;
+  ASSERT_EQ(shares.size(), 2u);
+  EXPECT_EQ(shares[0].tag, "where");
+  EXPECT_EQ(shares[1].path, "dir");
+  EXPECT_EQ(shares[1].tag, "tag");
+  EXPECT_EQ(shares[1].as, Share::As::k9p);
+}
+
 TEST(OstlerCommandLine, BadForwardShowsTheForm) {
   const auto parsed = parse({"run", "-p", "22"});
   ASSERT_FALSE(parsed.has_value());

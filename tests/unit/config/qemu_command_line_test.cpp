@@ -385,6 +385,35 @@ TEST(QemuCommandLine, InitrdWithoutKernelIsRefused) {
   EXPECT_EQ(error({"-initrd", "x"}), "-initrd: only goes with -kernel");
 }
 
+TEST(QemuCommandLine, FsdevBecomesAFolder) {
+  const Machine m =
+      machine({"-fsdev", "local,id=f,path=/some/where,security_model=mapped,readonly=on,fmode=0640"});
+  ASSERT_EQ(m.shared_folders.size(), 1u);
+  const SharedFolder& folder = m.shared_folders[0];
+  EXPECT_EQ(folder.id, "f");
+  EXPECT_EQ(folder.path, "/some/where");
+  EXPECT_EQ(folder.security, "mapped-xattr");
+  EXPECT_TRUE(folder.read_only);
+  EXPECT_EQ(folder.file_mode, 0640u);
+  EXPECT_EQ(folder.directory_mode, 0700u);
+}
+
+TEST(QemuCommandLine, VirtfsIsAFolderAndItsDevice) {
+  const Machine m = machine({"-virtfs", "local,path=/a,mount_tag=t,security_model=none", "-M", "microvm"});
+  ASSERT_EQ(m.shared_folders.size(), 1u);
+  EXPECT_EQ(m.shared_folders[0].id, "t");
+  const Device& device = m.devices.back();
+  EXPECT_EQ(device.type, "virtio-9p-device") << "whichever of the two options comes first";
+  EXPECT_EQ(device.properties.at(0).value, "t");
+  EXPECT_EQ(device.properties.at(1).value, "t");
+}
+
+TEST(QemuCommandLine, FsdevOfAnotherKindIsRefused) {
+  EXPECT_NE(error({"-fsdev", "proxy,id=f,path=/a"}).find("local,path=DIR"), std::string::npos);
+  EXPECT_NE(error({"-fsdev", "local,id=f,path=/a"}).find("none, mapped-xattr or passthrough"),
+            std::string::npos);
+}
+
 TEST(QemuCommandLine, HelpListsEveryOptionOnce) {
   const std::string help = qemu_help();
   for (const char* option :
