@@ -206,6 +206,9 @@ std::optional<VcpuExit> KvmEngine::handle_exit() {
     case KVM_EXIT_IOAPIC_EOI:
       context_.interrupts.eoi_reported(run.eoi.vector);
       return std::nullopt;
+    case KVM_EXIT_DIRTY_RING_FULL:
+      context_.vm.dirty_ring_full(vcpu_.get());
+      return std::nullopt;
     case KVM_EXIT_IRQ_WINDOW_OPEN:
     case KVM_EXIT_SET_TPR:
     case KVM_EXIT_INTR:

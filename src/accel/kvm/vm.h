@@ -11,6 +11,7 @@
 #include <optional>
 #include <vector>
 
+#include "accel/kvm/dirty_ring.h"
 #include "accel/kvm/gate.h"
 #include "accel/kvm/io_events.h"
 #include "accel/kvm/irqchip.h"
@@ -21,11 +22,17 @@
 
 namespace ostler::accel::kvm {
 
+struct VmOptions {
+  std::optional<Irqchip::Mode> irqchip;  // none: all interrupt controllers are ours
+  // Of the ring in which each vCPU tells the pages that its guest writes; 0: KVM keeps bitmaps.
+  uint32_t dirty_ring_entries = 0;
+};
+
 class Vm final : public memory::Listener {
  public:
   // Follows `space` from now on. `space` outlives it; engines are destroyed before it.
   static Result<std::unique_ptr<Vm>> create(std::shared_ptr<System> system, memory::AddressSpace& space,
-                                            std::optional<Irqchip::Mode> irqchip = std::nullopt);
+                                            const VmOptions& options = {});
   ~Vm() override;
 
   const System& system() const { return *system_; }
@@ -37,8 +44,10 @@ class Vm final : public memory::Listener {
   // ---- the dirty log, of one control thread: beside RamBlock's own ----
   // From now on KVM notes which pages the guest writes; or not any more.
   void set_dirty_log(bool on);
-  // Notes them in their RAM blocks (RamBlock::note_dirty), and begins anew.
+  // Notes them in their RAM blocks (RamBlock::note_dirty), and begins anew. Some may have been noted before.
   void collect_dirty();
+  // On the thread of a vCPU that does not go on before there is room in its ring (KVM_EXIT_DIRTY_RING_FULL).
+  void dirty_ring_full(int vcpu);  // its file descriptor
 
   void view_changed(const memory::ViewChange& change) override;
   size_t slot_count() const { return slots_.size(); }
@@ -53,9 +62,22 @@ class Vm final : public memory::Listener {
     bool read_only;
   };
   explicit Vm(std::shared_ptr<System> system, memory::AddressSpace& space);
-  Result<void> set_up(std::optional<Irqchip::Mode> irqchip);
+  Result<void> set_up(const VmOptions& options);
   void add_locked(const memory::FlatRange& range);
   void remove_locked(const memory::FlatRange& range);
+  // vm_dirty_log.cpp
+  template <class F>
+  void outside_guests(F&& f);
+  Result<void> set_up_dirty_log(uint32_t ring_entries);
+  void collect_locked();
+  void collect_from_locked(const Slot& slot);
+  void collect_bitmap_locked(const Slot& slot);
+  void empty_rings_locked();
+  void collect_rings_locked();
+  void collect_ring_locked(DirtyRing& ring);
+  void reset_rings_locked();
+  void note_locked(const std::vector<DirtyPage>& pages);
+  void note_all_locked();
   int set_slot(uint64_t address, const Slot& slot, uint64_t size);
 
   const std::shared_ptr<System> system_;
@@ -70,6 +92,9 @@ class Vm final : public memory::Listener {
   std::vector<uint32_t> free_ids_;
   uint32_t next_id_ = 0, most_ids_ = 0;
   bool dirty_log_ = false;
+  uint32_t ring_entries_ = 0;       // 0: bitmaps
+  std::map<int, DirtyRing> rings_;  // by the vCPU's file descriptor
+  bool told_reset_ = false, told_overrun_ = false;
   bool clears_itself_ = false;  // pages are protected again by a call of their own, and only those written
 };
 
