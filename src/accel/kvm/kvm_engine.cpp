@@ -85,12 +85,17 @@ void KvmEngine::reset(bool init) {
   pending_.fetch_and(~kNmi);
   unfinished_ = false;
   changed_ = true;
-  apic_changed_ = true;
+  apic_loaded();
 }
 
 void KvmEngine::state(state::Archive& archive) {
   // Interrupts may have arrived since the vCPU stopped.
-  if (!archive.loading() && waits_itself() && !changed_ && !apic_changed_) load_state();
+  if (!archive.loading() && waits_itself()) {
+    if (changed_ || apic_changed_)
+      load_apic();
+    else
+      load_state();
+  }
   state_.state(archive);
   // As the interpreter saves it: the stream does not tell which engine wrote it.
   archive.section("interpreter", 1);
