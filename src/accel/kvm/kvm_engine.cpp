@@ -155,6 +155,10 @@ std::optional<VcpuExit> KvmEngine::enter_guest(uint32_t heeded) {
   const int done = call(vcpu_.get(), kRun);
   inside_.store(false);
   context_.vm.gate().leave();
+  context_.vm.late_writes().drain(mapping_.data(),
+                                  [this](bool is_port, GuestPhys address, unsigned size, uint64_t value) {
+                                    (is_port ? ports_ : memory_).write(address, size, value);
+                                  });
   if (run.cr8 != cr8 && !waits_itself()) context_.interrupts.set_cr8(static_cast<uint8_t>(run.cr8));
   if (done == -EINTR || done == -EAGAIN) {
     unfinished_ = false;

@@ -53,10 +53,22 @@ Result<void> filter_msrs(int fd, bool kernel_apics) {
   return {};
 }
 
+// 0: none.
+unsigned late_page_of(const System& system) {
+  const int page = system.extension(KVM_CAP_COALESCED_MMIO);
+  const bool fits = page > 0 && (static_cast<size_t>(page) + 1) * kPageSize <= system.vcpu_mapping_size();
+  return fits ? static_cast<unsigned>(page) : 0;
+}
+
 }  // namespace
 
-Vm::Vm(std::shared_ptr<System> system, memory::AddressSpace& space)
-    : system_(std::move(system)), space_(space) {}
+Vm::Vm(std::shared_ptr<System> system, memory::AddressSpace& space, int fd)
+    : system_(std::move(system)),
+      space_(space),
+      fd_(fd),
+      late_ring_(late_page_of(*system_)),
+      late_memory_(fd, false),
+      late_ports_(fd, true) {}
 
 Vm::~Vm() {
   if (listening_) space_.remove_listener(*this);
@@ -64,17 +76,20 @@ Vm::~Vm() {
 
 Result<std::unique_ptr<Vm>> Vm::create(std::shared_ptr<System> system, memory::AddressSpace& space,
                                        const VmOptions& options) {
-  std::unique_ptr<Vm> vm(new Vm(std::move(system), space));
+  const int fd = call(system->fd(), kCreateVm);
+  if (fd < 0) return refusal("KVM_CREATE_VM", fd);
+  std::unique_ptr<Vm> vm(new Vm(std::move(system), space, fd));
   TRY(vm->set_up(options));
   space.add_listener(*vm);
   vm->listening_ = true;
+  if (options.ports != nullptr && vm->late_ring_.exists() &&
+      vm->system_->extension(KVM_CAP_COALESCED_PIO) > 0)
+    vm->port_listener_.emplace(*vm, *options.ports);
   return vm;
 }
 
 Result<void> Vm::set_up(const VmOptions& options) {
-  const int fd = call(system_->fd(), kCreateVm);
-  if (fd < 0) return refusal("KVM_CREATE_VM", fd);
-  fd_.reset(fd);
+  const int fd = fd_.get();
   uint64_t identity_map = kIdentityMap;
   if (const int done = call(fd, kSetIdentityMapAddr, &identity_map); done < 0)
     return refusal("KVM_SET_IDENTITY_MAP_ADDR", done);
@@ -151,11 +166,23 @@ void Vm::remove_locked(const memory::FlatRange& range) {
   slots_.erase(found);
 }
 
+void Vm::PortListener::view_changed(const memory::ViewChange& change) {
+  const std::lock_guard lock(vm_.mutex_);
+  for (const memory::FlatRange& range : change.removed) vm_.late_ports_.remove(range);
+  for (const memory::FlatRange& range : change.added) vm_.late_ports_.add(range);
+}
+
 void Vm::view_changed(const memory::ViewChange& change) {
-  if (io_events_) {
+  {
     const std::lock_guard lock(mutex_);
-    for (const memory::FlatRange& range : change.removed) io_events_->remove(range);
-    for (const memory::FlatRange& range : change.added) io_events_->add(range);
+    if (io_events_) {
+      for (const memory::FlatRange& range : change.removed) io_events_->remove(range);
+      for (const memory::FlatRange& range : change.added) io_events_->add(range);
+    }
+    if (late_ring_.exists()) {
+      for (const memory::FlatRange& range : change.removed) late_memory_.remove(range);
+      for (const memory::FlatRange& range : change.added) late_memory_.add(range);
+    }
   }
   const auto is_ram = [](const memory::FlatRange& range) { return range.is_ram(); };
   if (std::none_of(change.removed.begin(), change.removed.end(), is_ram) &&

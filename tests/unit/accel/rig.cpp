@@ -103,7 +103,7 @@ std::unique_ptr<Engine> Rig::make(const std::string& engine) {
     if (!kvm_system()) return nullptr;
     if (vm == nullptr)
       vm = *kvm::Vm::create(*kvm_system(), memory,
-                            {.irqchip = irqchip, .dirty_ring_entries = dirty_ring_entries});
+                            {.irqchip = irqchip, .dirty_ring_entries = dirty_ring_entries, .ports = &ports});
     auto made = kvm::KvmEngine::create({.vm = *vm,
                                         .index = kvm_vcpus_++,
                                         .model = model,
