@@ -2,6 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <bit>
+
+#include "accel/kvm/dirty_ring.h"
 #include "config/property.h"
 
 namespace ostler::machine {
@@ -67,18 +71,48 @@ std::string too_slow(double speed) {
   return fmt::format("this host's KVM emulates each instruction, {:.1f} million a second", speed);
 }
 
+// As QEMU spells it.
+config::Property<Accelerator> dirty_ring_size() {
+  using kvm::DirtyRing;
+  return {
+      {"dirty-ring-size", "uint32",
+       "pages in each vCPU's ring of written pages, a power of two from 1024 to 65536; 0: bitmaps instead"},
+      [](Accelerator& chosen, std::string_view text) -> Result<void> {
+        TRY_ASSIGN(const uint64_t entries, config::parse_number(text));
+        if (entries != 0 && (!std::has_single_bit(entries) || entries < DirtyRing::kLeastEntries ||
+                             entries > DirtyRing::kMostEntries))
+          return Error(ErrorKind::kInvalidArgument,
+                       fmt::format("{} is not a power of two from {} to {}; say dirty-ring-size={}, or leave "
+                                   "it out",
+                                   text, DirtyRing::kLeastEntries, DirtyRing::kMostEntries,
+                                   std::bit_ceil(std::clamp<uint64_t>(entries, DirtyRing::kLeastEntries,
+                                                                      DirtyRing::kMostEntries))));
+        chosen.dirty_ring_entries = static_cast<uint32_t>(entries);
+        return {};
+      },
+      [](const Accelerator& chosen) { return std::to_string(chosen.dirty_ring_entries); }};
+}
+
+const config::PropertyTable<Accelerator>& kvm_table() {
+  static const config::PropertyTable<Accelerator> table("-accel kvm", {dirty_ring_size()});
+  return table;
+}
+
 // For who insists on it.
 Result<Accelerator> by_kvm(const config::Properties& properties, std::vector<std::string>& warnings) {
-  if (!properties.empty())
-    return Error(ErrorKind::kInvalidArgument,
-                 fmt::format("-accel kvm has no property '{}'; leave it out", properties.front().key));
+  for (const auto& [key, value] : properties)
+    if (table().find(key) != nullptr)
+      return Error(ErrorKind::kInvalidArgument,
+                   fmt::format("-accel kvm has no property '{}'; leave it out, or say -accel bt", key));
+  TRY_ASSIGN(Accelerator chosen, kvm_table().parse(properties));
   auto system = kvm::System::open();
   if (!system) return std::move(system).error().with_context("-accel kvm");
   auto speed = kvm::measure_speed(**system);
   if (!speed) return std::move(speed).error().with_context("-accel kvm");
   if (*speed < kvm::kLeastSpeed)
     warnings.push_back(fmt::format("-accel kvm: {}: -accel bt is faster", too_slow(*speed)));
-  return Accelerator{.kvm = *system, .translates = false, .options = {}};
+  chosen.kvm = *std::move(system);
+  return chosen;
 }
 
 // Null: the translator is the better choice; `warnings` tells why unless there is no KVM at all.
@@ -153,7 +187,7 @@ std::string accelerator_help() {
          "kvm                  the host's processor, by its kernel's /dev/kvm\n"
          "bt                   binary translator (tcg is another name of it)\n"
          "interp               interpreter: slow, the reference for the other\n" +
-         table().help();
+         table().help() + kvm_table().help();
 }
 
 }  // namespace ostler::machine

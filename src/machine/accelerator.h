@@ -1,6 +1,7 @@
 // The choice among -accel options, and their properties, declared once as tables.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
@@ -16,6 +17,7 @@ struct Accelerator {
   std::shared_ptr<accel::kvm::System> kvm;  // else
   bool translates = false;                  // else the interpreter
   bt::Options options;                      // of the translator
+  uint32_t dirty_ring_entries = 0;          // of KVM: see accel::kvm::VmOptions
 };
 
 // The first accelerator of the configuration that is available; what was passed over is told in `warnings`.

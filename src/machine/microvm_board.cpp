@@ -76,6 +76,7 @@ class Microvm final : public Board {
     memory_.add("sleep registers", reduced_.sleep_registers(), kGed.value + kSleepOffset, kSleepBytes, 1);
     if (with_pci) {
       pci_.emplace(core, io_apic_);
+      if (kernel_ != nullptr) pci_->bus.set_message_fds(kernel_->message_fds());
       memory_.add("pci ecam", pci_->ecam, kEcam, pci::Ecam::kBytesPerBus, 1, 4);
       ports_.add("pci config", pci_->config_ports, pci::ConfigPorts::kFirstPort, pci::ConfigPorts::kPorts);
       memory::Transaction(core.memory()).add(core.memory().root(), 0, pci_->memory, -1);

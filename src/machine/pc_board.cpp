@@ -70,6 +70,7 @@ class Pc final : public Board {
     core.apic_bus().set_ext_int_source(pic_);
     core.apic_bus().add_eoi_sink(io_apic_);
     core.set_fpu_error(router_.line(kIrqFpu));
+    if (kernel_ != nullptr) pci_.set_message_fds(kernel_->message_fds());
     if (kernel_ != nullptr && kernel_->mode() == accel::kvm::Irqchip::Mode::kOn) {
       pic_.set_kernel(kernel_->pic());
       io_apic_.set_kernel(kernel_->io_apic());

@@ -265,6 +265,12 @@ class Mistakes(Mistake):
     def test_accelerator_without_properties(self):
         self.qemu("-accel", "kvm,cache=8M", words=["-accel kvm", "'cache'", "leave it out"])
 
+    def test_accelerator_dirty_ring_of_odd_size(self):
+        self.qemu("-accel", "kvm,dirty-ring-size=3000",
+                  words=["-accel kvm", "dirty-ring-size", "3000", "power of two", "4096"])
+        self.qemu("-accel", "kvm,dirty-ring-size=512", words=["dirty-ring-size", "512", "1024"])
+        self.qemu("-accel", "kvm,dirty-ring-sise=0", words=["-accel kvm", "'dirty-ring-size'"])
+
     def test_accelerator_property_misspelt(self):
         self.qemu("-accel", "bt,cahce=8M", words=["-accel bt", "cahce", "'cache'"])
 

@@ -34,9 +34,10 @@ class Gate {
     if (closed_) changed_.notify_all();
   }
 
-  // Runs f with no vCPU inside. One caller at a time.
+  // Runs f with no vCPU inside. Any thread that is outside itself; one after the other.
   template <class F>
   void run_closed(F&& f) {
+    const std::lock_guard one(closing_);
     {
       std::unique_lock lock(mutex_);
       closed_ = true;
@@ -51,6 +52,7 @@ class Gate {
   }
 
  private:
+  std::mutex closing_;  // before mutex_
   std::mutex mutex_;
   std::condition_variable changed_;
   std::vector<std::pair<const void*, std::function<void()>>> kicks_;

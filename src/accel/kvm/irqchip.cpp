@@ -1,6 +1,7 @@
 #include "accel/kvm/irqchip.h"
 
 #include <cerrno>
+#include <utility>
 #include <vector>
 
 #include "accel/kvm/refusal.h"
@@ -37,12 +38,11 @@ Result<std::unique_ptr<Irqchip>> Irqchip::create(int fd, Mode mode) {
     if (const int done = call(fd, kEnableCap, &enable); done < 0)
       return refused("KVM_CAP_SPLIT_IRQCHIP", done);
   }
-  const std::lock_guard lock(chips->mutex_);
-  TRY(chips->set_routes_locked());
+  TRY(chips->set_pins());
   return chips;
 }
 
-Result<void> Irqchip::set_routes_locked() {
+Result<void> Irqchip::set_pins() {
   std::vector<kvm_irq_routing_entry> entries;
   if (mode_ == Mode::kOn) {
     for (uint32_t pin = 0; pin < kPicPins; ++pin)
@@ -51,30 +51,12 @@ Result<void> Irqchip::set_routes_locked() {
       entries.push_back(pin_of_chip(kPicPins + pin, KVM_IRQCHIP_IOAPIC, pin));
     if (has_pit_) entries.push_back(pin_of_chip(0, KVM_IRQCHIP_IOAPIC, kTimerPin));
   }
-  for (uint32_t pin = 0; pin < kPins; ++pin) {
-    if (!sends_[pin]) continue;
-    kvm_irq_routing_entry entry{};
-    entry.gsi = pin;
-    entry.type = KVM_IRQ_ROUTING_MSI;
-    entry.u.msi.address_lo = static_cast<uint32_t>(sends_[pin]->address);
-    entry.u.msi.address_hi = static_cast<uint32_t>(sends_[pin]->address >> 32);
-    entry.u.msi.data = sends_[pin]->data;
-    entries.push_back(entry);
-  }
-  RoutingList list(entries.size());
-  std::copy(entries.begin(), entries.end(), list.entries());
-  if (const int done = call(fd_, kSetGsiRouting, list.data()); done < 0)
-    return refusal("KVM_SET_GSI_ROUTING", done);
-  return {};
+  return routes_.set_pins(std::move(entries));
 }
 
 void Irqchip::pin_sends(unsigned pin, GuestPhys address, uint32_t data) {
   if (pin >= kPins) return;
-  const std::lock_guard lock(mutex_);
-  std::optional<Message>& sends = sends_[pin];
-  if (sends && sends->address == address.value && sends->data == data) return;
-  sends = {address.value, data};
-  if (const auto done = set_routes_locked(); !done) log::warning(done.error().message());
+  if (const auto done = routes_.set_message(pin, address, data); !done) log::warning(done.error().message());
 }
 
 void Irqchip::deliver_msi(GuestPhys address, uint32_t data) {
@@ -115,9 +97,8 @@ Result<void> Irqchip::create_pit() {
   if (const int done = call(fd_, kCreatePit2, &config); done < 0) return refused(kCreatePit2, done);
   kvm_reinject_control late{};
   if (const int done = call(fd_, kReinjectControl, &late); done < 0) return refused(kReinjectControl, done);
-  const std::lock_guard lock(mutex_);
   has_pit_ = true;
-  return set_routes_locked();
+  return set_pins();
 }
 
 Result<kvm_pit_state2> Irqchip::pit() const {

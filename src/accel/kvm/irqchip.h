@@ -4,17 +4,16 @@
 //
 // Global system interrupts: with kSplit, 0 to 23 are the pins of our I/O APIC, which the kernel knows so that
 // it reports the end of their interrupts (KVM_EXIT_IOAPIC_EOI). With kOn, 0 to 15 are the pins of the 8259
-// pair and 16 to 39 those of the I/O APIC; with a PIT in the kernel, 0 is both chips' pin for IRQ 0.
+// pair and 16 to 39 those of the I/O APIC; with a PIT in the kernel, 0 is both chips' pin for IRQ 0. From
+// IrqRoutes::kFirstFree on they are messages of eventfds.
 #pragma once
 
 #include <linux/kvm.h>
 
-#include <array>
 #include <cstdint>
 #include <memory>
-#include <mutex>
-#include <optional>
 
+#include "accel/kvm/irq_routes.h"
 #include "base/result.h"
 #include "bus/irq.h"
 #include "bus/kernel_apics.h"
@@ -33,6 +32,12 @@ class Irqchip final : public bus::KernelApics {
   // With kOn: pins of the kernel's chips.
   bus::IrqSink& pic() { return pic_; }
   bus::IrqSink& io_apic() { return io_apic_; }
+  // The eventfd's signals raise a pin of the kernel's I/O APIC (kOn): see IrqRoutes::attach_level().
+  Result<void> attach_io_apic_pin(unsigned pin, int fd, int resample) {
+    return routes_.attach_level(kPicPins + pin, fd, resample);
+  }
+  void detach_io_apic_pin(unsigned pin, int fd) { routes_.detach_level(kPicPins + pin, fd); }
+  bus::MessageFds& message_fds() { return routes_; }
 
   void deliver_msi(GuestPhys address, uint32_t data) override;
   void pin_sends(unsigned pin, GuestPhys address, uint32_t data) override;
@@ -57,21 +62,16 @@ class Irqchip final : public bus::KernelApics {
     const Irqchip& owner_;
     const unsigned first_;
   };
-  struct Message {
-    uint64_t address;
-    uint32_t data;
-  };
 
-  Irqchip(int fd, Mode mode) : fd_(fd), mode_(mode), pic_(*this, 0), io_apic_(*this, kPicPins) {}
+  Irqchip(int fd, Mode mode) : fd_(fd), mode_(mode), routes_(fd), pic_(*this, 0), io_apic_(*this, kPicPins) {}
   void set_line(unsigned gsi, bool level) const;
-  Result<void> set_routes_locked();
+  Result<void> set_pins();
 
   const int fd_;
   const Mode mode_;
+  IrqRoutes routes_;
   Pins pic_, io_apic_;
   bool has_pit_ = false;
-  std::mutex mutex_;
-  std::array<std::optional<Message>, kPins> sends_;  // kSplit
 };
 
 }  // namespace ostler::accel::kvm

@@ -85,12 +85,17 @@ void KvmEngine::reset(bool init) {
   pending_.fetch_and(~kNmi);
   unfinished_ = false;
   changed_ = true;
-  apic_changed_ = true;
+  apic_loaded();
 }
 
 void KvmEngine::state(state::Archive& archive) {
   // Interrupts may have arrived since the vCPU stopped.
-  if (!archive.loading() && waits_itself() && !changed_ && !apic_changed_) load_state();
+  if (!archive.loading() && waits_itself()) {
+    if (changed_ || apic_changed_)
+      load_apic();
+    else
+      load_state();
+  }
   state_.state(archive);
   // As the interpreter saves it: the stream does not tell which engine wrote it.
   archive.section("interpreter", 1);
@@ -150,6 +155,10 @@ std::optional<VcpuExit> KvmEngine::enter_guest(uint32_t heeded) {
   const int done = call(vcpu_.get(), kRun);
   inside_.store(false);
   context_.vm.gate().leave();
+  context_.vm.late_writes().drain(mapping_.data(),
+                                  [this](bool is_port, GuestPhys address, unsigned size, uint64_t value) {
+                                    (is_port ? ports_ : memory_).write(address, size, value);
+                                  });
   if (run.cr8 != cr8 && !waits_itself()) context_.interrupts.set_cr8(static_cast<uint8_t>(run.cr8));
   if (done == -EINTR || done == -EAGAIN) {
     unfinished_ = false;
@@ -205,6 +214,9 @@ std::optional<VcpuExit> KvmEngine::handle_exit() {
     }
     case KVM_EXIT_IOAPIC_EOI:
       context_.interrupts.eoi_reported(run.eoi.vector);
+      return std::nullopt;
+    case KVM_EXIT_DIRTY_RING_FULL:
+      context_.vm.dirty_ring_full(vcpu_.get());
       return std::nullopt;
     case KVM_EXIT_IRQ_WINDOW_OPEN:
     case KVM_EXIT_SET_TPR:

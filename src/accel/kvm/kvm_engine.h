@@ -57,7 +57,7 @@ class KvmEngine final : public Engine {
   bool wants_wakeup() override;
   void state_loaded() override { changed_ = true; }
   bool waits_itself() const override { return context_.vm.irqchip() != nullptr; }
-  void apic_loaded() override { apic_changed_ = true; }
+  void apic_loaded() override;
   void state(state::Archive& archive) override;
   void set_debug(const DebugRequest& request) override;
   const DebugStop& debug_stop() const override { return debug_stop_; }
@@ -95,6 +95,8 @@ class KvmEngine final : public Engine {
   bool settle();
   bool load_apic();
   bool store_apic();
+  std::optional<bus::ApicImage> kernel_apic();
+  bool set_kernel_apic(const bus::ApicImage& image);
   bool refused(const Request& request, int error);
   // kvm_engine_debug.cpp
   void apply_debug(bool step);
@@ -111,7 +113,7 @@ class KvmEngine final : public Engine {
   Mapping mapping_;
   std::vector<MsrField> msrs_;  // those that this KVM has
   bool changed_ = true;         // state_ since KVM had it
-  bool apic_changed_ = true;    // the same of the local APIC's, where the kernel has it
+  bool apic_changed_ = true;    // the same of the local APIC's timer, where the kernel has it
   bool unfinished_ = false;     // KVM waits for the end of a port, memory or MSR access
   bool nmi_waiting_ = false;
   bool bound_ = false;

@@ -11,6 +11,19 @@
 #include "x86/msr_index.h"
 
 namespace ostler::accel::kvm {
+namespace {
+
+// Registers of the local APIC's page, by offset / 16 (SDM Vol. 3A table 11-1).
+constexpr size_t kLvtTimer = 0x32, kInitialCount = 0x38, kCurrentCount = 0x39, kDivide = 0x3e;
+constexpr uint32_t kLvtMasked = 1u << 16;
+
+void copy_timer(const bus::ApicImage& from, bus::ApicImage& to) {
+  to.tsc_deadline = from.tsc_deadline;
+  for (const size_t index : {kLvtTimer, kInitialCount, kCurrentCount, kDivide})
+    to.page[index] = from.page[index];
+}
+
+}  // namespace
 
 // Tells once, and is false.
 bool KvmEngine::refused(const Request& request, int error) {
@@ -93,23 +106,28 @@ bool KvmEngine::load_state() {
   return load_apic();
 }
 
-bool KvmEngine::load_apic() {
+std::optional<bus::ApicImage> KvmEngine::kernel_apic() {
   kvm_lapic_state lapic{};
-  if (const int done = call_vcpu(kGetLapic, &lapic); done < 0) return refused(kGetLapic, done);
+  if (const int done = call_vcpu(kGetLapic, &lapic); done < 0) {
+    refused(kGetLapic, done);
+    return std::nullopt;
+  }
   kvm_sregs2 sregs{};
-  if (const int done = call_vcpu(kGetSregs2, &sregs); done < 0) return refused(kGetSregs2, done);
+  if (const int done = call_vcpu(kGetSregs2, &sregs); done < 0) {
+    refused(kGetSregs2, done);
+    return std::nullopt;
+  }
   MsrList deadline(1);
   deadline.entries()[0] = {.index = x86::msr_index::IA32_TSC_DEADLINE, .reserved = 0, .data = 0};
   call_vcpu(kGetMsrs, deadline.data());
   bus::ApicImage image{.base = sregs.apic_base, .tsc_deadline = deadline.entries()[0].data, .page = {}};
   to_image(lapic, image);
-  context_.interrupts.set_image(image);
-  return true;
+  // The timer that was loaded has not started there.
+  if (apic_changed_) copy_timer(context_.interrupts.image(), image);
+  return image;
 }
 
-// Behind the registers, of which IA32_APIC_BASE decides how the page is read.
-bool KvmEngine::store_apic() {
-  const bus::ApicImage image = context_.interrupts.image();
+bool KvmEngine::set_kernel_apic(const bus::ApicImage& image) {
   kvm_lapic_state lapic{};
   from_image(image, lapic);
   if (const int done = call_vcpu(kSetLapic, &lapic); done < 0) return refused(kSetLapic, done);
@@ -117,6 +135,38 @@ bool KvmEngine::store_apic() {
   deadline.entries()[0] = {
       .index = x86::msr_index::IA32_TSC_DEADLINE, .reserved = 0, .data = image.tsc_deadline};
   call_vcpu(kSetMsrs, deadline.data());
+  return true;
+}
+
+bool KvmEngine::load_apic() {
+  const std::optional<bus::ApicImage> image = kernel_apic();
+  if (image) context_.interrupts.set_image(*image);
+  return image.has_value();
+}
+
+// At once, so that what devices send from now on is added to it. The timer waits for the vCPU.
+void KvmEngine::apic_loaded() {
+  apic_changed_ = true;
+  if (!waits_itself()) return;
+  bus::ApicImage image = context_.interrupts.image();
+  // It decides how the page is read.
+  kvm_sregs2 sregs{};
+  int done = call_vcpu(kGetSregs2, &sregs);
+  sregs.apic_base = image.base;
+  if (done >= 0) done = call_vcpu(kSetSregs2, &sregs);
+  if (done < 0) {
+    refused(kSetSregs2, done);
+    return;
+  }
+  bus::ApicImage stopped;
+  stopped.page[kLvtTimer] = kLvtMasked;
+  copy_timer(stopped, image);
+  set_kernel_apic(image);
+}
+
+bool KvmEngine::store_apic() {
+  const std::optional<bus::ApicImage> image = kernel_apic();
+  if (!image || !set_kernel_apic(*image)) return false;
   apic_changed_ = false;
   return true;
 }

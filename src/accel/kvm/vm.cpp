@@ -53,51 +53,66 @@ Result<void> filter_msrs(int fd, bool kernel_apics) {
   return {};
 }
 
+// 0: none.
+unsigned late_page_of(const System& system) {
+  const int page = system.extension(KVM_CAP_COALESCED_MMIO);
+  const bool fits = page > 0 && (static_cast<size_t>(page) + 1) * kPageSize <= system.vcpu_mapping_size();
+  return fits ? static_cast<unsigned>(page) : 0;
+}
+
 }  // namespace
 
-Vm::Vm(std::shared_ptr<System> system, memory::AddressSpace& space)
-    : system_(std::move(system)), space_(space) {}
+Vm::Vm(std::shared_ptr<System> system, memory::AddressSpace& space, int fd)
+    : system_(std::move(system)),
+      space_(space),
+      fd_(fd),
+      late_ring_(late_page_of(*system_)),
+      late_memory_(fd, false),
+      late_ports_(fd, true) {}
 
 Vm::~Vm() {
   if (listening_) space_.remove_listener(*this);
 }
 
 Result<std::unique_ptr<Vm>> Vm::create(std::shared_ptr<System> system, memory::AddressSpace& space,
-                                       std::optional<Irqchip::Mode> irqchip) {
-  std::unique_ptr<Vm> vm(new Vm(std::move(system), space));
-  TRY(vm->set_up(irqchip));
+                                       const VmOptions& options) {
+  const int fd = call(system->fd(), kCreateVm);
+  if (fd < 0) return refusal("KVM_CREATE_VM", fd);
+  std::unique_ptr<Vm> vm(new Vm(std::move(system), space, fd));
+  TRY(vm->set_up(options));
   space.add_listener(*vm);
   vm->listening_ = true;
+  if (options.ports != nullptr && vm->late_ring_.exists() &&
+      vm->system_->extension(KVM_CAP_COALESCED_PIO) > 0)
+    vm->port_listener_.emplace(*vm, *options.ports);
   return vm;
 }
 
-Result<void> Vm::set_up(std::optional<Irqchip::Mode> irqchip) {
-  const int fd = call(system_->fd(), kCreateVm);
-  if (fd < 0) return refusal("KVM_CREATE_VM", fd);
-  fd_.reset(fd);
+Result<void> Vm::set_up(const VmOptions& options) {
+  const int fd = fd_.get();
   uint64_t identity_map = kIdentityMap;
   if (const int done = call(fd, kSetIdentityMapAddr, &identity_map); done < 0)
     return refusal("KVM_SET_IDENTITY_MAP_ADDR", done);
   if (const int done = call(fd, kSetTssAddr, static_cast<unsigned long>(kTss)); done < 0)
     return refusal("KVM_SET_TSS_ADDR", done);
   most_ids_ = static_cast<uint32_t>(std::max(32, system_->extension(KVM_CAP_NR_MEMSLOTS)));
-  kvm_enable_cap by_hand{};
-  by_hand.cap = KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2;
-  by_hand.args[0] = KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE;
-  clears_itself_ =
-      (system_->extension(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2) & KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE) != 0 &&
-      call(fd, kEnableCap, &by_hand) >= 0;
+  TRY(set_up_dirty_log(options.dirty_ring_entries));
   if (system_->extension(KVM_CAP_IOEVENTFD_ANY_LENGTH) > 0) io_events_.emplace(fd);
-  if (irqchip) {
-    TRY_ASSIGN(irqchip_, Irqchip::create(fd, *irqchip));
+  if (options.irqchip) {
+    TRY_ASSIGN(irqchip_, Irqchip::create(fd, *options.irqchip));
   }
-  return filter_msrs(fd, irqchip.has_value());
+  return filter_msrs(fd, options.irqchip.has_value());
 }
 
 Result<Fd> Vm::create_vcpu(unsigned index) {
-  const int fd = call(fd_.get(), kCreateVcpu, index);
-  if (fd < 0) return refusal(fmt::format("KVM_CREATE_VCPU of vCPU {}", index), fd);
-  return Fd(fd);
+  const int created = call(fd_.get(), kCreateVcpu, index);
+  if (created < 0) return refusal(fmt::format("KVM_CREATE_VCPU of vCPU {}", index), created);
+  Fd fd(created);
+  if (ring_entries_ == 0) return fd;
+  TRY_ASSIGN(DirtyRing ring, DirtyRing::of_vcpu(fd.get(), ring_entries_));
+  const std::lock_guard lock(mutex_);
+  rings_.insert_or_assign(fd.get(), std::move(ring));
+  return fd;
 }
 
 int Vm::set_slot(uint64_t address, const Slot& slot, uint64_t size) {
@@ -145,16 +160,29 @@ void Vm::add_locked(const memory::FlatRange& range) {
 void Vm::remove_locked(const memory::FlatRange& range) {
   const auto found = slots_.find((range.first.value + kPageMask) & ~kPageMask);
   if (found == slots_.end()) return;
+  collect_from_locked(found->second);
   set_slot(found->first, found->second, 0);
   free_ids_.push_back(found->second.id);
   slots_.erase(found);
 }
 
+void Vm::PortListener::view_changed(const memory::ViewChange& change) {
+  const std::lock_guard lock(vm_.mutex_);
+  for (const memory::FlatRange& range : change.removed) vm_.late_ports_.remove(range);
+  for (const memory::FlatRange& range : change.added) vm_.late_ports_.add(range);
+}
+
 void Vm::view_changed(const memory::ViewChange& change) {
-  if (io_events_) {
+  {
     const std::lock_guard lock(mutex_);
-    for (const memory::FlatRange& range : change.removed) io_events_->remove(range);
-    for (const memory::FlatRange& range : change.added) io_events_->add(range);
+    if (io_events_) {
+      for (const memory::FlatRange& range : change.removed) io_events_->remove(range);
+      for (const memory::FlatRange& range : change.added) io_events_->add(range);
+    }
+    if (late_ring_.exists()) {
+      for (const memory::FlatRange& range : change.removed) late_memory_.remove(range);
+      for (const memory::FlatRange& range : change.added) late_memory_.add(range);
+    }
   }
   const auto is_ram = [](const memory::FlatRange& range) { return range.is_ram(); };
   if (std::none_of(change.removed.begin(), change.removed.end(), is_ram) &&
@@ -167,37 +195,6 @@ void Vm::view_changed(const memory::ViewChange& change) {
     for (const memory::FlatRange& range : change.added)
       if (range.is_ram()) add_locked(range);
   });
-}
-
-void Vm::set_dirty_log(bool on) {
-  const std::lock_guard lock(mutex_);
-  dirty_log_ = on;
-  for (const auto& [address, slot] : slots_) set_slot(address, slot, slot.size);
-}
-
-void Vm::collect_dirty() {
-  const std::lock_guard lock(mutex_);
-  for (const auto& [address, slot] : slots_) {
-    if (slot.read_only) continue;
-    std::vector<uint64_t> bitmap((slot.size / kPageSize + 63) / 64);
-    kvm_dirty_log wanted{};
-    wanted.slot = slot.id;
-    wanted.dirty_bitmap = bitmap.data();
-    if (call(fd_.get(), kGetDirtyLog, &wanted) < 0) continue;
-    const bool any = std::any_of(bitmap.begin(), bitmap.end(), [](uint64_t word) { return word != 0; });
-    if (!any) continue;
-    if (clears_itself_) {
-      // Before anybody reads the pages: what is written from now on is noted for the next time.
-      kvm_clear_dirty_log again{};
-      again.slot = slot.id;
-      again.num_pages = static_cast<uint32_t>(slot.size / kPageSize);
-      again.dirty_bitmap = bitmap.data();
-      // If it fails, KVM goes on to tell these pages.
-      call(fd_.get(), kClearDirtyLog, &again);
-    }
-    for (uint64_t page = 0; page < slot.size / kPageSize; ++page)
-      if ((bitmap[page / 64] >> page % 64 & 1) != 0) slot.ram->note_dirty(slot.offset + page * kPageSize);
-  }
 }
 
 }  // namespace ostler::accel::kvm

@@ -29,8 +29,11 @@ bus::ApicImage LocalApic::image() {
   }
   page[kIcrLow] = static_cast<uint32_t>(command_);
   page[kIcrHigh] = static_cast<uint32_t>(command_ >> 32);
-  page[kCurrentCount] = current_count();
+  const uint32_t count = current_count();
   const std::lock_guard lock(mutex_);
+  // One that is due has yet to ring: 0 is one that has.
+  const bool counts = expires_ >= 0 && timer_mode_locked() != TimerMode::kTscDeadline;
+  page[kCurrentCount] = counts ? std::max(count, 1u) : 0;
   page[kEsr] = error_status_;
   for (unsigned i = 0; i < kLvtCount; ++i) page[kLvtFirst + i] = lvt_[i];
   page[kInitialCount] = initial_count_;

@@ -30,8 +30,14 @@ struct Channel::Flight {
 Channel::Channel(memory::AddressSpace& memory, bus::IrqLine irq)
     : irq_(irq),
       master_(memory),
-      command_ports_("ide", *this, &Channel::read_command_block, &Channel::write_command_block),
+      command_ports_(*this),
       control_port_("ide control", *this, &Channel::read_control, &Channel::write_control) {}
+
+// Not the device register: it decides whose interrupt is up.
+std::span<const bus::LateRange> Channel::CommandPorts::late_writes() const {
+  static constexpr bus::LateRange kLate[] = {{.offset = 1, .size = 5}};
+  return kLate;
+}
 
 Channel::~Channel() {
   for (const auto& drive : drives_)

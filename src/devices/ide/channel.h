@@ -12,10 +12,13 @@
 #include <condition_variable>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <string>
+#include <string_view>
 
 #include "base/result.h"
 #include "bus/irq.h"
+#include "bus/late_writes.h"
 #include "devices/chipset/io_range.h"
 #include "devices/ide/bus_master.h"
 #include "devices/ide/drive.h"
@@ -60,6 +63,23 @@ class Channel final : public state::Savable {
   using Lock = std::unique_lock<std::mutex>;
   struct Flight;
 
+  // Features, count and address of the next command are looked at when the command comes.
+  class CommandPorts final : public bus::IoHandler, public bus::LateWrites {
+   public:
+    explicit CommandPorts(Channel& channel) : channel_(channel) {}
+    std::string_view name() const override { return "ide"; }
+    uint64_t io_read(uint64_t offset, unsigned size) override {
+      return channel_.read_command_block(offset, size);
+    }
+    void io_write(uint64_t offset, unsigned size, uint64_t value) override {
+      channel_.write_command_block(offset, size, value);
+    }
+    std::span<const bus::LateRange> late_writes() const override;
+
+   private:
+    Channel& channel_;
+  };
+
   uint64_t read_command_block(uint64_t offset, unsigned size);
   void write_command_block(uint64_t offset, unsigned size, uint64_t value);
   uint64_t read_control(uint64_t offset, unsigned size);
@@ -89,7 +109,8 @@ class Channel final : public state::Savable {
   uint8_t selected_ = 0;
   uint8_t control_ = 0;
   bool level_ = false;
-  chipset::IoRange<Channel> command_ports_, control_port_;
+  CommandPorts command_ports_;
+  chipset::IoRange<Channel> control_port_;
 };
 
 }  // namespace ostler::ide

@@ -13,6 +13,7 @@
 
 #include "base/result.h"
 #include "bus/irq.h"
+#include "bus/message_fds.h"
 #include "devices/pci/function.h"
 #include "memory/address_space.h"
 
@@ -64,6 +65,10 @@ class Bus {
   const Window& memory() const { return memory_; }
   const Window& ports() const { return ports_; }
   bus::MsiSink& msi() const { return msi_; }
+  // For functions whose work another process does; null: the host's kernel takes no eventfds for interrupts.
+  // Set at construction time.
+  bus::MessageFds* message_fds() const { return message_fds_; }
+  void set_message_fds(bus::MessageFds& kernel) { message_fds_ = &kernel; }
 
   // INTx of slot s, pin p (1..4) is wire (s + p - 2) mod 4: slot 1 INTA is wire 0. The ACPI tables agree.
   static unsigned wire_of(Address address, uint8_t pin) { return (address.slot + pin + 2u) % kWires; }
@@ -76,6 +81,7 @@ class Bus {
   bus::IrqSink& pirq_;
   bus::MsiSink& msi_;
   std::array<uint8_t, kWires> lines_{};
+  bus::MessageFds* message_fds_ = nullptr;
 
   mutable std::shared_mutex mutex_;  // functions_, retired_
   std::array<std::shared_ptr<Function>, 256> functions_;

@@ -1,5 +1,8 @@
 #include "devices/pci/msix.h"
 
+#include <poll.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <bit>
 
@@ -46,6 +49,11 @@ void Msix::update(const ConfigSpace& config, bus::MsiSink* sink) {
   function_masked_ = (control & kMsixFunctionMask) != 0;
   enabled_.store((control & kMsixEnable) != 0, std::memory_order_release);
   deliver_pending_locked();
+  update_sources_locked();
+}
+
+bool Msix::leaves_locked(unsigned index) const {
+  return enabled() && !function_masked_ && sink_ != nullptr && !entries_[index].masked();
 }
 
 void Msix::deliver_pending_locked() {
@@ -56,24 +64,78 @@ void Msix::deliver_pending_locked() {
 
 void Msix::deliver_locked(unsigned index) {
   pending_[index] = false;
-  const Entry& entry = entries_[index];
-  const GuestPhys address{uint64_t{entry.words[1]} << 32 | (entry.words[0] & ~3u)};
-  sink_->send_msi(address, entry.words[2]);
+  sink_->send_msi(entries_[index].address(), entries_[index].words[2]);
 }
 
 void Msix::notify(unsigned index) {
   const std::lock_guard lock(mutex_);
   if (index >= entries_.size() || !enabled()) return;
-  if (function_masked_ || entries_[index].masked() || sink_ == nullptr)
-    pending_[index] = true;
-  else
+  if (leaves_locked(index))
     deliver_locked(index);
+  else
+    pending_[index] = true;
+}
+
+// ---- eventfds ----
+std::optional<unsigned> Msix::add_source(int fd, bus::MessageFds& kernel) {
+  auto taken = kernel.take(fd);
+  if (taken == nullptr) return std::nullopt;
+  const std::lock_guard lock(mutex_);
+  auto free = std::ranges::find_if(sources_, [](const Source& source) { return source.kernel == nullptr; });
+  if (free == sources_.end()) free = sources_.insert(sources_.end(), Source{});
+  *free = {.fd = fd, .kernel = std::move(taken), .vector = {}};
+  return static_cast<unsigned>(free - sources_.begin());
+}
+
+void Msix::assign_source(unsigned source, std::optional<unsigned> index) {
+  const std::lock_guard lock(mutex_);
+  sources_[source].vector = index && *index < entries_.size() ? index : std::nullopt;
+  update_sources_locked();
+}
+
+void Msix::remove_source(unsigned source) {
+  const std::lock_guard lock(mutex_);
+  sources_[source] = {.fd = -1, .kernel = nullptr, .vector = {}};
+}
+
+void Msix::update_sources_locked() {
+  for (Source& source : sources_) {
+    if (source.kernel == nullptr) continue;
+    source.sends = source.vector && leaves_locked(*source.vector);
+    if (!source.sends) {
+      source.kernel->hold();
+      continue;
+    }
+    const Entry& entry = entries_[*source.vector];
+    source.kernel->send(entry.address(), entry.words[2]);
+  }
+}
+
+// Also what waits in an eventfd is pending.
+bool Msix::pending_locked(unsigned index) const {
+  if (pending_[index]) return true;
+  return std::ranges::any_of(sources_, [&](const Source& source) {
+    if (source.vector != index || source.sends) return false;
+    pollfd waiting{.fd = source.fd, .events = POLLIN, .revents = 0};
+    return ::poll(&waiting, 1, 0) == 1 && (waiting.revents & POLLIN) != 0;
+  });
+}
+
+void Msix::empty_sources_locked() {
+  for (Source& source : sources_) {
+    if (source.kernel == nullptr) continue;
+    source.sends = false;
+    source.kernel->hold();
+    uint64_t count = 0;
+    [[maybe_unused]] const ssize_t got = ::read(source.fd, &count, sizeof count);
+  }
 }
 
 void Msix::reset() {
   const std::lock_guard lock(mutex_);
   std::ranges::fill(entries_, Entry{});
   std::fill(pending_.begin(), pending_.end(), false);
+  empty_sources_locked();
 }
 
 uint32_t Msix::read32_locked(uint64_t offset) const {
@@ -84,7 +146,7 @@ uint32_t Msix::read32_locked(uint64_t offset) const {
   uint32_t bits = 0;
   const uint64_t first = (offset - table_bytes_) * 8;
   for (uint64_t i = 0; i < 32 && first + i < pending_.size(); ++i)
-    if (pending_[first + i]) bits |= 1u << i;
+    if (pending_locked(static_cast<unsigned>(first + i))) bits |= 1u << i;
   return bits;
 }
 
@@ -112,14 +174,16 @@ void Msix::io_write(uint64_t offset, unsigned size, uint64_t value) {
     entries_[index].words[word] = static_cast<uint32_t>(value >> (8 * done)) & (word == 3 ? 1u : ~0u);
   }
   deliver_pending_locked();
+  update_sources_locked();
 }
 
 void Msix::state(state::Archive& archive) {
   const std::lock_guard lock(mutex_);
   archive.section("msix", 1);
+  if (archive.loading()) empty_sources_locked();
   for (size_t i = 0; i < entries_.size(); ++i) {
     for (uint32_t& word : entries_[i].words) archive.field("word", word);
-    bool pending = pending_[i];
+    bool pending = pending_locked(static_cast<unsigned>(i));
     archive.field("pending", pending);
     pending_[i] = pending;
   }

@@ -3,12 +3,15 @@
 
 #include <atomic>
 #include <cstdint>
+#include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "bus/io_handler.h"
 #include "bus/irq.h"
+#include "bus/message_fds.h"
 #include "devices/pci/config_space.h"
 #include "memory/region.h"
 #include "state/archive.h"
@@ -40,6 +43,15 @@ class Msix final : public bus::IoHandler {
   void notify(unsigned index);
   void reset();
 
+  // Eventfds of another process or of the kernel, whose signals are notifications too: the host's kernel
+  // sends them, and while they cannot leave they wait in the eventfd, as pending. `fd` does not block, and
+  // stays open until remove_source(). The number of the source, of no vector at first; none: the kernel has
+  // no room.
+  std::optional<unsigned> add_source(int fd, bus::MessageFds& kernel);
+  // Of vector `index` from now on; none, or no such vector: they wait, and nothing tells.
+  void assign_source(unsigned source, std::optional<unsigned> index);
+  void remove_source(unsigned source);
+
   std::string_view name() const override { return name_; }
   uint64_t io_read(uint64_t offset, unsigned size) override;
   void io_write(uint64_t offset, unsigned size, uint64_t value) override;
@@ -50,7 +62,18 @@ class Msix final : public bus::IoHandler {
   struct Entry {
     uint32_t words[4] = {0, 0, 0, 1};
     bool masked() const { return (words[3] & 1) != 0; }
+    GuestPhys address() const { return {uint64_t{words[1]} << 32 | (words[0] & ~3u)}; }
   };
+  struct Source {
+    int fd = -1;
+    std::unique_ptr<bus::MessageFd> kernel;  // null: removed
+    std::optional<unsigned> vector;
+    bool sends = false;
+  };
+  bool leaves_locked(unsigned index) const;
+  bool pending_locked(unsigned index) const;
+  void update_sources_locked();
+  void empty_sources_locked();
   uint32_t read32_locked(uint64_t offset) const;
   void deliver_locked(unsigned index);
   void deliver_pending_locked();
@@ -64,6 +87,7 @@ class Msix final : public bus::IoHandler {
   mutable std::mutex mutex_;
   std::vector<Entry> entries_;
   std::vector<bool> pending_;
+  std::vector<Source> sources_;
   bool function_masked_ = false;
   bus::MsiSink* sink_ = nullptr;
 };

@@ -213,35 +213,6 @@ TEST_P(Exits, AKickEndsALoop) {
   EXPECT_EQ(cpu().activity, x86::Activity::kRunning);
 }
 
-GUEST(dirty32, ".code32", "movl $1, 0x20000; out %al, $0x80; movl $1, 0x31000; out %al, $0x80; hlt")
-class KvmDirtyLog : public ::testing::TestWithParam<const char*> {};
-INSTANTIATE_TEST_SUITE_P(Here, KvmDirtyLog, ::testing::ValuesIn(Rig::kvm_if_here()),
-                         [](const auto& test) { return test.param; });
-GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(KvmDirtyLog);
-TEST_P(KvmDirtyLog, TellsThePagesThatWereWrittenSinceTheLastTime) {
-  Rig rig;
-  const auto engine = rig.make(GetParam());
-  rig.place(dirty32());
-  rig.start(*engine, Mode::kProtected);
-  rig.ram->start_dirty_log();
-  rig.vm->set_dirty_log(true);
-  const auto written = [&](uint64_t address) {
-    std::vector<uint64_t> bitmap;
-    rig.vm->collect_dirty();
-    rig.ram->collect_dirty(bitmap);
-    std::vector<uint64_t> pages;
-    for (uint64_t page = 0; page < kRamSize / kPageSize; ++page)
-      if ((bitmap[page / 64] >> page % 64 & 1) != 0) pages.push_back(page * kPageSize);
-    return pages == std::vector<uint64_t>{address};
-  };
-  EXPECT_EQ(rig.run(*engine), VcpuExit::kStopped);
-  EXPECT_TRUE(written(0x20000));
-  rig.log.clear();
-  EXPECT_EQ(rig.run(*engine), VcpuExit::kStopped);
-  EXPECT_TRUE(written(0x31000));
-  rig.vm->set_dirty_log(false);
-}
-
 // KVM may leave CPUID to the host's processor: what it is asked for is in kvm_test.cpp.
 class SoftwareExits : public Exits {};
 

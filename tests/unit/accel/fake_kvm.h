@@ -35,12 +35,16 @@ class FakeKvm {
   std::function<int(kvm_run&)> on_run;      // KVM_RUN; its result
   std::vector<std::string> calls;           // names, in their order
   std::map<unsigned long, int> extensions;  // others are there
+  std::function<int()> on_reset_rings;      // KVM_RESET_DIRTY_RINGS; its result
+  // Of the vCPU made last.
+  kvm_dirty_gfn* dirty_ring() { return reinterpret_cast<kvm_dirty_gfn*>(run_.data() + kRingAt); }
   unsigned count(const std::string& name) const {
     return static_cast<unsigned>(std::count(calls.begin(), calls.end(), name));
   }
 
  private:
-  static constexpr int kMappingSize = 0x3000;
+  static constexpr int kMappingSize = 0x3000, kRingAt = KVM_DIRTY_LOG_PAGE_OFFSET * 4096;
+  static constexpr size_t kWholeSize = kRingAt + 65536 * sizeof(kvm_dirty_gfn);
 
   std::optional<int> answer(int, const Request& request, unsigned long argument) {
     const std::string name(request.name);
@@ -55,12 +59,13 @@ class FakeKvm {
     if (name == "KVM_CREATE_VM") return memfd_create("vm", MFD_CLOEXEC);
     if (name == "KVM_CREATE_VCPU") {
       const int fd = memfd_create("vcpu", MFD_CLOEXEC);
-      EXPECT_EQ(ftruncate(fd, kMappingSize), 0);
-      run_ = *Mapping::of_file(fd, kMappingSize);
+      EXPECT_EQ(ftruncate(fd, kWholeSize), 0);
+      run_ = *Mapping::of_file(fd, kWholeSize);
       return fd;
     }
     // As many as were asked for; with KVM_GET_SUPPORTED_CPUID none that means anything.
     if (name == "KVM_GET_MSRS" || name == "KVM_SET_MSRS") return *reinterpret_cast<int*>(argument);
+    if (name == "KVM_RESET_DIRTY_RINGS" && on_reset_rings) return on_reset_rings();
     if (name == "KVM_RUN") return on_run ? on_run(*reinterpret_cast<kvm_run*>(run_.data())) : -EINTR;
     return 0;
   }

@@ -86,6 +86,26 @@ TEST_P(KernelIrqchip, AWaitingInterruptMovesWithTheVcpu) {
     }
 }
 
+// What devices of a paused guest send is neither lost when it is saved nor when it goes on elsewhere.
+GUEST(wait16, ".code16", ENABLE_X2APIC "out %al, $0x80; sti; 1: test %bp, %bp; jz 1b; out %al, $0x80; hlt")
+TEST_P(KernelIrqchip, AMessageToAPausedVcpuIsKept) {
+  enum class When { kBeforeSave, kAfterLoad, kBetweenLoadAndSave };
+  for (const auto mode : {Irqchip::Mode::kSplit, Irqchip::Mode::kOn})
+    for (const auto when : {When::kBeforeSave, When::kAfterLoad, When::kBetweenLoadAndSave}) {
+      Chips a("kvm", mode), b("kvm", mode), c("kvm", mode);
+      a.start(wait16(), end16());
+      EXPECT_EQ(a.rig.run(*a.engine), VcpuExit::kStopped);
+      if (when == When::kBeforeSave) a.bus.send_msi({0xfee00000}, kVector);
+      move(a, b);
+      if (when == When::kBetweenLoadAndSave) b.bus.send_msi({0xfee00000}, kVector);
+      move(b, c);
+      if (when == When::kAfterLoad) c.bus.send_msi({0xfee00000}, kVector);
+      c.rig.log.clear();
+      EXPECT_EQ(c.rig.run(*c.engine), VcpuExit::kStopped);
+      EXPECT_EQ(c.engine->cpu_state().gpr[x86::kRbp] & 0xffff, 1u) << static_cast<int>(when);
+    }
+}
+
 // Level-triggered: comes again after its end for as long as the wire is up.
 GUEST(level16, ".code16",
       ENABLE_X2APIC "out %al, $0x90; sti; 1: cmp $2, %bp; jb 1b; cli; out %al, $0x92; out %al, $0x80; hlt")

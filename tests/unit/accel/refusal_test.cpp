@@ -29,7 +29,8 @@ class Refusals : public ::testing::Test {
     TRY_ASSIGN(const auto system, fake_.open());
     TRY_ASSIGN(const double speed, measure_speed(*system, [this] { return now_; }));
     static_cast<void>(speed);
-    TRY_ASSIGN(rig_.vm, Vm::create(system, rig_.memory, irqchip));
+    TRY_ASSIGN(rig_.vm, Vm::create(system, rig_.memory,
+                                   {.irqchip = irqchip, .dirty_ring_entries = dirty_ring_entries_}));
     return KvmEngine::create({.vm = *rig_.vm,
                               .index = 0,
                               .model = rig_.model,
@@ -42,6 +43,7 @@ class Refusals : public ::testing::Test {
   }
   Rig rig_;
   FakeKvm fake_;
+  uint32_t dirty_ring_entries_ = 0;
   int64_t now_ = 0;
 };
 
@@ -82,6 +84,19 @@ TEST_F(Refusals, EveryCallOfTheKernelsInterruptControllersToo) {
   const auto split = build(Irqchip::Mode::kSplit);
   ASSERT_FALSE(split);
   expect_sentence(split.error().message(), "KVM_CAP_SPLIT_IRQCHIP");
+}
+
+TEST_F(Refusals, RingsOfWrittenPagesToo) {
+  dirty_ring_entries_ = 4096;
+  fake_.extensions = {{KVM_CAP_DIRTY_LOG_RING, 65536 * 16}};
+  ASSERT_TRUE(build());
+  fake_.refused = {{"KVM_ENABLE_CAP", EINVAL}};
+  expect_sentence(build().error().message(), "KVM_CAP_DIRTY_LOG_RING");
+  fake_.refused.clear();
+  fake_.extensions = {{KVM_CAP_DIRTY_LOG_RING, 0}};
+  expect_sentence(build().error().message(), "dirty-ring-size");
+  fake_.extensions = {{KVM_CAP_DIRTY_LOG_RING, 2048 * 16}};
+  expect_sentence(build().error().message(), "say dirty-ring-size=2048");
 }
 
 TEST_F(Refusals, AnOldKernelIsNamed) {

@@ -101,7 +101,9 @@ std::unique_ptr<Engine> Rig::make(const std::string& engine) {
   info.apic_id = apic_id;
   if (engine == "kvm") {
     if (!kvm_system()) return nullptr;
-    if (vm == nullptr) vm = *kvm::Vm::create(*kvm_system(), memory, irqchip);
+    if (vm == nullptr)
+      vm = *kvm::Vm::create(*kvm_system(), memory,
+                            {.irqchip = irqchip, .dirty_ring_entries = dirty_ring_entries, .ports = &ports});
     auto made = kvm::KvmEngine::create({.vm = *vm,
                                         .index = kvm_vcpus_++,
                                         .model = model,

@@ -123,6 +123,7 @@ class Rig {
   std::unique_ptr<bt::Shared> translator;
   std::unique_ptr<kvm::Vm> vm;
   std::optional<kvm::Irqchip::Mode> irqchip;  // of vm
+  uint32_t dirty_ring_entries = 0;            // the same
   FakeInterrupts interrupts;
   uint32_t apic_id = 0;
   bus::CpuInterrupts* apic = &interrupts;  // of the engines made next

@@ -46,6 +46,21 @@ TEST_F(LocalApicTimerTest, OneShotFiresOnce) {
   EXPECT_EQ(read(kCurrent), 0u);
 }
 
+TEST_F(LocalApicTimerTest, WhatIsDueAndHasNotRungDoesSoWhereItsImageGoes) {
+  write(kTimer, kOneShot);
+  write(kInitial, 1000);
+  bench.clock.advance(1000);
+  const bus::ApicImage due = apic.image();
+  bench.loop.run_due();
+  EXPECT_TRUE(take());
+  apic.set_image(apic.image());
+  bench.advance(10'000);
+  EXPECT_FALSE(apic.pending()) << "it has rung";
+  apic.set_image(due);
+  bench.advance(1);
+  EXPECT_TRUE(take());
+}
+
 TEST_F(LocalApicTimerTest, CountsDownWithTheDivider) {
   write(kTimer, kOneShot);
   write(kDivide, kDivideBy2);

@@ -35,6 +35,15 @@ TEST_F(Piix, IsAnIdeControllerOfThePc) {
   EXPECT_EQ(bus.config_read(kDevfn, 8, 4) >> 8, 0x010180u);
 }
 
+// Those that only a command looks at: neither data nor device, status nor command.
+TEST_F(Piix, RegistersOfTheNextCommandMayBeWrittenLate) {
+  const auto* late = dynamic_cast<const bus::LateWrites*>(&function->channel(1).command_ports());
+  ASSERT_NE(late, nullptr);
+  ASSERT_EQ(late->late_writes().size(), 1u);
+  EXPECT_EQ(late->late_writes()[0].offset, 1u);
+  EXPECT_EQ(late->late_writes()[0].size, 5u);
+}
+
 TEST_F(Piix, PortsAnswerOnceTheyAreDecoded) {
   ASSERT_TRUE(function->attach(make(), "ide.0", 0));
   EXPECT_EQ(status(), 0xffu);

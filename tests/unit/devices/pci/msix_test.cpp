@@ -2,7 +2,14 @@
 #include "devices/pci/msix.h"
 
 #include <gtest/gtest.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/fd.h"
 #include "fixture.h"
 
 namespace ostler::pci {
@@ -128,6 +135,148 @@ TEST_F(MsixTest, state) {
   other.update(other_config, &sink);
   other.io_write(16 + 12, 4, 0);
   EXPECT_EQ(sink.messages, (std::vector<std::pair<uint64_t, uint32_t>>{{0xfee01000, 0x41}}));
+}
+
+// ---- eventfds that the host's kernel takes ----
+// What it would do with them.
+struct FakeMessageFds final : bus::MessageFds {
+  class One final : public bus::MessageFd {
+   public:
+    explicit One(FakeMessageFds& owner) : owner_(owner) {}
+    ~One() override { owner_.log.emplace_back("end"); }
+    void send(GuestPhys address, uint32_t data) override {
+      owner_.log.push_back("send " + std::to_string(address.value & 0xfffff) + " " + std::to_string(data));
+    }
+    void hold() override { owner_.log.emplace_back("hold"); }
+
+   private:
+    FakeMessageFds& owner_;
+  };
+  std::unique_ptr<bus::MessageFd> take(int) override {
+    if (full) return nullptr;
+    return std::make_unique<One>(*this);
+  }
+  std::vector<std::string> log;
+  bool full = false;
+};
+
+class MsixSourceTest : public MsixTest {
+ protected:
+  void SetUp() override {
+    MsixTest::SetUp();
+    source = *msix.add_source(event.get(), kernel);
+  }
+  ~MsixSourceTest() override { msix.remove_source(source); }
+  void signal() const {
+    const uint64_t one = 1;
+    ASSERT_EQ(::write(event.get(), &one, sizeof one), ssize_t{sizeof one});
+  }
+  // What the kernel was told last; before a change of ours.
+  std::string last() const { return kernel.log.empty() ? "" : kernel.log.back(); }
+  uint64_t pending_bits() { return msix.io_read(kPending, 8); }
+
+  Fd event{::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
+  FakeMessageFds kernel;
+  unsigned source = 0;
+};
+
+TEST_F(MsixSourceTest, sends_while_its_vector_may) {
+  program(1, 0xfee01000, 0x41, false);
+  msix.assign_source(source, 1);
+  EXPECT_EQ(last(), "hold") << "MSI-X is off";
+  control(kEnable);
+  EXPECT_EQ(last(), "send 4096 65");
+  control(kEnable | kFunctionMask);
+  EXPECT_EQ(last(), "hold");
+  control(kEnable);
+  EXPECT_EQ(last(), "send 4096 65");
+  msix.update(config, nullptr);
+  EXPECT_EQ(last(), "hold") << "no bus master";
+  control(kEnable);
+  program(1, 0xfee01000, 0x41, true);
+  EXPECT_EQ(last(), "hold");
+  program(1, 0xfee02000, 0x42, false);
+  EXPECT_EQ(last(), "send 8192 66");
+}
+
+TEST_F(MsixSourceTest, moves_among_vectors) {
+  control(kEnable);
+  program(0, 0xfee00000, 0x40, false);
+  program(1, 0xfee00000, 0x41, false);
+  msix.assign_source(source, 0);
+  EXPECT_EQ(last(), "send 0 64");
+  msix.assign_source(source, 1);
+  EXPECT_EQ(last(), "send 0 65");
+  msix.assign_source(source, 3);
+  EXPECT_EQ(last(), "hold") << "there is no such vector";
+  msix.assign_source(source, {});
+  EXPECT_EQ(last(), "hold");
+}
+
+TEST_F(MsixSourceTest, what_waits_is_pending) {
+  control(kEnable);
+  msix.assign_source(source, 2);
+  EXPECT_EQ(pending_bits(), 0u);
+  signal();
+  EXPECT_EQ(pending_bits(), 4u);
+  msix.assign_source(source, {});
+  EXPECT_EQ(pending_bits(), 0u);
+  msix.assign_source(source, 2);
+  program(2, 0xfee00000, 0x52, false);
+  EXPECT_EQ(pending_bits(), 0u) << "the kernel sends it";
+}
+
+TEST_F(MsixSourceTest, what_waits_is_saved_and_sent_elsewhere) {
+  control(kEnable);
+  program(2, 0xfee00000, 0x52, true);
+  msix.assign_source(source, 2);
+  signal();
+  state::Saver saver;
+  msix.state(saver);
+  const auto bytes = saver.take();
+  ConfigSpace other_config;
+  Msix other("msix", 3);
+  other.add_capability(other_config, 1);
+  state::Loader loader(bytes);
+  other.state(loader);
+  ASSERT_TRUE(loader.finish());
+  other_config.write(0x42, 2, kEnable);
+  other.update(other_config, &sink);
+  other.io_write(2 * 16 + 12, 4, 0);
+  EXPECT_EQ(sink.messages, (std::vector<std::pair<uint64_t, uint32_t>>{{0xfee00000, 0x52}}));
+}
+
+TEST_F(MsixSourceTest, a_load_and_a_reset_forget_what_was_signalled_before) {
+  control(kEnable);
+  msix.assign_source(source, 2);
+  state::Saver saver;
+  msix.state(saver);
+  const auto bytes = saver.take();
+  signal();
+  state::Loader loader(bytes);
+  msix.state(loader);
+  ASSERT_TRUE(loader.finish());
+  EXPECT_EQ(pending_bits(), 0u);
+  signal();
+  program(2, 0xfee00000, 0x52, false);
+  msix.reset();
+  EXPECT_EQ(last(), "hold");
+  EXPECT_EQ(pending_bits(), 0u);
+}
+
+TEST_F(MsixSourceTest, is_none_without_room_in_the_kernel) {
+  kernel.full = true;
+  EXPECT_FALSE(msix.add_source(event.get(), kernel));
+}
+
+TEST_F(MsixSourceTest, that_is_removed_is_left_alone) {
+  msix.assign_source(source, 2);
+  msix.remove_source(source);
+  EXPECT_EQ(last(), "end");
+  control(kEnable);
+  program(2, 0xfee00000, 0x52, false);
+  msix.reset();
+  EXPECT_EQ(last(), "end");
 }
 
 TEST(Msi, vectors_are_or_ed_into_the_data) {
