@@ -91,6 +91,7 @@ int Session::run(const Create& request, Reply& reply) {
   if (const int error = find_changing(request.fid, request.name, folder); error != 0) return error;
   FidPtr fid;
   if (const int error = find(request.fid, fid); error != 0) return error;
+  if (fid->opened() != nullptr) return EBUSY;
   Place made{.node = nullptr, .parent = folder.node, .name = std::string(request.name), .uid = folder.uid};
   auto file = std::make_shared<OpenFile>();
   Qid qid;

@@ -133,6 +133,14 @@ TEST_F(SessionTest, creating_what_exists_opens_it_unless_it_must_be_new) {
   EXPECT_EQ(create(kOther, "file", kReadWrite | open_flags::kExclusive, 0600).error, EEXIST);
 }
 
+TEST_F(SessionTest, an_open_fid_neither_creates_nor_walks_away) {
+  client.walk(kFile, {});
+  client.open(kFile);
+  EXPECT_EQ(client.call(Type::kLcreate, kFile, "new", kWriteOnly, 0600u, kNoUser).error, EBUSY);
+  EXPECT_FALSE(exists("new"));
+  EXPECT_EQ(client.walk(kFile, {}, kFile).error, EBUSY);
+}
+
 TEST_F(SessionTest, an_open_file_outlives_its_name) {
   put("file", "abc");
   opened("file", kReadWrite);
