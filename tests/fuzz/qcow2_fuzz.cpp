@@ -20,10 +20,12 @@ class MemoryFile final : public Node {
   explicit MemoryFile(std::vector<std::byte> content) : Node("file"), bytes(std::move(content)) {}
   Task<int> read(uint64_t offset, Buffers to) override {
     for (const iovec& piece : to) {
-      if (piece.iov_len == 0) continue;  // Its address may be null, which memset() and memcpy() may not be given.
+      if (piece.iov_len == 0)
+        continue;  // Its address may be null, which memset() and memcpy() may not be given.
       std::memset(piece.iov_base, 0, piece.iov_len);
       if (offset < bytes.size())
-        std::memcpy(piece.iov_base, bytes.data() + offset, std::min<uint64_t>(piece.iov_len, bytes.size() - offset));
+        std::memcpy(piece.iov_base, bytes.data() + offset,
+                    std::min<uint64_t>(piece.iov_len, bytes.size() - offset));
       offset += piece.iov_len;
     }
     co_return 0;

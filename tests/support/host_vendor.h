@@ -1,5 +1,5 @@
-// Where the host's processor is the judge: Intel's manual is what Ostler follows, and AMD's processors take a few
-// liberties of their own.
+// Where the host's processor is the judge: Intel's manual is what Ostler follows, and AMD's processors take a
+// few liberties of their own.
 #pragma once
 
 #include "x86/host_cpu.h"
