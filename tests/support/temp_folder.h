@@ -1,7 +1,7 @@
 // A folder of a test's own, removed with what is in it.
 #pragma once
 
-#include <gtest/gtest.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include <filesystem>
@@ -12,8 +12,11 @@ namespace ostler::test {
 
 class TempFolder {
  public:
-  TempFolder() : path_(testing::TempDir() + "ostler-test-XXXXXX") {
-    if (mkdtemp(path_.data()) == nullptr) ADD_FAILURE() << "no folder " << path_ << " can be made";
+  TempFolder() : path_(std::filesystem::temp_directory_path() / "ostler-test-XXXXXX") {
+    if (mkdtemp(path_.data()) == nullptr) {
+      perror(path_.c_str());
+      abort();
+    }
   }
   ~TempFolder() {
     std::error_code ignored;
