@@ -36,7 +36,11 @@ Result<OnError> parse_on_error(std::string_view name) {
 }
 
 Job::Job(JobManager& manager, JobType type, JobOptions options)
-    : type_(type), options_(std::move(options)), manager_(manager), speed_(options_.speed) {
+    : type_(type),
+      options_(std::move(options)),
+      manager_(manager),
+      events_(manager.events()),
+      speed_(options_.speed) {
   bucket_.set_limits({.rate = static_cast<double>(speed_)});
 }
 

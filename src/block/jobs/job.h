@@ -153,7 +153,7 @@ class Job : public std::enable_shared_from_this<Job> {
   const JobType type_;
   const JobOptions options_;
   JobManager& manager_;
-  JobEvents events_;
+  const JobEvents events_;
   std::atomic<uint64_t> current_{0}, total_{0};
   std::atomic<bool> cancelled_{false}, soft_cancelled_{false}, complete_{false};
   std::atomic<bool> finalizing_{false};  // too late to cancel

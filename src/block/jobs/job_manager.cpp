@@ -53,7 +53,6 @@ Result<void> JobManager::check_id(const std::string& id) const {
 
 Result<void> JobManager::start(std::shared_ptr<Job> job) {
   TRY(check_id(job->id()));
-  job->events_ = events_;
   {
     const std::lock_guard lock(mutex_);
     if (ending_) return Error(ErrorKind::kState, "the machine ends; it begins no more jobs");

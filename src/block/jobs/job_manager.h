@@ -58,6 +58,7 @@ class JobManager {
   Task<Mutex::Guard> change_graph() { return changing_.lock(); }
   Opener& opener() { return opener_; }
   IoContext& context() { return context_; }
+  const JobEvents& events() const { return events_; }
 
   // Fails when the id is taken or not one: letters, digits, "-", "." and "_", a letter first.
   Result<void> check_id(const std::string& id) const;

@@ -3,12 +3,13 @@
 
 #include "block/jobs/dirty_bitmap.h"
 #include "block/jobs/range_locks.h"
-#include "block_fixture.h"
+#include "job_fixture.h"
 
 namespace ostler::block {
 namespace {
 
 using test::BlockTest;
+using test::JobTest;
 
 TEST(DirtyBitmapTest, does_what_a_plain_array_does) {
   constexpr uint64_t kGranule = 4096, kDisk = kGranule * 70000 - 1000;
@@ -88,6 +89,22 @@ TEST_F(BlockTest, overlapping_ranges_wait_for_each_other_in_the_order_of_asking)
   EXPECT_LT(at("a ends"), at("c begins"));
   EXPECT_LT(at("b ends"), at("c begins"));
   EXPECT_LT(at("c ends"), at("e begins"));
+}
+
+// A filter may tell of a failed request before the job that put it into the graph is started.
+class UnstartedJob final : public Job {
+ public:
+  using Job::Job, Job::tell_error;
+
+ protected:
+  Task<Result<void>> run() override { co_return Result<void>(); }
+  Task<void> clean(bool) override { co_return; }
+};
+
+TEST_F(JobTest, errors_before_the_start_are_told_too) {
+  const auto job = std::make_shared<UnstartedJob>(manager, JobType::kMirror, JobOptions{.id = "early"});
+  EXPECT_EQ(job->tell_error(OnError::kIgnore, false, -EIO), OnError::kIgnore);
+  EXPECT_EQ(events_of(JobEvent::Kind::kError), 1u);
 }
 
 }  // namespace
