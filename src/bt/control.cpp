@@ -197,9 +197,22 @@ void Translator::mix_mode() {
   hot_.u8(0xfe);
 }
 
+// Whether what follows a call is not meant to run: the callee drops the return address and returns to its
+// caller's caller, as Linux's safe RET does.
+bool Translator::never_returns(const GuestInsn& g) const {
+  const uint8_t* next = g.bytes + g.insn.length;
+  const bool known = g.at + g.insn.length + 2u <= code_->code_read;
+  return known && next[0] == 0x0f && next[1] == 0x0b;  // UD2
+}
+
 // Where the host's return leads: kS0 is where the guest wanted to return to.
 void Translator::landing(const GuestInsn& g) {
   const uint64_t next = code_->next_rip(g);
+  if (supervisor() && !code_->shared && never_returns(g)) {
+    // The return address below is the one that is wanted; whichever it is, kS0 says where to go.
+    hot_.u8(0xc3);
+    return;
+  }
   if (code_->shared) {
     // The page that the call was made in lies behind its return address.
     const auto distance = static_cast<int32_t>(next);

@@ -83,6 +83,8 @@ Kind system_kind(const Instruction& insn, Mode mode, const Options& options) {
     case Opcode::kStac:
     case Opcode::kClac:
       return ring0 ? Kind::kSystem : Kind::kInterpret;
+    case Opcode::kVerw:  // the descriptor is read as if SMAP did not let AC through
+      return ring0 && (mode & (mode::kAc | mode::k32)) == 0 ? Kind::kSystem : Kind::kInterpret;
     case Opcode::kPushf:
     case Opcode::kPopf:
       return ring0 && insn.operand_size == word_size(mode) ? Kind::kSystem : Kind::kInterpret;
@@ -240,6 +242,7 @@ Kind kind_of(const Instruction& insn, const x86::CpuModel& model, Mode mode, con
     case Opcode::kClac:
     case Opcode::kPushf:
     case Opcode::kPopf:
+    case Opcode::kVerw:
     case Opcode::kRdtsc:
     case Opcode::kRdtscp:
     case Opcode::kSyscall:

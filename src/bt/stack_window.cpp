@@ -37,6 +37,7 @@ std::optional<int> movement_of_system(const Instruction& insn, int word) {
     case Opcode::kSti:
     case Opcode::kCld:
     case Opcode::kSwapgs:
+    case Opcode::kVerw:
     case Opcode::kRdtsc:
     case Opcode::kRdtscp:
       return 0;

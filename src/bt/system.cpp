@@ -57,6 +57,8 @@ void Translator::system(const GuestInsn& g) {
       return pushf(g);
     case Opcode::kPopf:
       return popf(g);
+    case Opcode::kVerw:
+      return verw(g);
     case Opcode::kRdtsc:
     case Opcode::kRdtscp:
       return rdtsc(g);
@@ -181,6 +183,46 @@ void Translator::popf(const GuestInsn& g) {
   host_valid_ = false;
   memory_valid_ = true;
   exit_to(code_->next_rip(g), rflags::kArithmetic, Branch::kJump);
+}
+
+// Linux executes it on each way to user mode, to clear the processor's buffers. A writable data segment of
+// the GDT by a selector with RPL 0, as there; others are for the interpreter.
+void Translator::verw(const GuestInsn& g) {
+  constexpr size_t kGdtrAt = offsetof(Hot, cpu) + offsetof(x86::CpuState, gdtr);
+  constexpr uint32_t kWritableData = 0x1200, kMask = kWritableData | 0x800;  // S and W, not executable
+  const x86::Operand& operand = g.insn.operand[0];
+  free_flags(live_before(g));
+  if (operand.kind == x86::OperandKind::kMem) {
+    address(g);
+    check(g, 2, Direction::kRead);
+    hot_.load_zero_extended(kS0, kHere, 2);
+  } else {
+    const Reg reg = host_reg(operand.index / 8);
+    if (reg == kNoReg)
+      hot_.load(kS0, gpr_at(operand.index / 8));
+    else
+      hot_.mov(kS0, reg);
+    hot_.and32(kS0, 0xffff);
+  }
+  hot_.test32(kS0, 7);
+  leave_if(kCcNe, g);
+  hot_.cmp_imm(kS0, 8);
+  leave_if(kCcB, g);
+  hot_.load32(kS1, kGdtrAt + offsetof(x86::TableRegister, limit));
+  hot_.and32(kS1, 0xffff);
+  hot_.lea(kS0, {.base = kS0, .disp = 7});
+  hot_.cmp(kS0, kS1);
+  leave_if(kCcA, g);
+  hot_.add(kS0, kGdtrAt + offsetof(x86::TableRegister, base));
+  hot_.lea(kS0, {.base = kS0, .disp = -7});
+  check(g, 8, Direction::kRead);
+  hot_.load_mem(kS0, {.base = kS0, .index = kS1, .disp = 4}, false);
+  hot_.and32(kS0, kMask);
+  hot_.cmp_imm(kS0, kWritableData);
+  leave_if(kCcNe, g);
+  hot_.or32_mem(kFlagsAt, static_cast<uint32_t>(rflags::kZf) << 8);
+  host_valid_ = false;
+  memory_valid_ = true;
 }
 
 void Translator::rdtsc(const GuestInsn& g) {

@@ -103,6 +103,7 @@ class Translator {
   void target_to_s0(const GuestInsn& g);
   void note_branch(int32_t undo);
   void mix_mode();
+  bool never_returns(const GuestInsn& g) const;
   void landing(const GuestInsn& g);
   void interpret(const GuestInsn& g);
 
@@ -113,6 +114,7 @@ class Translator {
   void smap(const GuestInsn& g);
   void pushf(const GuestInsn& g);
   void popf(const GuestInsn& g);
+  void verw(const GuestInsn& g);
   void rdtsc(const GuestInsn& g);
   void flags_to_s0();
   void repeated_string(const GuestInsn& g);

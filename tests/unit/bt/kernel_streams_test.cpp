@@ -36,6 +36,7 @@ class Side {
     s.gpr[x86::kRcx] = random() % 8;
     s.set_rflags(x86::rflags::kFixed1);
     s.cr4 |= x86::cr4::kFsgsbase;
+    s.gdtr = {.base = kArea + kPageSize - 60, .limit = static_cast<uint16_t>(random() % 128)};
     rig.interpreter->state_changed();
     for (size_t i = 0; i < code.size(); ++i) rig.code_at(kText + i, {code[i]});
     return rig.interpreter->run(100000);
@@ -68,7 +69,7 @@ class Stream {
 
   void add_one() {
     const unsigned reg = free_register(), low = reg & 7, high = reg >> 3;
-    switch (below(22)) {
+    switch (below(25)) {
       case 0:
       case 1:
         return put({0x40 | high, 0x50 | low});  // push
@@ -108,6 +109,16 @@ class Stream {
         return put({0x0f, 0x01, 0xf8});  // swapgs
       case 20:
         return put({0xf3, 0x48 | high, 0x0f, 0xae, 0xc0 | low});  // rdfsbase
+      case 21:  // call f; jmp on; f: call t; ud2; t: lea rsp, [rsp + 8]; ret
+        return put(
+            {0xe8, 2, 0, 0, 0, 0xeb, 13, 0xe8, 2, 0, 0, 0, 0x0f, 0x0b, 0x48, 0x8d, 0x64, 0x24, 8, 0xc3});
+      case 22:
+        put({0xc6, 0x43, disp(), below(128)});  // mov byte [rbx + disp], a selector
+        put({0xc6, 0x43, code_.at(code_.size() - 2) + 1u, 0});
+        return put({0x0f, 0x00, 0x6b, code_.at(code_.size() - 2) - 1u});  // verw [rbx + disp]
+      case 23:
+        put({0x40 | high, 0xb8 | low, below(16) * 8, 0, 0, 0});  // mov reg, a selector with RPL 0
+        return put({0x40 | high, 0x0f, 0x00, 0xe8 | low});       // verw reg
       default:
         return put({0x75, 2, 0x48 | high, 0x90 | low});  // jnz over xchg rax, reg
     }
