@@ -42,16 +42,16 @@ Result<Setup> parse_setup(std::span<const uint8_t> file) {
 // Identity page tables of 2 MiB pages for the first 4 GiB.
 Chunk identity_page_tables() {
   constexpr uint64_t kPresentWritable = 3, kLargePage = 1u << 7;
-  Chunk chunk{kPageTablesAddress, std::vector<uint8_t>(6 * kPageSize)};
+  std::vector<uint8_t> tables(6 * kPageSize);
   const auto put = [&](size_t page, size_t index, uint64_t entry) {
-    store_le(&chunk.bytes[page * kPageSize + index * 8], entry);
+    store_le(&tables[page * kPageSize + index * 8], entry);
   };
   put(0, 0, (kPageTablesAddress.value + kPageSize) | kPresentWritable);
   for (size_t gib = 0; gib < 4; ++gib) {
     put(1, gib, (kPageTablesAddress.value + (2 + gib) * kPageSize) | kPresentWritable);
     for (size_t i = 0; i < 512; ++i) put(2 + gib, i, (gib << 30) | (i << 21) | kPresentWritable | kLargePage);
   }
-  return chunk;
+  return Chunk(kPageTablesAddress, std::move(tables));
 }
 
 }  // namespace
@@ -61,7 +61,7 @@ bool is_bzimage(std::span<const uint8_t> file) {
          load_le<uint32_t>(&file[kMagic]) == 0x53726448;  // "HdrS"
 }
 
-Result<std::vector<uint8_t>> unpack_vmlinux(std::span<const uint8_t> file, size_t most) {
+Result<Unpacked> unpack_vmlinux(std::span<const uint8_t> file, size_t most) {
   TRY_ASSIGN(const Setup setup, parse_setup(file));
   if (setup.version < 0x208)
     return Error(ErrorKind::kUnsupported,
@@ -104,7 +104,7 @@ Result<Image> load_linux64(const Request& request) {
   image.entry = Entry::kLong64;
   image.rip = start + kEntry64;
   image.rsi = kZeroPageAddress.value;
-  image.chunks.push_back({{start}, {code.begin(), code.end()}});
+  image.chunks.emplace_back(GuestPhys{start}, code);
   image.chunks.push_back(identity_page_tables());
 
   std::vector<uint8_t> zero(kZeroPageSize);
@@ -125,7 +125,7 @@ Result<Image> load_linux64(const Request& request) {
     store_le(&zero[kRamdiskSize], static_cast<uint32_t>(request.initrd.size()));
     store_le(&zero[kZeroExtRamdiskImage], static_cast<uint32_t>(at.value >> 32));
     store_le(&zero[kZeroExtRamdiskSize], static_cast<uint32_t>(request.initrd.size() >> 32));
-    image.chunks.push_back({at, {request.initrd.begin(), request.initrd.end()}});
+    image.chunks.emplace_back(at, request.initrd);
   }
   const size_t entries = std::min(request.memory_map.size(), kMostE820);
   zero[kE820Count] = static_cast<uint8_t>(entries);
@@ -135,10 +135,10 @@ Result<Image> load_linux64(const Request& request) {
     store_le(entry + 8, request.memory_map[i].size);
     store_le(entry + 16, static_cast<uint32_t>(request.memory_map[i].type));
   }
-  image.chunks.push_back({kZeroPageAddress, std::move(zero)});
+  image.chunks.emplace_back(kZeroPageAddress, std::move(zero));
   std::vector<uint8_t> line(request.command_line.begin(), request.command_line.end());
   line.push_back(0);
-  image.chunks.push_back({kCommandLineAddress, std::move(line)});
+  image.chunks.emplace_back(kCommandLineAddress, std::move(line));
   return image;
 }
 

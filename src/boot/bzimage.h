@@ -14,7 +14,7 @@ namespace ostler::boot {
 bool is_bzimage(std::span<const uint8_t> file);
 
 // The vmlinux inside (protocol 2.08 and later), unpacked to at most `most` bytes.
-Result<std::vector<uint8_t>> unpack_vmlinux(std::span<const uint8_t> file, size_t most);
+Result<Unpacked> unpack_vmlinux(std::span<const uint8_t> file, size_t most);
 
 // The 64-bit entry of the kernel's own unpacker, with a zero page that describes the machine (protocol 2.12).
 Result<Image> load_linux64(const Request& request);

@@ -19,8 +19,6 @@ constexpr std::array<uint8_t, 6> kXzMagic{0xfd, '7', 'z', 'X', 'Z', 0};
 constexpr std::array<uint8_t, 4> kZstdMagic{0x28, 0xb5, 0x2f, 0xfd};
 constexpr std::array<uint8_t, 4> kLz4LegacyMagic{0x02, 0x21, 0x4c, 0x18};
 constexpr size_t kLz4Block = 8u << 20;  // what each block of the legacy frame unpacks to at most
-constexpr size_t kFirstStep = 8u << 20;
-constexpr size_t kLikelyRatio = 6;  // room that most kernels fit, so that they are not moved as they grow
 constexpr uint64_t kXzMemoryLimit = 256u << 20;
 
 template <size_t N>
@@ -36,30 +34,17 @@ Error too_large(size_t most) {
   return Error(ErrorKind::kNoResource, fmt::format("it unpacks to more than {} MiB", most >> 20));
 }
 
-// Grows `out` for the next step; false when it already holds `most` bytes.
-bool grow(std::vector<uint8_t>& out, size_t most) {
-  if (out.size() >= most) return false;
-  out.resize(std::min(most, std::max(kFirstStep, out.size() * 2)));
-  return true;
-}
-
-std::vector<uint8_t> room_for(std::span<const uint8_t> packed, size_t most) {
-  std::vector<uint8_t> out;
-  out.reserve(std::min(most, packed.size() * kLikelyRatio));
-  return out;
-}
-
-Result<std::vector<uint8_t>> gunzip(std::span<const uint8_t> data, size_t most) {
+Result<Unpacked> gunzip(std::span<const uint8_t> data, size_t most) {
   z_stream stream{};
+  TRY_ASSIGN(Unpacked out, Unpacked::reserve(most));
   if (inflateInit2(&stream, 15 + 16) != Z_OK) return Error(ErrorKind::kNoResource, "zlib cannot start");
   stream.next_in = const_cast<uint8_t*>(data.data());  // zlib reads only
   stream.avail_in = static_cast<uInt>(data.size());
-  std::vector<uint8_t> out = room_for(data, most);
   size_t used = 0;
   int status = Z_OK;
   while (status == Z_OK) {
-    if (used == out.size() && !grow(out, most)) break;
-    const size_t room = out.size() - used;
+    const size_t room = out.room() - used;
+    if (room == 0) break;
     stream.next_out = out.data() + used;
     stream.avail_out = static_cast<uInt>(std::min<size_t>(room, 1u << 30));
     const uInt before = stream.avail_out;
@@ -70,52 +55,52 @@ Result<std::vector<uint8_t>> gunzip(std::span<const uint8_t> data, size_t most) 
   inflateEnd(&stream);
   if (status == Z_OK && used >= most) return too_large(most);
   if (status != Z_STREAM_END) return broken("gzip");
-  out.resize(used);
+  out.set_size(used);
   return out;
 }
 
-Result<std::vector<uint8_t>> unxz(std::span<const uint8_t> data, size_t most) {
+Result<Unpacked> unxz(std::span<const uint8_t> data, size_t most) {
   lzma_stream stream = LZMA_STREAM_INIT;
+  TRY_ASSIGN(Unpacked out, Unpacked::reserve(most));
   if (lzma_stream_decoder(&stream, kXzMemoryLimit, 0) != LZMA_OK)
     return Error(ErrorKind::kNoResource, "liblzma cannot start");
   stream.next_in = data.data();
   stream.avail_in = data.size();
-  std::vector<uint8_t> out = room_for(data, most);
   size_t used = 0;
   lzma_ret status = LZMA_OK;
   while (status == LZMA_OK) {
-    if (used == out.size() && !grow(out, most)) break;
+    if (used == out.room()) break;
     stream.next_out = out.data() + used;
-    stream.avail_out = out.size() - used;
+    stream.avail_out = out.room() - used;
     status = lzma_code(&stream, LZMA_RUN);
-    used = out.size() - stream.avail_out;
+    used = out.room() - stream.avail_out;
     if (status == LZMA_OK && stream.avail_in == 0 && stream.avail_out != 0) break;
   }
   lzma_end(&stream);
   if (status == LZMA_OK && used >= most) return too_large(most);
   if (status != LZMA_STREAM_END) return broken("xz");
-  out.resize(used);
+  out.set_size(used);
   return out;
 }
 
-Result<std::vector<uint8_t>> unzstd(std::span<const uint8_t> data, size_t most) {
+Result<Unpacked> unzstd(std::span<const uint8_t> data, size_t most) {
+  TRY_ASSIGN(Unpacked out, Unpacked::reserve(most));
   ZSTD_DStream* stream = ZSTD_createDStream();
   if (stream == nullptr) return Error(ErrorKind::kNoResource, "zstd cannot start");
   ZSTD_DCtx_setParameter(stream, ZSTD_d_windowLogMax, 27);
   ZSTD_inBuffer in{data.data(), data.size(), 0};
-  std::vector<uint8_t> out = room_for(data, most);
   size_t used = 0;
   size_t status = 1;  // 0: frame complete
   while (status != 0) {
-    if (used == out.size() && !grow(out, most)) break;
-    ZSTD_outBuffer to{out.data(), out.size(), used};
+    if (used == out.room()) break;
+    ZSTD_outBuffer to{out.data(), out.room(), used};
     status = ZSTD_decompressStream(stream, &to, &in);
     used = to.pos;
     if (ZSTD_isError(status) || (status != 0 && in.pos == in.size && to.pos < to.size)) break;
   }
   ZSTD_freeDStream(stream);
   if (status == 0) {
-    out.resize(used);
+    out.set_size(used);
     return out;
   }
   if (!ZSTD_isError(status) && used >= most) return too_large(most);
@@ -124,25 +109,26 @@ Result<std::vector<uint8_t>> unzstd(std::span<const uint8_t> data, size_t most) 
 
 // The legacy LZ4 frame (lz4 -l), which Linux uses: a magic number, then blocks with their packed size in
 // front. It ends with the data, or with what cannot be a block: bzImage appends the unpacked size.
-Result<std::vector<uint8_t>> unlz4(std::span<const uint8_t> data, size_t most) {
-  std::vector<uint8_t> out = room_for(data, most);
+Result<Unpacked> unlz4(std::span<const uint8_t> data, size_t most) {
+  TRY_ASSIGN(Unpacked out, Unpacked::reserve(most));
+  size_t used = 0;
   data = data.subspan(kLz4LegacyMagic.size());
   while (data.size() > 4) {
     const auto packed = load_le<uint32_t>(data.data());
     data = data.subspan(4);
     if (packed == 0 || packed > data.size() || packed > static_cast<uint32_t>(LZ4_COMPRESSBOUND(kLz4Block)))
       return broken("lz4");
-    const size_t used = out.size();
     if (used >= most) return too_large(most);
-    out.resize(std::min(most, used + kLz4Block));
-    const int unpacked =
-        LZ4_decompress_safe(reinterpret_cast<const char*>(data.data()), reinterpret_cast<char*>(&out[used]),
-                            static_cast<int>(packed), static_cast<int>(out.size() - used));
-    if (unpacked < 0) return out.size() == most ? too_large(most) : broken("lz4");
-    out.resize(used + static_cast<size_t>(unpacked));
+    const size_t room = std::min(most - used, kLz4Block);
+    const int unpacked = LZ4_decompress_safe(reinterpret_cast<const char*>(data.data()),
+                                             reinterpret_cast<char*>(out.data() + used),
+                                             static_cast<int>(packed), static_cast<int>(room));
+    if (unpacked < 0) return room < kLz4Block ? too_large(most) : broken("lz4");
+    used += static_cast<size_t>(unpacked);
     data = data.subspan(packed);
   }
-  if (out.empty()) return broken("lz4");
+  out.set_size(used);
+  if (used == 0) return broken("lz4");
   return out;
 }
 
@@ -156,7 +142,7 @@ std::string_view compression_of(std::span<const uint8_t> data) {
   return "";
 }
 
-Result<std::vector<uint8_t>> decompress(std::span<const uint8_t> data, size_t most) {
+Result<Unpacked> decompress(std::span<const uint8_t> data, size_t most) {
   const std::string_view format = compression_of(data);
   if (format == "gzip") return gunzip(data, most);
   if (format == "xz") return unxz(data, most);

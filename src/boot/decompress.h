@@ -4,9 +4,8 @@
 #include <cstdint>
 #include <span>
 #include <string_view>
-#include <vector>
 
-#include "base/result.h"
+#include "boot/unpacked.h"
 
 namespace ostler::boot {
 
@@ -15,6 +14,6 @@ std::string_view compression_of(std::span<const uint8_t> data);
 
 // Unpacks one gzip, xz, zstd or legacy lz4 stream; bytes after its end are ignored (bzImage appends the
 // unpacked size). Errors: kCorrupt for broken data, kNoResource when the result would exceed `most` bytes.
-Result<std::vector<uint8_t>> decompress(std::span<const uint8_t> data, size_t most);
+Result<Unpacked> decompress(std::span<const uint8_t> data, size_t most);
 
 }  // namespace ostler::boot

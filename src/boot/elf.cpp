@@ -97,12 +97,8 @@ Result<Elf> parse_elf(std::span<const uint8_t> file, uint64_t ram_end) {
     // Overlapping segments could otherwise ask for many times the guest's memory.
     total += p.memory_size;
     if (total > 2 * ram_end) return Error(ErrorKind::kCorrupt, "its segments overlap");
-    Chunk chunk{{p.paddr}, {}};
-    chunk.bytes.reserve(p.memory_size);
-    chunk.bytes.assign(bytes.begin(), bytes.end());
-    chunk.bytes.resize(p.memory_size);
     elf.end = std::max(elf.end, p.paddr + p.memory_size);
-    elf.segments.push_back(std::move(chunk));
+    elf.segments.emplace_back(GuestPhys{p.paddr}, bytes, p.memory_size - p.file_size);
   }
   if (elf.segments.empty()) return Error(ErrorKind::kCorrupt, "it has no loadable segment");
   return elf;

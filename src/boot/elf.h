@@ -14,7 +14,7 @@ namespace ostler::boot {
 struct Elf {
   bool is64 = false;
   uint64_t entry = 0;
-  std::vector<Chunk> segments;        // PT_LOAD at its physical address, zero-filled to p_memsz
+  std::vector<Chunk> segments;  // PT_LOAD at its physical address, zero-filled to p_memsz; pieces of the file
   std::optional<uint32_t> pvh_entry;  // XEN_ELFNOTE_PHYS32_ENTRY
   uint64_t end = 0;                   // end of the highest segment
 };

@@ -37,12 +37,18 @@ Result<Image> load_elf(const Request& request, std::span<const uint8_t> file) {
   return load_pvh(request, std::move(elf));
 }
 
+Result<Image> load_unpacked(const Request& request, Unpacked kernel) {
+  auto image = load_elf(request, kernel.bytes());
+  if (image) image->unpacked = std::move(kernel);
+  return image;
+}
+
 Result<Image> load_bzimage(const Request& request) {
   if (request.protocol == Request::Protocol::kLinux64) return load_linux64(request);
   // An unpacked kernel may be larger than guest RAM only by its lies.
   auto vmlinux = unpack_vmlinux(request.kernel, request.low_ram_end + (64u << 20));
-  if (vmlinux && is_elf(*vmlinux)) {
-    auto image = load_elf(request, *vmlinux);
+  if (vmlinux && is_elf(vmlinux->bytes())) {
+    auto image = load_unpacked(request, *std::move(vmlinux));
     if (image || request.protocol == Request::Protocol::kPvh ||
         image.error().kind() != ErrorKind::kUnsupported)
       return image;
@@ -81,7 +87,7 @@ void Image::apply(x86::CpuState& state) const {
 
 Result<void> check_segments(const std::vector<Chunk>& segments) {
   for (const Chunk& segment : segments) {
-    const uint64_t start = segment.start.value, end = start + segment.bytes.size();
+    const uint64_t start = segment.start.value, end = start + segment.size();
     if (start < kLoaderDataEnd || (start < kFirmwareDataEnd && end > kFirmwareDataStart))
       return Error(
           ErrorKind::kUnsupported,
@@ -116,8 +122,8 @@ Result<Image> load_kernel(const Request& request) {
     if (const auto header = find_multiboot_header(file)) return load_multiboot(request, *header);
     if (is_elf(file)) return load_elf(request, file);
     if (!compression_of(file).empty()) {
-      TRY_ASSIGN(const auto unpacked, decompress(file, request.low_ram_end + (64u << 20)));
-      if (is_elf(unpacked)) return load_elf(request, unpacked);
+      TRY_ASSIGN(Unpacked unpacked, decompress(file, request.low_ram_end + (64u << 20)));
+      if (is_elf(unpacked.bytes())) return load_unpacked(request, std::move(unpacked));
     }
     return Error(ErrorKind::kUnsupported, "it is neither a bzImage nor an ELF or multiboot kernel");
   }();
@@ -127,9 +133,9 @@ Result<Image> load_kernel(const Request& request) {
   }
   // GDT matching apply(): null, 32-bit code, data, 64-bit code, TSS.
   const uint64_t gdt[] = {0, 0x00cf9b000000ffff, 0x00cf93000000ffff, 0x00af9b000000ffff, 0x00008b0000000067};
-  Chunk table{kGdtAddress, std::vector<uint8_t>(sizeof gdt)};
-  std::memcpy(table.bytes.data(), gdt, sizeof gdt);
-  image->chunks.push_back(std::move(table));
+  std::vector<uint8_t> table(sizeof gdt);
+  std::memcpy(table.data(), gdt, sizeof gdt);
+  image->chunks.emplace_back(kGdtAddress, std::move(table));
   return image;
 }
 

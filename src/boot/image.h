@@ -10,6 +10,7 @@
 
 #include "base/result.h"
 #include "boot/e820.h"
+#include "boot/unpacked.h"
 #include "memory/address.h"
 
 namespace ostler::x86 {
@@ -18,9 +19,24 @@ struct CpuState;
 
 namespace ostler::boot {
 
-struct Chunk {
+// Bytes for guest memory: made by a loader, or a piece of a file, which lives as long as the Request and the
+// Image do.
+class Chunk {
+ public:
+  Chunk(GuestPhys at, std::vector<uint8_t> made) : start(at), made_(std::move(made)), bytes_(made_) {}
+  Chunk(GuestPhys at, std::span<const uint8_t> borrowed, uint64_t zero_bytes = 0)
+      : start(at), zeros(zero_bytes), bytes_(borrowed) {}
+  Chunk(Chunk&&) = default;
+  Chunk& operator=(Chunk&&) = default;
+
   GuestPhys start;
-  std::vector<uint8_t> bytes;
+  uint64_t zeros = 0;  // so many bytes of 0 follow
+  std::span<const uint8_t> bytes() const { return bytes_; }
+  uint64_t size() const { return bytes_.size() + zeros; }
+
+ private:
+  std::vector<uint8_t> made_;
+  std::span<const uint8_t> bytes_;  // moving a vector leaves its elements where they are
 };
 
 enum class Entry {
@@ -30,6 +46,7 @@ enum class Entry {
 
 struct Image {
   std::vector<Chunk> chunks;
+  Unpacked unpacked;  // the kernel that chunks are pieces of, if it was packed
   Entry entry = Entry::kProtected32;
   uint64_t rip = 0;
   uint64_t rax = 0, rbx = 0, rsi = 0;  // protocol arguments

@@ -39,11 +39,7 @@ Result<Chunk> load_raw(const Request& request, size_t header_offset, uint32_t& e
         ErrorKind::kNoResource,
         fmt::format("it loads to {:#x}..{:#x}, outside the guest's {} MiB above 1 MiB; give more with -m",
                     load_address, end, request.low_ram_end >> 20));
-  Chunk chunk{{load_address},
-              {file.begin() + static_cast<std::ptrdiff_t>(offset),
-               file.begin() + static_cast<std::ptrdiff_t>(offset + size)}};
-  chunk.bytes.resize(end - load_address);
-  return chunk;
+  return Chunk(GuestPhys{load_address}, file.subspan(offset, size), end - load_address - size);
 }
 
 }  // namespace
@@ -107,7 +103,7 @@ Result<Image> load_multiboot(const Request& request, size_t header_offset) {
     store_le(&info[24], at(modules));
     store_le(&info[modules], static_cast<uint32_t>(where.value));
     store_le(&info[modules + 4], static_cast<uint32_t>(where.value + request.initrd.size()));
-    image.chunks.push_back({where, {request.initrd.begin(), request.initrd.end()}});
+    image.chunks.emplace_back(where, request.initrd);
   }
   store_le(&info[44], static_cast<uint32_t>(entries * kMapEntrySize));
   store_le(&info[48], at(map));
@@ -121,13 +117,13 @@ Result<Image> load_multiboot(const Request& request, size_t header_offset) {
     store_le(entry + 20, static_cast<uint32_t>(request.memory_map[i].type));
   }
   std::copy(std::begin(kLoaderName), std::end(kLoaderName), info.begin() + static_cast<std::ptrdiff_t>(name));
-  image.chunks.push_back({kStartInfoAddress, std::move(info)});
+  image.chunks.emplace_back(kStartInfoAddress, std::move(info));
   // The name of the kernel comes first on a multiboot command line.
   std::string text = request.kernel_path + (request.command_line.empty() ? "" : " ") + request.command_line;
   text.resize(std::min<size_t>(text.size(), kCommandLineSpace - 1));
   std::vector<uint8_t> line(text.begin(), text.end());
   line.push_back(0);
-  image.chunks.push_back({kCommandLineAddress, std::move(line)});
+  image.chunks.emplace_back(kCommandLineAddress, std::move(line));
   return image;
 }
 

@@ -43,7 +43,7 @@ Result<Image> load_pvh(const Request& request, Elf elf) {
     TRY_ASSIGN(const GuestPhys at, place_initrd(request, elf.end, uint64_t{1} << 32));
     store_le(&info[modules], at.value);
     store_le(&info[modules + 8], uint64_t{request.initrd.size()});
-    image.chunks.push_back({at, {request.initrd.begin(), request.initrd.end()}});
+    image.chunks.emplace_back(at, request.initrd);
   }
   for (size_t i = 0; i < entries; ++i) {
     uint8_t* entry = &info[map + i * kMapEntrySize];
@@ -51,10 +51,10 @@ Result<Image> load_pvh(const Request& request, Elf elf) {
     store_le(entry + 8, request.memory_map[i].size);
     store_le(entry + 16, static_cast<uint32_t>(request.memory_map[i].type));
   }
-  image.chunks.push_back({kStartInfoAddress, std::move(info)});
+  image.chunks.emplace_back(kStartInfoAddress, std::move(info));
   std::vector<uint8_t> line(request.command_line.begin(), request.command_line.end());
   line.push_back(0);
-  image.chunks.push_back({kCommandLineAddress, std::move(line)});
+  image.chunks.emplace_back(kCommandLineAddress, std::move(line));
   return image;
 }
 

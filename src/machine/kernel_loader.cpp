@@ -26,11 +26,13 @@ Result<void> boot_kernel(const config::Machine& config, const MemoryLayout& layo
   request.rsdp = rsdp;
   request.protocol = protocol;
   TRY_ASSIGN(const boot::Image image, boot::load_kernel(request));
-  for (const boot::Chunk& chunk : image.chunks)
-    if (!dma.write(chunk.start, std::as_bytes(std::span(chunk.bytes))))
+  for (const boot::Chunk& chunk : image.chunks) {
+    const GuestPhys zeros{chunk.start.value + chunk.bytes().size()};
+    if (!dma.write(chunk.start, std::as_bytes(chunk.bytes())) || !dma.fill(zeros, chunk.zeros, std::byte{0}))
       return Error(ErrorKind::kNoResource,
                    fmt::format("-kernel '{}': {:#x}..{:#x} is not guest memory; give more with -m",
-                               config.kernel, chunk.start.value, chunk.start.value + chunk.bytes.size()));
+                               config.kernel, chunk.start.value, chunk.start.value + chunk.size()));
+  }
   image.apply(state);
   log::trace(log::Subject::kDevices, "kernel '{}' starts by {} at {:#x}", config.kernel, image.protocol,
              image.rip);

@@ -94,7 +94,7 @@ inline const Chunk* chunk_at(const Image& image, uint64_t address) {
 }
 
 inline std::string_view text_of(const Chunk& chunk, size_t length) {
-  return {reinterpret_cast<const char*>(chunk.bytes.data()), length};
+  return {reinterpret_cast<const char*>(chunk.bytes().data()), length};
 }
 
 }  // namespace ostler::boot::testing
