@@ -4,6 +4,7 @@ namespace ostler::block {
 
 Result<std::shared_ptr<Client>> Client::attach(NodePtr node, std::string name, Permissions permissions) {
   auto client = std::make_shared<Client>(std::move(name));
+  const std::lock_guard lock(graph_mutex());  // its edge may be moved as soon as it is there
   TRY_ASSIGN(client->edge_, Edge::attach(*client, std::move(node), "root", Role::kUser, permissions));
   client->size_before_drain_ = client->size_now();
   client->read_only_before_drain_ = client->edge_->read_only();

@@ -171,6 +171,7 @@ bool Node::busy() const {
 }
 
 void Node::resized() {
+  const std::lock_guard lock(graph_mutex());  // parents do not go meanwhile
   for (Parent* parent : parents()) parent->resized();
 }
 

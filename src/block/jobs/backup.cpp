@@ -54,9 +54,7 @@ class BackupJob final : public CopyJob {
         CO_TRY(co_await copy_all());
       }
       if (cancelled()) co_return Result<void>();
-      if (filter_->broken())
-        co_return errno_error(fmt::format("job '{}': what a guest overwrites cannot be copied", id()),
-                              -broken_error_);
+      CO_TRY(check_target());
       // Users do some of the copying; what they have begun is done when the filter goes.
       if (options_.sync != SyncMode::kNone && left_->dirty_bytes() == 0) co_return Result<void>();
       position_ = 0;
@@ -65,7 +63,7 @@ class BackupJob final : public CopyJob {
   }
 
   Task<Failure> next(Piece& piece) override {
-    while (!cancelled() && !pause_wanted() && !filter_->broken()) {
+    while (!cancelled() && !pause_wanted() && filter_->broken() == 0) {
       if (!left_->next(position_, std::max(kPiece, left_->granularity()), piece.offset, piece.bytes)) break;
       if (options_.sync == SyncMode::kTop) {
         Failure failure = {.is_read = true, .offset = piece.offset};
@@ -99,9 +97,7 @@ class BackupJob final : public CopyJob {
     const Mutex::Guard alone = co_await manager().change_graph();
     const Drained drained = co_await Drained::begin(source_);
     // A user's copy may have failed meanwhile.
-    if (filter_->broken())
-      co_return errno_error(fmt::format("job '{}': what a guest overwrites cannot be copied", id()),
-                            -broken_error_);
+    CO_TRY(check_target());
     const int error = co_await target_->flush();
     if (error != 0)
       co_return errno_error(fmt::format("{}: its content cannot be made durable", target_->filename()),
@@ -205,8 +201,14 @@ class BackupJob final : public CopyJob {
     }
   }
 
+  Result<void> check_target() const {
+    const int error = filter_->broken();
+    if (error == 0) return {};
+    return errno_error(fmt::format("job '{}': what a guest overwrites cannot be copied", id()), -error);
+  }
+
+  // Users do some of the copying: on their threads.
   void broken(int error) {
-    broken_error_ = error;
     static_cast<void>(tell_error(OnError::kReport, false, error));
     wake();
   }
@@ -240,7 +242,6 @@ class BackupJob final : public CopyJob {
   std::shared_ptr<BackupFilter> filter_;
   std::shared_ptr<SnapshotAccessNode> access_;
   std::shared_ptr<Client> client_;
-  std::atomic<int> broken_error_{0};
   uint64_t position_ = 0;
 };
 

@@ -100,7 +100,7 @@ Task<int> BackupFilter::before_write(uint64_t offset, uint64_t bytes) {
   const uint64_t end = std::min(align_up(offset + bytes, granule), disk);
   const uint64_t most = std::max(granule, CopyJob::kPiece / granule * granule);
   AlignedBuffer buffer;
-  for (uint64_t at = align_down(offset, granule); at < end && !broken_; at += most) {
+  for (uint64_t at = align_down(offset, granule); at < end && broken_ == 0; at += most) {
     const uint64_t piece = std::min(most, end - at);
     const auto range = co_await ranges_.lock(at, piece, RangeLocks::Mode::kExclusive);
     if (!left_->any(at, piece)) continue;
@@ -109,7 +109,7 @@ Task<int> BackupFilter::before_write(uint64_t offset, uint64_t bytes) {
     if (buffer) failure = co_await copy_locked(at, piece, buffer.data());
     if (failure.error == 0) continue;
     if (settings_.on_error == OnCbwError::kBreakGuestWrite) co_return failure.error;
-    if (!broken_.exchange(true) && on_broken_) on_broken_(failure.error);
+    if (break_with(failure.error) && on_broken_) on_broken_(failure.error);
   }
   co_return 0;
 }
@@ -144,7 +144,7 @@ Task<int> BackupFilter::read_snapshot(uint64_t offset, Buffers to) {
     const uint64_t piece = std::min(end - at, CopyJob::kPiece);
     // Writers that would change what is read from the source wait.
     const auto range = co_await ranges_.lock(at, piece, RangeLocks::Mode::kShared);
-    if (broken_) co_return -EIO;
+    if (broken_ != 0) co_return -EIO;
     uint64_t begin = 0, run = 0;
     const bool found = left_->next(at, piece, begin, run);
     const bool from_source = found && begin <= at;

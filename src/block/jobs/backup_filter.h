@@ -3,6 +3,7 @@
 #pragma once
 
 #include <atomic>
+#include <cerrno>
 #include <functional>
 #include <memory>
 
@@ -28,8 +29,9 @@ class BackupFilter final : public JobFilter {
   Edge& target() { return target_; }
   // Called once, when the target has become useless by a user's write; any thread.
   void on_broken(std::function<void(int)> handler) { on_broken_ = std::move(handler); }
-  void give_up() { broken_ = true; }
-  bool broken() const { return broken_; }
+  void give_up() { break_with(-ECANCELED); }
+  // What it became useless by, a negative errno; 0: it is of use.
+  int broken() const { return broken_; }
 
   struct Failure {
     int error = 0;
@@ -51,6 +53,11 @@ class BackupFilter final : public JobFilter {
   void cancel() override { child_->cancel(); }
 
  private:
+  // False: it was broken before.
+  bool break_with(int error) {
+    int none = 0;
+    return broken_.compare_exchange_strong(none, error);
+  }
   Task<int> before_write(uint64_t offset, uint64_t bytes);
   Task<Failure> copy_locked(uint64_t offset, uint64_t bytes, std::byte* buffer);
   Task<int> write_target(uint64_t offset, uint64_t bytes, const std::byte* from);
@@ -59,7 +66,7 @@ class BackupFilter final : public JobFilter {
   const std::shared_ptr<DirtyBitmap> left_;
   const Settings settings_;
   std::function<void(int)> on_broken_;
-  std::atomic<bool> broken_{false};
+  std::atomic<int> broken_{0};
   Edge target_;
 };
 

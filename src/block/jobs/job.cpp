@@ -73,14 +73,20 @@ void Job::set_status_locked(JobStatus status) {
   changed_.wake_all();
 }
 
+// One thread tells them, in their order: dismiss() comes from any thread, maybe from a handler of an event.
 void Job::tell_changes() {
-  std::vector<JobInfo> changes;
-  {
-    const std::lock_guard lock(mutex_);
+  std::unique_lock lock(mutex_);
+  if (telling_) return;
+  telling_ = true;
+  while (!untold_.empty()) {
+    std::vector<JobInfo> changes;
     changes.swap(untold_);
+    lock.unlock();
+    if (events_)
+      for (JobInfo& each : changes) events_({.info = std::move(each)});
+    lock.lock();
   }
-  if (!events_) return;
-  for (JobInfo& each : changes) events_({.info = std::move(each)});
+  telling_ = false;
 }
 
 void Job::tell(JobEvent::Kind kind) {
@@ -262,9 +268,11 @@ OnError Job::tell_error(OnError policy, bool is_read, int error) {
   event.kind = JobEvent::Kind::kError;
   event.is_read = is_read;
   event.error = -error;
-  event.action = action;
   {
     const std::lock_guard lock(mutex_);
+    // Nobody can give it up any more: it neither waits for a user nor tries for ever.
+    if (finalizing_) action = OnError::kReport;
+    event.action = action;
     io_status_ = error == -ENOSPC ? IoStatus::kNoSpace : IoStatus::kFailed;
     // Several requests may fail together: one resume() is to be enough.
     if (action == OnError::kStop && !stopped_by_error_ && !cancelled_) {

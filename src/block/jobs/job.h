@@ -135,7 +135,8 @@ class Job : public std::enable_shared_from_this<Job> {
   void set_progress(uint64_t current, uint64_t total);
   void advance(uint64_t bytes) { current_ += bytes; }
   void set_ready();
-  // Tells of a failed request (a negative errno) and what is to be done: kReport, kIgnore or kStop.
+  // Tells of a failed request (a negative errno) and what is to be done: kReport, kIgnore or kStop; kReport
+  // whatever the policy, when it is too late to cancel. Any thread.
   OnError tell_error(OnError policy, bool is_read, int error);
   JobManager& manager() const { return manager_; }
 
@@ -164,6 +165,7 @@ class Job : public std::enable_shared_from_this<Job> {
   WaitQueue changed_;
   JobStatus status_ = JobStatus::kCreated;
   std::vector<JobInfo> untold_;  // changes of status
+  bool telling_ = false;         // a thread is in tell_changes()
   TokenBucket bucket_;
   uint64_t speed_ = 0;
   bool finalize_ = false;

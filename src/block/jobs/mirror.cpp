@@ -84,8 +84,6 @@ class MirrorJob final : public ChainCopyJob {
 
   // Users are held back; what is left is little.
   Task<Result<void>> prepare() override {
-    // Nobody can resume it or give it up any more.
-    on_read_error_ = on_write_error_ = OnError::kReport;
     for (unsigned round = 0;; ++round) {
       std::vector<NodePtr> gone;
       {

@@ -90,6 +90,31 @@ TEST_F(BlockTest, a_drained_edge_can_change_its_node) {
   EXPECT_EQ(context.run_until(client->read(4096, Buffers(&piece, 1))), 0);
 }
 
+Task<int> swap_users(NodePtr from, NodePtr to) {
+  const Drained one = co_await Drained::begin(from);
+  const Drained other = co_await Drained::begin(to);
+  co_return Edge::move_users(from, to, {}, {}) ? 0 : -EBUSY;
+}
+
+TEST_F(BlockTest, users_come_and_go_while_others_change_node_and_size) {
+  const NodePtr small = std::make_shared<NullNode>(4096), large = std::make_shared<NullNode>(8192);
+  std::atomic<bool> stop{false};
+  std::thread visitor([&] {
+    while (!stop) {
+      const auto client = *Client::attach(small, "visitor", {.used = 0, .shared = kPermissionsAll});
+      const uint64_t size = client->size();
+      EXPECT_TRUE(size == 4096 || size == 8192);
+    }
+  });
+  for (int i = 0; i < 2000; ++i) {
+    EXPECT_EQ(context.run_until(swap_users(small, large)), 0);
+    EXPECT_EQ(context.run_until(swap_users(large, small)), 0);
+    small->resized();
+  }
+  stop = true;
+  visitor.join();
+}
+
 TEST_F(BlockTest, writethrough_flushes_each_write) {
   const NodePtr node = open_options({{"driver", "blkdebug"},
                                      {"image", {{"driver", "null-co"}}},

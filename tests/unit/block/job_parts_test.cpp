@@ -1,6 +1,7 @@
 // What jobs are made of: bitmaps of granules and locks of ranges.
 #include <random>
 
+#include "block/jobs/backup_filter.h"
 #include "block/jobs/dirty_bitmap.h"
 #include "block/jobs/range_locks.h"
 #include "job_fixture.h"
@@ -105,6 +106,71 @@ TEST_F(JobTest, errors_before_the_start_are_told_too) {
   const auto job = std::make_shared<UnstartedJob>(manager, JobType::kMirror, JobOptions{.id = "early"});
   EXPECT_EQ(job->tell_error(OnError::kIgnore, false, -EIO), OnError::kIgnore);
   EXPECT_EQ(events_of(JobEvent::Kind::kError), 1u);
+}
+
+class LateFailureJob final : public Job {
+ public:
+  using Job::Job;
+  std::vector<OnError> answers;
+
+ protected:
+  Task<Result<void>> run() override { co_return Result<void>(); }
+  Task<Result<void>> prepare() override {
+    for (const OnError policy : {OnError::kStop, OnError::kIgnore})
+      answers.push_back(tell_error(policy, false, -EIO));
+    const bool go_on = co_await pause_point();
+    if (!go_on) co_return Error(ErrorKind::kState, "it cannot be cancelled here");
+    co_return Result<void>();
+  }
+  Task<void> clean(bool) override { co_return; }
+};
+
+TEST_F(JobTest, an_error_when_it_is_too_late_to_cancel_is_reported_whatever_the_policy) {
+  const auto job = std::make_shared<LateFailureJob>(manager, JobType::kMirror, JobOptions{.id = "late"});
+  ASSERT_TRUE(manager.start(job));
+  EXPECT_EQ(end_of(job), "");
+  EXPECT_EQ(job->answers, (std::vector<OnError>{OnError::kReport, OnError::kReport}));
+  EXPECT_EQ(events_of(JobEvent::Kind::kError), 2u);
+}
+
+TEST_F(JobTest, changes_are_told_one_after_the_other_though_another_thread_dismisses) {
+  std::vector<std::string> told;
+  std::shared_ptr<Job> job;
+  JobManager own(jobs.context(), opener, [&](const JobEvent& event) {
+    if (event.kind != JobEvent::Kind::kStatusChange) return;
+    const std::string status(job_status_name(event.info.status));
+    told.push_back(status + " begins");
+    if (event.info.status == JobStatus::kConcluded) std::thread([&] { EXPECT_TRUE(job->dismiss()); }).join();
+    told.push_back(status + " ends");
+  });
+  job = std::make_shared<UnstartedJob>(own, JobType::kMirror, JobOptions{.id = "j", .auto_dismiss = false});
+  ASSERT_TRUE(own.start(job));
+  run(job->concluded());
+  run(own.shut_down());
+  ASSERT_GE(told.size(), 4u);
+  EXPECT_EQ(std::vector<std::string>(told.end() - 4, told.end()),
+            (std::vector<std::string>{"concluded begins", "concluded ends", "null begins", "null ends"}));
+}
+
+// The job may see that its filter is broken before the filter's handler is called.
+TEST_F(JobTest, a_backup_filter_knows_why_it_is_broken_when_it_tells) {
+  const uint64_t size = 1 << 20;
+  const auto left = std::make_shared<DirtyBitmap>(size, 65536);
+  left->set(0, size);
+  const auto filter = std::make_shared<BackupFilter>(left, BackupFilter::Settings{});
+  ASSERT_TRUE(filter->connect(open(make_file("source", std::string(size, 's')), "raw"),
+                              {.used = kPermissionRead | kPermissionWrite}));
+  const auto target = std::make_shared<FaultNode>();
+  ASSERT_TRUE(target->connect(open(make_file("target", std::string(size, 't')), "raw"),
+                              {.used = kPermissionRead | kPermissionWrite}));
+  target->add({.kinds = kFaultWrite, .error = ENOSPC});
+  ASSERT_TRUE(filter->connect_target(target));
+  int seen = 0;
+  filter->on_broken([&](int) { seen = filter->broken(); });
+  EXPECT_EQ(write(*filter, 0, "x"), 0);
+  EXPECT_EQ(seen, -ENOSPC);
+  filter->give_up();
+  EXPECT_EQ(filter->broken(), -ENOSPC);
 }
 
 }  // namespace

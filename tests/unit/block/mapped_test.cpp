@@ -171,10 +171,10 @@ INSTANTIATE_TEST_SUITE_P(Formats, MappedTest,
                                          Format{"parallels", {{"cluster_size", "64k"}}}),
                          [](const auto& each) { return std::string(each.param.name); });
 
-// Two of its 512 tables share a page of memory: more pages than may wait.
+// Its 512 tables lie in more pages of memory than may wait.
 TEST_F(FormatTest, places_are_stored_when_too_many_wait) {
   const std::string file = path("disk.qed");
-  create(file, "qed", {{"size", 1 << 30}, {"cluster_size", 4096}, {"table_size", 1}});
+  create(file, "qed", {{"size", uint64_t{2} << 30}, {"cluster_size", 4096}, {"table_size", 2}});
   NodePtr node = open_options({{"driver", "qed"},
                                {"file",
                                 {{"driver", "blkdebug"},
@@ -182,15 +182,15 @@ TEST_F(FormatTest, places_are_stored_when_too_many_wait) {
                                  {"image", {{"driver", "file"}, {"filename", file}}}}}});
   ASSERT_NE(node, nullptr);
   auto faults = std::dynamic_pointer_cast<FaultNode>(opener.find("faults"));
-  for (uint64_t at = 0; at < node->size(); at += 2 << 20)
-    EXPECT_EQ(write(*node, at, std::string(512, static_cast<char>(1 + (at >> 21) % 200))), 0);
+  for (uint64_t at = 0; at < node->size(); at += 4 << 20)
+    EXPECT_EQ(write(*node, at, std::string(512, static_cast<char>(1 + (at >> 22) % 200))), 0);
   EXPECT_GE(faults->count(kFaultFlush), 4u);
-  for (uint64_t at = 0; at < node->size(); at += 2 << 20)
-    EXPECT_EQ(read(*node, at, 512), std::string(512, static_cast<char>(1 + (at >> 21) % 200)));
+  for (uint64_t at = 0; at < node->size(); at += 4 << 20)
+    EXPECT_EQ(read(*node, at, 512), std::string(512, static_cast<char>(1 + (at >> 22) % 200)));
   // More is not taken while they cannot be stored.
   faults->add({.kinds = kFaultFlush});
   int error = 0;
-  for (uint64_t at = 4096; at < node->size() && error == 0; at += 2 << 20) error = write(*node, at, "x");
+  for (uint64_t at = 4096; at < node->size() && error == 0; at += 4 << 20) error = write(*node, at, "x");
   EXPECT_EQ(error, -EIO);
   faults->clear();
   faults = nullptr;

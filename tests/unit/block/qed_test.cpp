@@ -1,4 +1,6 @@
 // QED images.
+#include <fmt/format.h>
+
 #include <nlohmann/json.hpp>
 
 #include "power_cut.h"
@@ -181,9 +183,33 @@ TEST_F(QedTest, qed_creation_refuses_what_cannot_be) {
             std::string::npos);
   EXPECT_NE(create_error(path("x"), "qed", {{"size", "1M"}, {"table_size", 3}}).find("table_size"),
             std::string::npos);
-  EXPECT_NE(create_error(path("x"), "qed", {{"size", "10T"}, {"cluster_size", "4k"}, {"table_size", 1}})
+  EXPECT_NE(create_error(path("x"), "qed", {{"size", "10T"}, {"cluster_size", "4k"}, {"table_size", 2}})
                 .find("the most"),
             std::string::npos);
+}
+
+TEST_F(QedTest, qed_is_created_with_whatever_geometry_qemu_img_opens) {
+  const auto opens = [&](const std::string& file) { return run("qemu-img info -f qed " + file).status == 0; };
+  for (const uint64_t cluster : {4096u, 65536u, 2u << 20, 4u << 20, 8u << 20, 64u << 20}) {
+    for (const unsigned tables : {1u, 2u, 4u, 8u, 16u}) {
+      SCOPED_TRACE(fmt::format("clusters of {}, tables of {}", cluster, tables));
+      const std::string file = path("disk.qed");
+      const std::string error =
+          create_error(file, "qed", {{"size", 1 << 20}, {"cluster_size", cluster}, {"table_size", tables}});
+      if (error.empty()) {
+        EXPECT_TRUE(opens(file));
+        continue;
+      }
+      // What is refused is what qemu-img would not open.
+      create(file, "qed", {{"size", 1 << 20}});
+      std::filesystem::resize_file(file, 2 * (tables + 1) * cluster);
+      patch_le<uint32_t>(file, 4, static_cast<uint32_t>(cluster));
+      patch_le<uint32_t>(file, 8, tables);
+      patch_le<uint64_t>(file, 40, cluster);
+      EXPECT_FALSE(opens(file));
+      expect_ours(file, "qed", std::string(1 << 20, '\0'));
+    }
+  }
 }
 
 }  // namespace

@@ -31,11 +31,19 @@ Task<Result<void>> create_qed(CreateRequest request) {
   if (!is_power_of_two(cluster) || cluster < 4096 || cluster > (64u << 20))
     co_return options.error("cluster_size",
                             fmt::format("is {}; it must be a power of two from 4 KiB to 64 MiB", cluster));
-  if (!is_power_of_two(tables) || tables > 16)
-    co_return options.error("table_size", fmt::format("is {}; it must be 1, 2, 4, 8 or 16", tables));
+  // Tables of one cluster are within the specification and are read, but qemu-img opens no such image.
+  if (!is_power_of_two(tables) || tables < 2 || tables > 16)
+    co_return options.error("table_size", fmt::format("is {}; it must be 2, 4, 8 or 16", tables));
   QedHeader header;
   header.cluster_bytes = static_cast<uint32_t>(cluster);
   header.table_clusters = static_cast<uint32_t>(tables);
+  // Nor one whose tables reach further than 64 bits tell.
+  if (header.reach_bytes() == 0) {
+    while (header.reach_bytes() == 0) header.cluster_bytes /= 2;
+    co_return options.error("cluster_size",
+                            fmt::format("is {}; with tables of {} clusters {} bytes are the most", cluster,
+                                        tables, header.cluster_bytes));
+  }
   header.l1_offset = cluster;
   header.disk_bytes = align_up(*size, 512);
   if (header.disk_bytes > header.most_bytes())

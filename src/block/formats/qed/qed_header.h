@@ -24,12 +24,17 @@ struct QedHeader {
 
   uint64_t table_bytes() const { return uint64_t{table_clusters} * cluster_bytes; }
   uint64_t table_entries() const { return table_bytes() / 8; }
-  // What two levels of tables reach, bytes.
-  uint64_t most_bytes() const {
-    uint64_t most = 0;
+  // What two levels of tables reach, bytes; 0: 16 EiB or more.
+  uint64_t reach_bytes() const {
+    uint64_t reach = 0;
     const bool too_many =
-        __builtin_mul_overflow(table_entries() * table_entries(), uint64_t{cluster_bytes}, &most);
-    return too_many || most > (uint64_t{1} << 62) ? uint64_t{1} << 62 : most;
+        __builtin_mul_overflow(table_entries() * table_entries(), uint64_t{cluster_bytes}, &reach);
+    return too_many ? 0 : reach;
+  }
+  uint64_t most_bytes() const {
+    constexpr uint64_t kMost = uint64_t{1} << 62;
+    const uint64_t reach = reach_bytes();
+    return reach == 0 || reach > kMost ? kMost : reach;
   }
 
   static Result<QedHeader> parse(std::span<const std::byte, kBytes> bytes, const Node& file);
