@@ -1,18 +1,22 @@
 #!/usr/bin/env python3
-"""Measures disks and networks of one guest under Ostler and QEMU TCG; `./dev bench io` calls it.
+"""Measures disks, networks and shared folders of one guest under Ostler and QEMU TCG; `./dev bench io` calls it.
 
-    ./dev bench io [disk] [tap] [user] [idle] [--runs N] [--seconds N] [--record]
+    ./dev bench io [disk] [tap] [user] [idle] [virtiofs] [9p] [--runs N] [--seconds N] [--record]
 
 The workload guest runs fio against a raw file on virtio-blk, in the host's page cache and past it, and iperf3 and
 ping against the host, over a tap device and over user networking, in a network namespace made for it. Both VMMs boot
-in turn in each run and every figure is the median of the runs. Neither is pinned.
+in turn in each run and every figure is the median of the runs. Neither is pinned. In a folder of the host the busybox
+guest unpacks the sources of this tree, lists them and removes them.
 """
 
 import argparse
 import os
 import re
+import shutil
 import statistics
+import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -145,7 +149,65 @@ def idle(options, program, scratch, log):
     return {("an idle guest", "% of a processor", "< 0.5 %"): share}
 
 
-MEASURES = {"disk": disk, "tap": tap, "user": user, "idle": idle}
+def storm(program, log, kernel, initrd, extra, folder, mount):
+    """Files a second while a source tree is unpacked, listed and removed on a share, which is `folder` on the host."""
+    folder.mkdir(exist_ok=True)
+    shutil.rmtree(folder / "out", ignore_errors=True)  # virtiofsd holds the folder itself
+    with tarfile.open(folder / "tree.tar", "w") as tar:
+        for part in ("src", "tests"):
+            tar.add(ROOT / part, part)
+        files = len(tar.getmembers())
+    machine = vmm.Machine(kernel=kernel, initrd=initrd, memory="512M", append="console=ttyS0", extra=extra)
+    found = {}
+    with vmm.Vmm(vmm.command(program, machine), log) as running:
+        console = running.console
+        console.wait_for(r"ostler-guest: ready", ANSWER_SECONDS, "the initrd to be ready")
+        console.wait_for(r"/ # ", ANSWER_SECONDS, "the shell's prompt")
+        console.quiet(ANSWER_SECONDS)
+        mounted = f"mount -t {mount[1]} shared /mnt"
+        console.run(f"modprobe -a {mount[0]} && {mounted} && cp /mnt/tree.tar /tmp", ANSWER_SECONDS)
+        for verb, command, goal in (("unpacked", "mkdir /mnt/out && tar xf /tmp/tree.tar -C /mnt/out", "≥ 1.5"),
+                                    ("listed", f"umount /mnt && {mounted} && ls -lR /mnt/out >/dev/null", ""),
+                                    ("removed", "rm -r /mnt/out", "")):
+            clock = "$(cut -d' ' -f1 /proc/uptime)"
+            begin, end = map(float, console.run(f"a={clock}; {command} && echo $a {clock}", ANSWER_SECONDS).split()[-2:])
+            found[f"a source tree {verb}, {mount[2]}", "files/s", goal] = files / max(end - begin, 0.01)
+    if (folder / "out").exists():
+        raise Failed(f"the guest left {folder / 'out'}; its console is in {log}")
+    return found
+
+
+def virtiofs(options, program, scratch, log):
+    daemon = next(place for place in ("/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd") if os.path.exists(place))
+    folder, socket = scratch.path / "share", scratch.path / "share.socket"
+    folder.mkdir(exist_ok=True)
+    with open(scratch.path / "virtiofsd.log", "ab") as errors:
+        served = subprocess.Popen([daemon, "-f", f"--socket-path={socket}", "-o", f"source={folder}"], stderr=errors)
+    try:
+        while not socket.exists():
+            if served.poll() is not None:
+                raise Failed("virtiofsd does not start")
+            time.sleep(0.05)
+        made = guests.prepare("kernel", "initrd")
+        return storm(program, log, made["kernel"], made["initrd"],
+                     ["-object", "memory-backend-memfd,id=mem,size=512M,share=on", "-machine", "memory-backend=mem",
+                      "-chardev", f"socket,id=fs,path={socket}", "-device", "vhost-user-fs-pci,chardev=fs,tag=shared"],
+                     folder, ("virtiofs", "virtiofs", "virtio-fs"))
+    finally:
+        served.kill()
+        served.wait()
+        socket.unlink(missing_ok=True)
+
+
+def folder_by_9p(options, program, scratch, log):
+    folder = scratch.path / "share"
+    made = guests.prepare("generic")
+    return storm(program, log, made["kernel_generic"], made["initrd_generic"],
+                 ["-virtfs", f"local,path={folder},mount_tag=shared,security_model=none,multidevs=remap"],
+                 folder, ("9pnet_virtio 9p", "9p -o trans=virtio,version=9p2000.L,msize=512000", "9p"))
+
+
+MEASURES = {"disk": disk, "tap": tap, "user": user, "idle": idle, "virtiofs": virtiofs, "9p": folder_by_9p}
 
 
 def shown(value):
@@ -165,7 +227,7 @@ def line(name, unit, goal, ours, theirs):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
                                      prog="./dev bench io")
-    parser.add_argument("names", nargs="*", metavar="NAME", help="disk, tap, user, idle (default: all)")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="disk, tap, user, idle, virtiofs, 9p (default: all)")
     parser.add_argument("--runs", type=int, default=3, help="boots of each program (default: %(default)s)")
     parser.add_argument("--seconds", type=int, default=3, help="of each fio and iperf3 run (default: %(default)s)")
     parser.add_argument("--record", action="store_true", help="append the table to bench/RESULTS.md")

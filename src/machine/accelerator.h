@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -10,14 +11,16 @@
 #include "base/result.h"
 #include "bt/shared.h"
 #include "config/machine.h"
+#include "machine/properties.h"
 
 namespace ostler::machine {
 
 struct Accelerator {
-  std::shared_ptr<accel::kvm::System> kvm;  // else
-  bool translates = false;                  // else the interpreter
-  bt::Options options;                      // of the translator
-  uint32_t dirty_ring_entries = 0;          // of KVM: see accel::kvm::VmOptions
+  std::shared_ptr<accel::kvm::System> kvm;              // else
+  bool translates = false;                              // else the interpreter
+  bt::Options options;                                  // of the translator
+  uint32_t dirty_ring_entries = 0;                      // of KVM: see accel::kvm::VmOptions
+  std::optional<KernelIrqchip> irqchip = std::nullopt;  // of KVM; none: as -machine says
 };
 
 // The first accelerator of the configuration that is available; what was passed over is told in `warnings`.

@@ -78,10 +78,11 @@ Result<std::unique_ptr<Core>> Core::create(const config::Machine& config, chipse
     core->translator_ = *std::move(translator);
   }
   if (accelerator.kvm != nullptr) {
-    auto vm = accel::kvm::Vm::create(accelerator.kvm, core->memory_,
-                                     {.irqchip = irqchip_of(properties.kernel_irqchip),
-                                      .dirty_ring_entries = accelerator.dirty_ring_entries,
-                                      .ports = &core->ports_});
+    auto vm = accel::kvm::Vm::create(
+        accelerator.kvm, core->memory_,
+        {.irqchip = irqchip_of(accelerator.irqchip.value_or(properties.kernel_irqchip)),
+         .dirty_ring_entries = accelerator.dirty_ring_entries,
+         .ports = &core->ports_});
     if (!vm) return std::move(vm).error().with_context("-accel kvm");
     core->vm_ = *std::move(vm);
     if (core->kernel_irqchip() != nullptr) core->apic_bus_.set_kernel(*core->kernel_irqchip());

@@ -271,6 +271,10 @@ class Mistakes(Mistake):
         self.qemu("-accel", "kvm,dirty-ring-size=512", words=["dirty-ring-size", "512", "1024"])
         self.qemu("-accel", "kvm,dirty-ring-sise=0", words=["-accel kvm", "'dirty-ring-size'"])
 
+    def test_accelerator_irqchip_unknown(self):
+        self.qemu("-accel", "kvm,kernel-irqchip=maybe", words=["-accel kvm", "kernel-irqchip", "maybe", "off|split|on"])
+        self.qemu("-accel", "kvm,kernel_irqchip=on", words=["-accel kvm", "'kernel-irqchip'"])
+
     def test_accelerator_property_misspelt(self):
         self.qemu("-accel", "bt,cahce=8M", words=["-accel bt", "cahce", "'cache'"])
 

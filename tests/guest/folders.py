@@ -4,8 +4,10 @@ system is Debian's generic one."""
 import fcntl
 import hashlib
 import os
+import signal
 import stat
 import struct
+import time
 
 import control
 from guestlib import guests, vmm
@@ -113,6 +115,26 @@ def folder_by_9p_with_all_that_files_have(t):
             t.run(console, "echo >/tmp/hold; wait; files lock /mnt/new /dev/null")
             t.expect(not _is_locked(folder / "new"), "the lock stays")
         t.run(console, "umount /mnt")
+
+
+def folder_by_9p_and_a_host_that_does_not_answer(t):
+    """A lease keeps whoever cuts the file waiting for 45 seconds; the VMM's end waits for nobody."""
+    folder = _folder(t)
+    slow = folder / "slow"
+    slow.write_bytes(b"content")
+    signal.signal(signal.SIGIO, signal.SIG_IGN)
+    with open(slow, "rb") as file, t.start(_machine(t, _device(folder))) as running:
+        console = t.shell(running)
+        _mount(t, console)
+        fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        t.run(console, "files cut /mnt/slow 0 &")
+        with t.steps.step("a request waits for the host"):
+            while fcntl.fcntl(file, fcntl.F_GETLEASE) == fcntl.F_RDLCK:
+                t.expect(running.process.poll() is None, "the VMM has ended")
+                time.sleep(0.01)
+        running.process.terminate()
+        t.ends(running)
+        t.expect(slow.read_bytes() == b"content", "the VMM waited until the file was cut")
 
 
 def _is_locked(path):

@@ -160,30 +160,77 @@ def virtiofsd_dies_and_comes_again(t):
             t.run(console, "umount /mnt")
 
 
-def _disk_of_the_storage_daemon(t, options):
-    image, path = t.scratch.path / "disk.img", t.scratch.path / "disk.socket"
-    image.write_bytes(os.urandom(8 * MIB))
-    before = hashlib.sha256(image.read_bytes()).hexdigest()
-    daemon = subprocess.Popen(["qemu-storage-daemon", "--blockdev", f"file,node-name=disk,filename={image}",
-                               "--export", f"vhost-user-blk,id=e,node-name=disk,addr.type=unix,addr.path={path},"
-                                           "writable=on,num-queues=2"])
-    try:
+class StorageDaemon:
+    """A running qemu-storage-daemon that shows an image as a disk."""
+
+    def __init__(self, t, image):
+        self.socket = t.scratch.path / "disk.socket"
+        self.socket.unlink(missing_ok=True)
+        self.process = subprocess.Popen([
+            "qemu-storage-daemon", "--blockdev", f"file,node-name=disk,filename={image}",
+            "--export", f"vhost-user-blk,id=e,node-name=disk,addr.type=unix,addr.path={self.socket},writable=on,num-queues=2"])
         end = time.monotonic() + 60
-        while not path.exists():
-            t.expect(daemon.poll() is None and time.monotonic() < end, "qemu-storage-daemon does not start")
+        while not self.socket.exists():
+            t.expect(self.process.poll() is None and time.monotonic() < end, "qemu-storage-daemon does not start")
             time.sleep(0.05)
-        extra = ["-object", "memory-backend-memfd,id=mem,size=256M", "-machine", "memory-backend=mem",
-                 "-chardev", f"socket,id=d,path={path}", "-device", f"vhost-user-blk-pci,chardev=d,num-queues=2,{options}"]
-        with t.start(t.machine(memory="256M", cpus=2, extra=extra)) as running:
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.kill()
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+
+def _disk_image(t):
+    """An image of 8 MiB, and its digest."""
+    image = t.scratch.path / "disk.img"
+    image.write_bytes(os.urandom(8 * MIB))
+    return image, hashlib.sha256(image.read_bytes()).hexdigest()
+
+
+def _disk(daemon, options="", chardev=""):
+    return ["-object", "memory-backend-memfd,id=mem,size=256M", "-machine", "memory-backend=mem",
+            "-chardev", f"socket,id=d,path={daemon.socket}{chardev}",
+            "-device", f"vhost-user-blk-pci,chardev=d,num-queues=2{options}"]
+
+
+def _disk_of_the_storage_daemon(t, options):
+    image, before = _disk_image(t)
+    with StorageDaemon(t, image) as daemon:
+        with t.start(t.machine(memory="256M", cpus=2, extra=_disk(daemon, f",{options}"))) as running:
             console = t.shell(running)
             t.expect(t.run(console, "sha256sum </dev/vda").split()[0] == before, "the guest reads another disk")
             t.run(console, "dd if=/dev/urandom of=/tmp/new bs=1M count=5 2>/dev/null")
             seen = t.run(console, "dd if=/tmp/new of=/dev/vda bs=64k seek=16 conv=fsync 2>/dev/null; sha256sum </tmp/new")
         written = image.read_bytes()[MIB:6 * MIB]
         t.expect(hashlib.sha256(written).hexdigest() == seen.split()[0], "the image has other bytes than the guest wrote")
-    finally:
-        daemon.terminate()
-        daemon.wait()
+
+
+def storage_daemon_dies_and_comes_again(t):
+    """Killed at any moment of the guest's writing: no request is lost, and none that was acknowledged."""
+    image, _ = _disk_image(t)
+    daemon = StorageDaemon(t, image)
+    with t.start(t.machine(memory="256M", cpus=2, extra=_disk(daemon, chardev=",reconnect=1"))) as running:
+        console = t.shell(running)
+        t.run(console, "dd if=/dev/urandom of=/tmp/new bs=1M count=8 2>/dev/null; sha256sum </tmp/new >/tmp/sum")
+        # Four writers, each of its own quarter, again and again until told to stop.
+        t.run(console, "for q in 0 1 2 3; do (until [ -e /tmp/stop ]; do dd if=/tmp/new of=/dev/vda bs=16k skip=$((q * 128)) "
+                       "seek=$((q * 128)) count=128 oflag=direct conv=notrunc,fsync 2>/tmp/$q.err || echo $q >>/tmp/failed; "
+                       "echo >>/tmp/rounds; done; echo >>/tmp/done) & done")
+        for again in range(3):
+            t.run(console, f"while [ $(cat /tmp/rounds 2>/dev/null | wc -l) -lt {4 * again + 1} ]; do sleep 0.1; done")
+            daemon.kill()
+            daemon = StorageDaemon(t, image)
+        with daemon:
+            t.run(console, "echo >/tmp/stop; while [ $(cat /tmp/done 2>/dev/null | wc -l) -lt 4 ]; do sleep 0.1; done")
+            t.expect(t.run(console, "[ -e /tmp/failed ] && cat /tmp/?.err; echo") == "", "writes have failed")
+            seen = t.run(console, "cat /tmp/sum").split()[0]
+            t.expect(hashlib.sha256(image.read_bytes()).hexdigest() == seen, "the image has other bytes than the guest wrote")
+            t.expect(t.run(console, "dmesg | grep -ci 'I/O error' || true") == "0", "the guest saw errors")
 
 
 def disk_of_the_storage_daemon(t):

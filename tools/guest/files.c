@@ -1,8 +1,10 @@
-// What busybox cannot do with files: extended attributes and locks.
+// What busybox cannot do with files: extended attributes, locks, cutting without opening.
 //   files set PATH NAME VALUE | get PATH NAME | remove PATH NAME
+//   files cut PATH SIZE
 //   files lock PATH PIPE: keeps the whole file locked until the pipe is written to; status 1 when somebody has it
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/xattr.h>
 #include <unistd.h>
@@ -22,6 +24,7 @@ static int lock(const char *path, const char *pipe) {
 int main(int count, char **words) {
   char value[256] = "";
   const char *const what = count > 3 ? words[1] : "";
+  if (strcmp(what, "cut") == 0) return truncate(words[2], atoi(words[3])) == 0 ? 0 : fail(words[2]);
   if (strcmp(what, "lock") == 0) return lock(words[2], words[3]);
   if (strcmp(what, "set") == 0 && count == 5)
     return setxattr(words[2], words[3], words[4], strlen(words[4]), 0) == 0 ? 0 : fail(words[2]);

@@ -108,9 +108,9 @@ TEST_F(Refusals, AnOldKernelIsNamed) {
 }
 
 // The probe: what a slow or a dead KVM may cost.
-TEST_F(Refusals, TheProbeBeginsNoRoundAfterTwoMilliseconds) {
+TEST_F(Refusals, TheProbeBeginsNoRoundAfterAMillisecond) {
   fake_.on_run = [&](kvm_run& run) {
-    now_ += 700'000;
+    now_ += 400'000;
     run.exit_reason = KVM_EXIT_HLT;
     return 0;
   };
@@ -134,7 +134,7 @@ TEST_F(Refusals, TheProbeOfAFastKvmIsEightRounds) {
 
 TEST_F(Refusals, TheProbeGivesUpOnWhatDoesNotEnd) {
   fake_.on_run = [&](kvm_run&) {
-    now_ += 4'000'000;  // when its own signal comes
+    now_ += 2'000'000;  // when its own signal comes
     return -EINTR;
   };
   const auto speed = measure_speed(**fake_.open(), [&] { return now_; });

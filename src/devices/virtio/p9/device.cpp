@@ -1,14 +1,11 @@
 #include "devices/virtio/p9/device.h"
 
 #include <fmt/format.h>
-#include <pthread.h>
-#include <signal.h>
 
 #include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
-#include <system_error>
 #include <utility>
 
 #include "base/bytes.h"
@@ -33,16 +30,15 @@ P9Device::P9Device(memory::AddressSpace& memory, std::shared_ptr<fs9p::Share> sh
              options.withheld_features()),
       share_(std::move(share)),
       options_(options),
-      server_(std::make_shared<fs9p::Server>(share_)) {}
+      server_(std::make_shared<fs9p::Server>(share_)),
+      link_(std::make_shared<Link>()) {
+  link_->device = this;
+}
 
 P9Device::~P9Device() {
   reset();
-  {
-    const Lock lock(mutex_);
-    stop_ = true;
-  }
-  wake_.notify_all();
-  for (std::thread& worker : workers_) worker.join();
+  const std::lock_guard lock(link_->mutex);
+  link_->device = nullptr;
 }
 
 bool P9Device::mounted() {
@@ -69,28 +65,19 @@ void P9Device::take_locked(Queue& queue) {
     fail_locked(queue, "a 9P request without room for header or reply");
     return false;
   });
-  wake_workers_locked(queue);
+  call_workers_locked(queue);
   signal_locked(queue);
 }
 
-void P9Device::wake_workers_locked(Queue& queue) {
-  if (pending_.size() > idle_ && workers_.size() < kWorkers) {
-    // Signals are for the main thread.
-    sigset_t all, old;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    try {
-      for (size_t missing = pending_.size(); missing > idle_ && workers_.size() < kWorkers; --missing)
-        workers_.emplace_back([this] { work(); });
-    } catch (const std::system_error&) {
-      // Those that there are will do.
-    }
-    pthread_sigmask(SIG_SETMASK, &old, nullptr);
-  }
-  for (; workers_.empty() && !pending_.empty(); pending_.pop_front())
-    push_locked(queue, std::move(pending_.front()->chain),
-                fs9p::Reply::failure(pending_.front()->tag, EAGAIN).finish());
-  for (size_t i = std::min(pending_.size(), idle_); i != 0; --i) wake_.notify_one();
+void P9Device::call_workers_locked(Queue& queue) {
+  // A request that was flushed leaves its worker to the next one: a guest that sends and flushes while all
+  // workers hang calls no more of them than it may have requests.
+  for (; called_ < pending_.size(); ++called_)
+    if (!workers_.run([link = link_] { serve(link); })) break;
+  if (called_ != 0) return;
+  for (; !pending_.empty(); pending_.pop_front())
+    push_locked(queue, std::move(pending_.front().chain),
+                fs9p::Reply::failure(pending_.front().tag, EAGAIN).finish());
 }
 
 bool P9Device::take_one_locked(Queue& queue, Chain&& chain) {
@@ -109,8 +96,7 @@ bool P9Device::take_one_locked(Queue& queue, Chain&& chain) {
                          .sequence = sequence});
     return true;
   }
-  pending_.push_back(std::make_shared<Request>(
-      Request{.chain = std::move(chain), .tag = header.tag, .sequence = sequence, .abandoned = false}));
+  pending_.push_back({.chain = std::move(chain), .tag = header.tag, .sequence = sequence});
   return true;
 }
 
@@ -118,11 +104,11 @@ bool P9Device::take_one_locked(Queue& queue, Chain&& chain) {
 // buffers, are free then.
 void P9Device::flush_locked(Queue& queue, Flush flush) {
   for (auto at = pending_.begin(); at != pending_.end();) {
-    if ((*at)->tag != flush.old_tag) {
+    if (at->tag != flush.old_tag) {
       ++at;
       continue;
     }
-    push_locked(queue, std::move((*at)->chain), fs9p::Reply::failure(flush.old_tag, EINTR).finish());
+    push_locked(queue, std::move(at->chain), fs9p::Reply::failure(flush.old_tag, EINTR).finish());
     at = pending_.erase(at);
   }
   flushes_.push_back(std::move(flush));
@@ -131,8 +117,8 @@ void P9Device::flush_locked(Queue& queue, Flush flush) {
 
 void P9Device::answer_flushes_locked(Queue& queue) {
   for (auto at = flushes_.begin(); at != flushes_.end();) {
-    const bool waits = std::ranges::any_of(served_, [&](const std::shared_ptr<Request>& request) {
-      return request->tag == at->old_tag && request->sequence < at->sequence;
+    const bool waits = std::ranges::any_of(served_, [&](const Request& request) {
+      return request.tag == at->old_tag && request.sequence < at->sequence;
     });
     if (waits) {
       ++at;
@@ -152,53 +138,52 @@ void P9Device::push_locked(Queue& queue, Chain&& chain, std::span<const std::byt
   request_finished_locked(queue.index());
 }
 
-void P9Device::work() {
-  pthread_setname_np(pthread_self(), "ostler-9p");
-  Lock lock(mutex_);
-  for (;;) {
-    ++idle_;
-    wake_.wait(lock, [this] { return stop_ || !pending_.empty() || !dropped_.empty(); });
-    --idle_;
-    if (!pending_.empty()) {
-      serve_locked(lock);
-    } else if (!dropped_.empty()) {
-      auto dropped = std::move(dropped_.back());
-      dropped_.pop_back();
-      lock.unlock();
-      dropped.reset();
-      lock.lock();
-    } else {
-      return;
-    }
+void P9Device::serve(const std::shared_ptr<Link>& link) {
+  Task task;
+  {
+    const std::lock_guard lock(link->mutex);
+    if (link->device == nullptr || !link->device->begin(task)) return;
   }
+  std::vector<std::byte> reply;
+  if (!task.message.empty()) reply = task.server->answer(task.message, task.room);
+  const std::lock_guard lock(link->mutex);
+  if (link->device != nullptr) link->device->finish(task, reply);
 }
 
-void P9Device::serve_locked(Lock& lock) {
-  const auto request = pending_.front();
+bool P9Device::begin(Task& task) {
+  const Lock lock(mutex_);
+  --called_;
+  if (pending_.empty()) return false;
+  Request& request = served_.emplace_back(std::move(pending_.front()));
   pending_.pop_front();
-  const auto place = served_.insert(served_.end(), request);
-  Queue& queue = *this->queue(0);  // there: it goes away only after its requests are abandoned
+  task.sequence = request.sequence;
+  task.server = server_;
+  task.room = std::min<uint64_t>(request.chain.writable_bytes(), fs9p::kMostMessage);
   // Our own copy: the guest may change its buffers at any time. One byte more than a message may have is
   // enough to see that it is too long.
-  std::vector<std::byte> message(std::min<uint64_t>(request->chain.readable_bytes(), fs9p::kMostMessage + 1));
-  const bool readable = request->chain.read(queue.dma(), 0, message);
-  const size_t room = std::min<uint64_t>(request->chain.writable_bytes(), fs9p::kMostMessage);
-  const auto server = server_;
-  lock.unlock();
-  std::vector<std::byte> reply;
-  if (readable) {
-    // Buffers may be longer than the message in them.
-    message.resize(std::clamp<size_t>(fs9p::parse_header(message).size, fs9p::kHeaderBytes, message.size()));
-    reply = server->answer(message, room);
+  task.message.resize(std::min<uint64_t>(request.chain.readable_bytes(), fs9p::kMostMessage + 1));
+  if (!request.chain.read(queue(0)->dma(), 0, task.message)) {
+    task.message.clear();
+    return true;
   }
-  lock.lock();
-  if (request->abandoned) return;
-  served_.erase(place);
-  if (readable) {
-    push_locked(queue, std::move(request->chain), reply);
-  } else {
+  // Buffers may be longer than the message in them.
+  task.message.resize(
+      std::clamp<size_t>(fs9p::parse_header(task.message).size, fs9p::kHeaderBytes, task.message.size()));
+  return true;
+}
+
+void P9Device::finish(const Task& task, std::span<const std::byte> reply) {
+  const Lock lock(mutex_);
+  const auto at = std::ranges::find(served_, task.sequence, &Request::sequence);
+  if (at == served_.end()) return;  // abandoned
+  Request request = std::move(*at);
+  served_.erase(at);
+  Queue& queue = *this->queue(0);  // there: it goes away only after its requests are abandoned
+  if (reply.empty()) {
     fail_locked(queue, "a 9P request outside RAM");
     request_finished_locked(queue.index());
+  } else {
+    push_locked(queue, std::move(request.chain), reply);
   }
   answer_flushes_locked(queue);
   if (std::exchange(stalled_, false)) take_locked(queue);
@@ -206,10 +191,9 @@ void P9Device::serve_locked(Lock& lock) {
 }
 
 // What is being served stays with its worker, which may hang in the host's file system for as long as that
-// does; there are never more of them than workers.
+// does, and finds nothing under its number then.
 void P9Device::abandon_locked(unsigned index) {
   for (size_t taken = taken_locked(); taken != 0; --taken) request_finished_locked(index);
-  for (const auto& request : served_) request->abandoned = true;
   served_.clear();
   pending_.clear();
   flushes_.clear();
@@ -221,8 +205,8 @@ void P9Device::abandon_locked(unsigned index) {
 void P9Device::stopped_locked() {
   auto old = std::exchange(server_, std::make_shared<fs9p::Server>(share_));
   if (!old->mounted()) return;
-  dropped_.push_back(std::move(old));
-  wake_.notify_one();
+  // Without a worker nothing was mounted.
+  (void)workers_.run([last = std::move(old)] {});
 }
 
 // Machine::save() refuses before when the guest has mounted the share; otherwise there is nothing to save.

@@ -4,26 +4,26 @@
 //
 // Requests are taken on the thread that notifies and served on a few workers, so that a slow file system of
 // the host delays neither vCPUs nor the event loop; only buffers of requests that are being served exist.
-// A reset does not wait for the host: requests that are being served are abandoned, which means that they
-// finish without touching the guest or the device's state.
+// Neither a reset nor the end of the device waits for the host: requests that are being served are abandoned,
+// which means that they finish without touching the guest, the device's state or the device. A worker that
+// outlives the device owns what it still uses, and finds by the `Link` that there is no device.
 //
 //     taken ──> pending_ ──worker──> served_ ──reply──> used
 //                  │ Tflush: answered EINTR       │ Tflush: waits in flushes_ until it is answered
 #pragma once
 
-#include <condition_variable>
 #include <cstdint>
 #include <deque>
-#include <list>
 #include <memory>
+#include <mutex>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "config/property.h"
 #include "devices/virtio/device.h"
 #include "devices/virtio/options.h"
 #include "fs9p/server.h"
+#include "fs9p/workers.h"
 
 namespace ostler::virtio::p9 {
 
@@ -56,12 +56,23 @@ class P9Device final : public Device {
     Chain chain;
     uint16_t tag;
     uint64_t sequence;
-    bool abandoned = false;
   };
   struct Flush {
     Chain chain;
     uint16_t tag, old_tag;
     uint64_t sequence;
+  };
+  // What a worker does for a request without the device.
+  struct Task {
+    uint64_t sequence = 0;
+    std::shared_ptr<fs9p::Server> server;
+    std::vector<std::byte> message;  // empty: it is not in RAM
+    size_t room = 0;
+  };
+  // The device as its workers know it. Its lock comes before the device's.
+  struct Link {
+    std::mutex mutex;
+    P9Device* device = nullptr;  // guarded by mutex; null when it is gone
   };
   P9Device(memory::AddressSpace& memory, std::shared_ptr<fs9p::Share> share, const Options& options);
 
@@ -79,25 +90,25 @@ class P9Device final : public Device {
   void flush_locked(Queue& queue, Flush flush);
   void answer_flushes_locked(Queue& queue);
   void push_locked(Queue& queue, Chain&& chain, std::span<const std::byte> reply);
-  // As many workers as there is work for, if the host has the threads.
-  void wake_workers_locked(Queue& queue);
-  void work();  // a worker's life
-  void serve_locked(Lock& lock);
+  // Calls a worker for each request, if the host has the threads.
+  void call_workers_locked(Queue& queue);
+  static void serve(const std::shared_ptr<Link>& link);  // on a worker
+  // The next request; false: none waits any more.
+  bool begin(Task& task);
+  void finish(const Task& task, std::span<const std::byte> reply);
 
   const std::shared_ptr<fs9p::Share> share_;
   const Options options_;
   // Guarded by mutex_.
   std::shared_ptr<fs9p::Server> server_;
-  std::deque<std::shared_ptr<Request>> pending_;
-  std::list<std::shared_ptr<Request>> served_;
+  std::deque<Request> pending_;
+  std::vector<Request> served_;  // at most kWorkers
   std::deque<Flush> flushes_;
   uint64_t next_sequence_ = 0;
   bool stalled_ = false;  // as many are taken as the queue is long; whoever completes one goes on
-  std::vector<std::shared_ptr<fs9p::Server>> dropped_;  // a worker closes what guests before a reset had open
-  std::vector<std::thread> workers_;
-  size_t idle_ = 0;
-  bool stop_ = false;
-  std::condition_variable wake_;
+  size_t called_ = 0;     // workers that were called and have not come for a request
+  const std::shared_ptr<Link> link_;
+  fs9p::Workers workers_{kWorkers};
 };
 
 }  // namespace ostler::virtio::p9

@@ -102,6 +102,10 @@ uint64_t BlockDevice::back_end_features() const {
 Result<void> BlockDevice::accept_locked(Session& session) {
   if ((offered_ & ~session.features()) != 0 || !session.has_config())
     return Error(ErrorKind::kUnsupported, "it lacks features of the last one");
+  return read_config_locked(session);
+}
+
+Result<void> BlockDevice::read_config_locked(Session& session) {
   TRY_ASSIGN(auto config, session.config(kConfigBytes));
   store_le<uint16_t>(config.data() + kNumQueues, num_queues_);
   if (config == config_) return {};

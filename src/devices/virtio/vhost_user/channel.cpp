@@ -28,11 +28,17 @@ Result<void> Channel::wait(short events, Deadline deadline) {
   for (;;) {
     const auto left =
         std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
-    pollfd poll{.fd = socket_.get(), .events = events, .revents = 0};
-    const int ready = ::poll(&poll, 1, left.count() > 0 ? static_cast<int>(left.count()) : 0);
-    if (ready > 0) return {};
-    if (ready == 0) return Error(ErrorKind::kIo, "it does not answer");
-    if (errno != EINTR) return errno_error("poll", errno);
+    // poll() leaves a negative descriptor out.
+    std::array<pollfd, 2> polls = {{{socket_.get(), events, 0}, {other_, POLLIN, 0}}};
+    const int ready =
+        ::poll(polls.data(), polls.size(), left.count() > 0 ? static_cast<int>(left.count()) : 0);
+    if (ready < 0 && errno != EINTR) return errno_error("poll", errno);
+    if (ready > 0 && polls[0].revents != 0) return {};
+    // Also for a back end that keeps the other socket busy.
+    if (ready == 0 || left.count() <= 0) return Error(ErrorKind::kIo, "it does not answer");
+    if (ready < 0) continue;
+    TRY_ASSIGN(const bool more, serve_other_());
+    if (!more) other_ = -1;
   }
 }
 

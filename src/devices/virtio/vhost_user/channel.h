@@ -5,6 +5,7 @@
 
 #include <chrono>
 #include <cstddef>
+#include <functional>
 #include <span>
 #include <string>
 #include <vector>
@@ -23,6 +24,13 @@ class Channel {
 
   explicit Channel(Fd socket, std::chrono::milliseconds patience = kPatience)
       : socket_(std::move(socket)), patience_(patience) {}
+
+  // While a message waits, `serve` is called whenever `fd` is readable: a back end may want to be heard
+  // before it answers. False: nothing more is to be served. An error is the channel's.
+  void serve_meanwhile(int fd, std::function<Result<bool>()> serve) {
+    other_ = fd;
+    serve_other_ = std::move(serve);
+  }
 
   // At most kMostRegions descriptors. Errors: kIo, kNoResource.
   Result<void> send(Request request, uint32_t flags, std::span<const std::byte> payload,
@@ -48,6 +56,8 @@ class Channel {
   const Fd socket_;
   const std::chrono::milliseconds patience_;
   bool open_ = true;
+  int other_ = -1;
+  std::function<Result<bool>()> serve_other_;
 };
 
 }  // namespace ostler::virtio::vhost_user

@@ -87,6 +87,7 @@ VhostUserDevice::VhostUserDevice(memory::AddressSpace& memory, event::Loop& loop
 VhostUserDevice::~VhostUserDevice() {
   loop_.unwatch(wake_.get());
   for (const Ring& ring : rings_) loop_.unwatch(ring.call.get());
+  unwatch_own_requests();
   if (session_ != nullptr)
     loop_.unwatch(session_->fd());
   else if (address_.listener != nullptr)
@@ -101,6 +102,23 @@ bool VhostUserDevice::connected() {
 // Its end shows as a hang-up, also when we shut the connection down on another thread.
 void VhostUserDevice::watch() {
   loop_.watch(session_->fd(), EPOLLRDHUP, [this](uint32_t) { hung_up(); });
+  session_->on_config_change([this] { signal_event(wake_); });
+  watched_requests_ = session_->back_end_fd();
+  if (watched_requests_ >= 0) loop_.watch(watched_requests_, EPOLLIN, [this](uint32_t) { hear_back_end(); });
+}
+
+void VhostUserDevice::unwatch_own_requests() {
+  if (watched_requests_ >= 0) loop_.unwatch(std::exchange(watched_requests_, -1));
+}
+
+void VhostUserDevice::hear_back_end() {
+  const Lock lock(mutex_);
+  // Closed, or lost: then hung_up() comes.
+  if (session_locked() == nullptr || session_->back_end_fd() < 0) return unwatch_own_requests();
+  if (auto more = session_->serve_back_end(); !more)
+    lose_locked(more.error().message());
+  else if (!*more)
+    unwatch_own_requests();
 }
 
 // --- the life of a connection ---------------------------------------------------------------------------
@@ -142,6 +160,7 @@ void VhostUserDevice::hung_up() {
   if (session_ == nullptr) return;
   if (session_->alive()) lose_locked("it has closed the connection");
   loop_.unwatch(session_->fd());
+  unwatch_own_requests();
   session_.reset();
   look_for_another();
 }
@@ -274,6 +293,8 @@ void VhostUserDevice::quiesced_locked() {
 void VhostUserDevice::go_on() {
   const Lock lock(mutex_);
   clear_event(wake_);
+  if (session_locked() != nullptr && session_->take_config_change())
+    if (auto done = config_told_locked(*session_); !done) lose_locked(done.error().message());
   if (!running()) return;
   if (session_locked() == nullptr)
     for (unsigned i = 0; i < rings_.size(); ++i) refuse_kept_locked(i);

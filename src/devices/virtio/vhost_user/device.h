@@ -75,6 +75,8 @@ class VhostUserDevice : public Device {
   // A new back end is there, before it serves anything. An error sends it away.
   virtual Result<void> accept_locked(Session&) { return {}; }
   Session* session_locked() { return session_ != nullptr && session_->alive() ? session_.get() : nullptr; }
+  // The back end says that its configuration has changed. An error loses it. On the loop's thread.
+  virtual Result<void> config_told_locked(Session&) { return {}; }
   // The back end broke the rules, or does not answer.
   void lose_locked(const std::string& why);
 
@@ -110,6 +112,8 @@ class VhostUserDevice : public Device {
   void collect(unsigned index);
   void collect_locked(unsigned index);
   void watch();
+  void unwatch_own_requests();
+  void hear_back_end();
   void hung_up();
   void go_on();
   void look_for_another();
@@ -123,6 +127,7 @@ class VhostUserDevice : public Device {
   // Guarded by mutex_.
   std::unique_ptr<Session> session_;
   bool restored_ = false;
+  int watched_requests_ = -1;  // the loop's thread: of session_->back_end_fd()
   std::vector<Ring> rings_;
   memory::AddressSpace::Reader reader_;
   std::shared_ptr<const memory::FlatView> shared_view_;  // that table_ was made of

@@ -23,9 +23,13 @@ enum class Request : uint32_t {
   VHOST_USER_GET_QUEUE_NUM = 17,
   VHOST_USER_SET_VRING_ENABLE = 18,
   VHOST_USER_SEND_RARP = 19,
+  VHOST_USER_SET_BACKEND_REQ_FD = 21,
   VHOST_USER_GET_CONFIG = 24,
   VHOST_USER_SET_CONFIG = 25,
 };
+
+// Back-end message types. Its other ones are answered as unknown.
+inline constexpr uint32_t VHOST_USER_BACKEND_CONFIG_CHANGE_MSG = 2;
 
 // A bit of GET_FEATURES that no virtio device uses.
 inline constexpr unsigned VHOST_USER_F_PROTOCOL_FEATURES = 30;
@@ -33,6 +37,7 @@ inline constexpr unsigned VHOST_USER_F_PROTOCOL_FEATURES = 30;
 inline constexpr unsigned VHOST_USER_PROTOCOL_F_MQ = 0;
 inline constexpr unsigned VHOST_USER_PROTOCOL_F_RARP = 2;
 inline constexpr unsigned VHOST_USER_PROTOCOL_F_REPLY_ACK = 3;
+inline constexpr unsigned VHOST_USER_PROTOCOL_F_BACKEND_REQ = 5;
 inline constexpr unsigned VHOST_USER_PROTOCOL_F_CONFIG = 9;
 
 struct Header {

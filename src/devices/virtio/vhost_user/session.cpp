@@ -1,7 +1,9 @@
 #include "devices/virtio/vhost_user/session.h"
 
 #include <fmt/format.h>
+#include <sys/socket.h>
 
+#include <cerrno>
 #include <cstring>
 
 #include "base/assert.h"
@@ -12,6 +14,7 @@ namespace {
 
 constexpr uint64_t kWantedProtocol = feature(VHOST_USER_PROTOCOL_F_MQ) | feature(VHOST_USER_PROTOCOL_F_RARP) |
                                      feature(VHOST_USER_PROTOCOL_F_REPLY_ACK) |
+                                     feature(VHOST_USER_PROTOCOL_F_BACKEND_REQ) |
                                      feature(VHOST_USER_PROTOCOL_F_CONFIG);
 
 }  // namespace
@@ -32,7 +35,10 @@ Result<void> Session::negotiate() {
     return Error(ErrorKind::kUnsupported, "it does not know Virtio 1 (VIRTIO_F_VERSION_1)");
   if (extended_) {
     TRY_ASSIGN(const uint64_t offered, get(VHOST_USER_GET_PROTOCOL_FEATURES));
-    const uint64_t chosen = offered & kWantedProtocol;
+    uint64_t chosen = offered & kWantedProtocol;
+    // All that is heard there is about the configuration.
+    if ((chosen & feature(VHOST_USER_PROTOCOL_F_CONFIG)) == 0)
+      chosen &= ~feature(VHOST_USER_PROTOCOL_F_BACKEND_REQ);
     TRY(set_object(VHOST_USER_SET_PROTOCOL_FEATURES, chosen));
     protocol_ = chosen;
   }
@@ -40,7 +46,32 @@ Result<void> Session::negotiate() {
   if (has_protocol(VHOST_USER_PROTOCOL_F_MQ)) {
     TRY_ASSIGN(queues_, get(VHOST_USER_GET_QUEUE_NUM));
   }
-  return set(VHOST_USER_SET_OWNER, {});
+  TRY(set(VHOST_USER_SET_OWNER, {}));
+  return has_protocol(VHOST_USER_PROTOCOL_F_BACKEND_REQ) ? listen_to_back_end() : Result<void>();
+}
+
+Result<void> Session::listen_to_back_end() {
+  int ends[2];
+  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0)
+    return errno_error("socketpair", errno);
+  own_requests_.emplace(Fd(ends[0]));
+  const Fd theirs(ends[1]);
+  channel_.serve_meanwhile(own_requests_->fd(), [this] { return serve_back_end(); });
+  return set(Request::VHOST_USER_SET_BACKEND_REQ_FD, {}, {{theirs.get()}});
+}
+
+Result<bool> Session::serve_back_end() {
+  if (auto served = own_requests_->serve(); !served) {
+    channel_.shutdown();
+    return std::move(served).error();
+  }
+  if (own_requests_->config_changed() && config_changed_) config_changed_();
+  return own_requests_->open();
+}
+
+void Session::on_config_change(std::function<void()> changed) {
+  config_changed_ = std::move(changed);
+  if (own_requests_ && own_requests_->config_changed()) config_changed_();
 }
 
 Result<uint64_t> Session::get(Request request) {

@@ -5,11 +5,14 @@
 #include <array>
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "base/fd.h"
 #include "base/result.h"
+#include "devices/virtio/vhost_user/back_end_requests.h"
 #include "devices/virtio/vhost_user/channel.h"
 #include "devices/virtio/vhost_user/memory_table.h"
 
@@ -35,6 +38,14 @@ class Session {
   uint64_t queues() const { return queues_; }
   bool has_config() const { return has_protocol(VHOST_USER_PROTOCOL_F_CONFIG); }
   bool has_announce() const { return has_protocol(VHOST_USER_PROTOCOL_F_RARP); }
+  // Where the back end says that its configuration has changed; -1: nowhere. Whoever sees it readable calls
+  // serve_back_end(), after which it is closed or not: told by the result. An error ends the session.
+  int back_end_fd() const { return own_requests_ && own_requests_->open() ? own_requests_->fd() : -1; }
+  Result<bool> serve_back_end();
+  // `changed` is called when the configuration has changed, also while another operation waits; then
+  // take_config_change() is true once.
+  void on_config_change(std::function<void()> changed);
+  bool take_config_change() { return own_requests_ && own_requests_->take_config_change(); }
   bool alive() const { return channel_.open(); }
   int fd() const { return channel_.fd(); }
   void end() { channel_.shutdown(); }
@@ -58,6 +69,7 @@ class Session {
  private:
   Session(Fd socket, std::chrono::milliseconds patience) : channel_(std::move(socket), patience) {}
   Result<void> negotiate();
+  Result<void> listen_to_back_end();
   bool has_protocol(unsigned bit) const { return (protocol_ >> bit & 1) != 0; }
   Result<uint64_t> get(Request request);
   Result<void> set(Request request, std::span<const std::byte> payload,
@@ -68,6 +80,8 @@ class Session {
   }
 
   Channel channel_;
+  std::optional<BackEndRequests> own_requests_;  // the back end's
+  std::function<void()> config_changed_;
   uint64_t features_ = 0, protocol_ = 0, queues_ = 0;
   bool extended_ = false;  // VHOST_USER_F_PROTOCOL_FEATURES
 };

@@ -4,7 +4,9 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <csignal>
+#include <filesystem>
 #include <fstream>
 #include <future>
 
@@ -38,7 +40,7 @@ struct Interrupts final : Transport {
 // A lease makes whoever cuts the file wait until it is given up: a host's file system that takes its time.
 class SlowFile {
  public:
-  explicit SlowFile(const std::string& path) {
+  explicit SlowFile(const std::string& path) : path_(path) {
     std::ofstream(path) << "content";
     // A leaseholder is told by a signal, which would end us.
     std::signal(SIGIO, SIG_IGN);
@@ -48,8 +50,11 @@ class SlowFile {
   void answer() { fd_.reset(); }
   // Whether somebody waits for it.
   bool wanted() const { return ::fcntl(fd_.get(), F_GETLEASE) == F_UNLCK; }
+  // Nobody has cut it: the kernel ends a lease that nobody gives up only after 45 seconds.
+  bool still_waits() const { return wanted() && std::filesystem::file_size(path_) != 0; }
 
  private:
+  const std::string path_;
   Fd fd_;
 };
 
@@ -59,7 +64,7 @@ class P9Test : public testing::Test {
 
   P9Test() {
     options.mount_tag = "tag";
-    auto made = P9Device::create(memory.space, *fs9p::Share::open({.path = folder.path()}), options);
+    auto made = P9Device::create(memory.space, share, options);
     EXPECT_TRUE(made.has_value());
     device = *std::move(made);
     device->connect(interrupts);
@@ -107,6 +112,7 @@ class P9Test : public testing::Test {
   }
 
   ostler::test::TempFolder folder;
+  std::shared_ptr<fs9p::Share> share = *fs9p::Share::open({.path = folder.path()});
   GuestMemory memory;
   FakeQueue driver{memory, kSlots};
   Interrupts interrupts;
@@ -211,6 +217,9 @@ class BusyWorkersTest : public P9Test {
   ~BusyWorkersTest() override {
     for (auto& each : slow) each->answer();
   }
+  bool all_wait() const {
+    return std::ranges::all_of(slow, [](const auto& each) { return each->still_waits(); });
+  }
   std::vector<std::unique_ptr<SlowFile>> slow;
   uint16_t used = 0;
 };
@@ -227,9 +236,36 @@ TEST_F(BusyWorkersTest, a_request_that_waits_is_interrupted_by_its_flush) {
 TEST_F(BusyWorkersTest, a_reset_does_not_wait_for_the_host) {
   device->reset();
   EXPECT_FALSE(device->mounted());
-  for (auto& each : slow) each->answer();
-  device.reset();  // the workers have come back
+  EXPECT_TRUE(all_wait());
   EXPECT_EQ(driver.used_index(), used) << "nothing was told to a driver that is gone";
+}
+
+// Those that come back find no device, and close what the guest had open.
+TEST_F(BusyWorkersTest, the_end_of_the_device_does_not_wait_for_the_host) {
+  device.reset();
+  EXPECT_TRUE(all_wait());
+  EXPECT_NE(share->fids(), 0u);
+  for (auto& each : slow) each->answer();
+  while (share->fids() != 0) std::this_thread::yield();
+  EXPECT_EQ(driver.used_index(), used) << "nothing was told to a driver that is gone";
+}
+
+TEST_F(BusyWorkersTest, a_driver_after_a_reset_gets_no_reply_of_an_earlier_request) {
+  device->reset();
+  FakeQueue fresh(memory, kSlots);
+  EXPECT_TRUE(device->activate(feature(VIRTIO_F_VERSION_1), {&fresh.setup, 1}));
+  const Bytes bytes = fs9p::test::message(Type::kVersion, 1, uint32_t{8192}, "9P2000.L");
+  auto chain =
+      fresh.chain().readable({reinterpret_cast<const char*>(bytes.data()), bytes.size()}).writable(512);
+  chain.offer();
+  device->notify(0);
+  EXPECT_TRUE(all_wait());
+  for (auto& each : slow) each->answer();
+  std::unique_lock lock(interrupts.mutex);
+  interrupts.came.wait(lock, [&] { return fresh.used_index() != 0; });
+  EXPECT_EQ(answer_at(chain.address(1)).tag, 1);
+  EXPECT_EQ(fresh.used_index(), 1);
+  EXPECT_EQ(driver.used_index(), used);
 }
 
 TEST_F(BusyWorkersTest, more_requests_than_the_queue_is_long_are_not_taken) {

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "devices/virtio/block/request.h"
@@ -25,6 +26,13 @@ struct Request {
   uint64_t sector = 0;
 };
 
+struct Interrupts final : Transport {
+  void interrupt_queue(unsigned) override {}
+  void interrupt_config() override { ++config; }
+  void needs_reset() override {}
+  unsigned config = 0;
+};
+
 class VhostUserBlockTest : public testing::Test {
  protected:
   VhostUserBlockTest() { disk.config[0] = 200; }
@@ -33,6 +41,7 @@ class VhostUserBlockTest : public testing::Test {
     auto made = BlockDevice::create(memory.space, loop, options, {fake->path(), reconnect});
     ASSERT_TRUE(made) << made.error().message();
     device = *std::move(made);
+    device->connect(interrupts);
     ASSERT_TRUE(device->activate(kBase | (device->features() & (kFlush | kWce)), {&driver.setup, 1}));
   }
   uint64_t read(uint64_t sector) {
@@ -80,6 +89,7 @@ class VhostUserBlockTest : public testing::Test {
   event::Loop loop{clock};
   BlockOptions options;
   unsigned reconnect = 0;
+  Interrupts interrupts;
   std::unique_ptr<BlockDevice> device;
 };
 
@@ -170,6 +180,74 @@ TEST_F(VhostUserBlockTest, next_back_end_may_have_another_size_but_no_less) {
   EXPECT_TRUE(device->connected());
   EXPECT_EQ(config()[0], 77);
   EXPECT_NE(device->config_generation(), generation);
+}
+
+// --- what the back end says by itself -------------------------------------------------------------------
+
+class SpeakingDiskTest : public VhostUserBlockTest {
+ protected:
+  SpeakingDiskTest() {
+    disk.protocol |= 1u << VHOST_USER_PROTOCOL_F_BACKEND_REQ;
+    start();
+  }
+  void resize(uint8_t sectors) {
+    auto config = disk.config;
+    config[0] = sectors;
+    fake->set_config(config);
+  }
+  // Until the device has asked for the configuration, after the first time.
+  void pump_until_asked(size_t times) {
+    const auto asked = [&] {
+      const auto all = fake->requests();
+      return static_cast<size_t>(
+          std::count(all.begin(), all.end(), vhost_user::Request::VHOST_USER_GET_CONFIG));
+    };
+    while (asked() < 1 + times) pump();
+  }
+};
+
+TEST_F(SpeakingDiskTest, a_disk_that_grows_is_told_to_the_guest) {
+  resize(77);
+  fake->say(VHOST_USER_BACKEND_CONFIG_CHANGE_MSG);
+  pump_until_asked(1);
+  EXPECT_EQ(config()[0], 77);
+  EXPECT_EQ(config()[34], 1) << "our number of queues";
+  EXPECT_EQ(interrupts.config, 1u);
+}
+
+TEST_F(SpeakingDiskTest, what_has_not_changed_is_told_to_nobody) {
+  fake->say(VHOST_USER_BACKEND_CONFIG_CHANGE_MSG);
+  pump_until_asked(1);
+  EXPECT_EQ(interrupts.config, 0u);
+}
+
+TEST_F(SpeakingDiskTest, a_disk_that_grows_before_the_driver_is_there_is_known) {
+  device->reset();
+  resize(77);
+  fake->say(VHOST_USER_BACKEND_CONFIG_CHANGE_MSG);
+  pump_until_asked(1);
+  EXPECT_EQ(config()[0], 77);
+}
+
+TEST_F(SpeakingDiskTest, odd_words_cost_the_connection) {
+  read(1);
+  fake->say(VHOST_USER_BACKEND_CONFIG_CHANGE_MSG, kVersion | kReply);
+  while (device->connected()) pump();
+  EXPECT_TRUE(driver.used()) << "the request fails";
+}
+
+TEST_F(SpeakingDiskTest, the_next_back_end_can_speak_too) {
+  device.reset();
+  reconnect = 1;
+  start();
+  lose();
+  pass_a_second();
+  ASSERT_TRUE(device->connected());
+  interrupts.config = 0;
+  resize(99);
+  fake->say(VHOST_USER_BACKEND_CONFIG_CHANGE_MSG);
+  while (interrupts.config == 0) pump();
+  EXPECT_EQ(config()[0], 99);
 }
 
 TEST_F(VhostUserBlockTest, reset_forgets_what_was_kept) {

@@ -144,6 +144,7 @@ void FakeBackEnd::run() {
     }
     const std::lock_guard lock(mutex_);
     socket_ = -1;
+    own_requests_.reset();
     rings_.clear();
     unmap_locked();
   }
@@ -215,6 +216,9 @@ bool FakeBackEnd::serve_one(int socket) {
       rings_.erase(index);
       break;
     }
+    case VHOST_USER_SET_BACKEND_REQ_FD:
+      if (!descriptors.empty()) own_requests_ = std::move(descriptors[0]);
+      break;
     case VHOST_USER_GET_CONFIG: {
       answer = payload;
       for (size_t i = 0; i + sizeof(ConfigHeader) < answer->size() && i < options_.config.size(); ++i)
@@ -241,6 +245,18 @@ bool FakeBackEnd::serve_one(int socket) {
 bool FakeBackEnd::reply(int socket, const Header& header, std::vector<uint8_t> payload) {
   const Sin sin = static_cast<Request>(header.request) == options_.sinful ? options_.sin : Sin::kNone;
   if (sin == Sin::kClose) return false;
+  if (sin == Sin::kSpeakFirst) {
+    say_locked(VHOST_USER_BACKEND_CONFIG_CHANGE_MSG, kVersion | kNeedReply, {});
+    std::array<uint32_t, 5> heard{};
+    if (!read_all(own_requests_.get(), heard.data(), sizeof heard) || heard[3] != 0 || heard[4] != 0)
+      return false;
+  }
+  if (sin == Sin::kFlood) {
+    const Header change{VHOST_USER_BACKEND_CONFIG_CHANGE_MSG, kVersion, 0};
+    while (::send(own_requests_.get(), &change, sizeof change, MSG_NOSIGNAL) > 0) {
+    }
+    return false;
+  }
   if (payload.empty() || sin == Sin::kSilence) return true;
   Header answer{header.request, kVersion | kReply, static_cast<uint32_t>(payload.size())};
   if (sin == Sin::kWrongType) ++answer.request;
@@ -283,6 +299,24 @@ std::byte* FakeBackEnd::guest(uint64_t address) {
 size_t FakeBackEnd::regions() {
   const std::lock_guard lock(mutex_);
   return regions_.size();
+}
+
+void FakeBackEnd::say(uint32_t request, uint32_t flags, std::vector<uint8_t> payload) {
+  const std::lock_guard lock(mutex_);
+  say_locked(request, flags, payload);
+}
+
+void FakeBackEnd::say_locked(uint32_t request, uint32_t flags, const std::vector<uint8_t>& payload) {
+  auto message = bytes(Header{request, flags, static_cast<uint32_t>(payload.size())});
+  message.insert(message.end(), payload.begin(), payload.end());
+  if (::send(own_requests_.get(), message.data(), message.size(), MSG_NOSIGNAL) !=
+      static_cast<ssize_t>(message.size()))
+    std::abort();
+}
+
+void FakeBackEnd::set_config(std::vector<uint8_t> config) {
+  const std::lock_guard lock(mutex_);
+  options_.config = std::move(config);
 }
 
 uint64_t FakeBackEnd::set_features() {

@@ -31,6 +31,8 @@ enum class Sin {
   kHalfReply,   // and then the end
   kRefuse,      // where it acknowledges
   kOtherIndex,  // where the reply names a ring
+  kSpeakFirst,  // says that its configuration has changed, and answers once that is acknowledged
+  kFlood,       // says so until nobody hears it, and never answers
 };
 
 class FakeBackEnd {
@@ -75,6 +77,10 @@ class FakeBackEnd {
   // What the guest has at an address; null: it is in no region.
   std::byte* guest(uint64_t address);
   uint64_t set_features();  // as last set
+  // By itself, to the front end.
+  void say(uint32_t request, uint32_t flags = kVersion, std::vector<uint8_t> payload = {});
+  // Has another configuration from now on.
+  void set_config(std::vector<uint8_t> config);
 
  private:
   struct Region {
@@ -91,6 +97,7 @@ class FakeBackEnd {
   void run();
   Fd next();  // a front end; none: it is time to end
   bool serve_one(int socket);
+  void say_locked(uint32_t request, uint32_t flags, const std::vector<uint8_t>& payload);
   bool reply(int socket, const Header& header, std::vector<uint8_t> payload);
   void unmap_locked();
   std::byte* user_locked(uint64_t address);
@@ -103,6 +110,7 @@ class FakeBackEnd {
   Options options_;
   uint64_t protocol_ = 0, set_features_ = 0;
   int socket_ = -1;
+  Fd own_requests_;
   std::vector<Request> requests_;
   std::vector<Region> regions_;
   std::map<unsigned, Ring> rings_;

@@ -101,6 +101,49 @@ TEST(VhostUserSession, asks_for_protocol_features_that_both_know) {
   EXPECT_EQ((*session)->queues(), 8u);
 }
 
+constexpr uint64_t kSpeaks = 1u << VHOST_USER_PROTOCOL_F_REPLY_ACK | 1u << VHOST_USER_PROTOCOL_F_CONFIG |
+                             1u << VHOST_USER_PROTOCOL_F_BACKEND_REQ;
+
+TEST(VhostUserSession, gives_a_back_end_a_way_to_speak_about_its_configuration) {
+  FakeBackEnd fake({.protocol = kSpeaks});
+  const auto session = open(fake);
+  ASSERT_TRUE(session) << session.error().message();
+  EXPECT_GE((*session)->back_end_fd(), 0);
+  FakeBackEnd without({.protocol = kSpeaks & ~(1u << VHOST_USER_PROTOCOL_F_CONFIG)});
+  const auto other = open(without);
+  ASSERT_TRUE(other);
+  EXPECT_EQ((*other)->back_end_fd(), -1);
+}
+
+TEST(VhostUserSession, hears_a_back_end_that_speaks_before_it_answers) {
+  FakeBackEnd fake({.protocol = kSpeaks, .sinful = VHOST_USER_GET_CONFIG, .sin = Sin::kSpeakFirst});
+  const auto session = open(fake, Channel::kPatience);
+  ASSERT_TRUE(session);
+  bool told = false;
+  (*session)->on_config_change([&] { told = true; });
+  EXPECT_TRUE((*session)->config(8));
+  EXPECT_TRUE(told);
+  EXPECT_TRUE((*session)->take_config_change());
+}
+
+TEST(VhostUserSession, a_back_end_that_speaks_for_ever_has_no_more_time_than_others) {
+  FakeBackEnd fake({.protocol = kSpeaks, .sinful = VHOST_USER_GET_CONFIG, .sin = Sin::kFlood});
+  auto session = open(fake);
+  ASSERT_TRUE(session);
+  EXPECT_FALSE((*session)->config(8));
+  EXPECT_FALSE((*session)->alive());
+  session->reset();  // it speaks until then
+}
+
+TEST(VhostUserSession, odd_words_of_a_back_end_end_the_session) {
+  FakeBackEnd fake({.protocol = kSpeaks});
+  const auto session = open(fake);
+  ASSERT_TRUE(session);
+  fake.say(2, 0);
+  EXPECT_FALSE((*session)->serve_back_end());
+  EXPECT_FALSE((*session)->alive());
+}
+
 TEST(VhostUserSession, waits_for_the_new_memory_without_acknowledgements) {
   FakeBackEnd fake({.protocol = 0});
   ASSERT_TRUE(use(fake));
