@@ -7,6 +7,7 @@
 #include <string>
 
 #include "base/log.h"
+#include "x86/flag_effect.h"
 #include "x86/format.h"
 
 namespace ostler::bt {
@@ -23,6 +24,7 @@ bool Checker::before(const GuestCode& code) {
   start_ = s;
   recorder_.clear();
   fault_.reset();
+  undefined_ = 0;
   cpu.mmu.set_recorder(&recorder_);
   for (unsigned i = 0; i < code.count; ++i) {
     const GuestInsn& g = code.insns[i];
@@ -30,6 +32,8 @@ bool Checker::before(const GuestCode& code) {
     if (g.kind == Kind::kInterpret) break;
     try {
       interpreter_.execute_one();
+      undefined_ = static_cast<uint16_t>((undefined_ & ~x86::flag_effect(g.insn).written) |
+                                         x86::undefined_flags(g.insn));
     } catch (const x86::Exception& exception) {
       fault_ = exception;
       break;
@@ -48,6 +52,7 @@ bool Checker::before(const GuestCode& code) {
 
 void Checker::after(const GuestCode& code, const std::optional<x86::Exception>& fault, uint16_t flags) {
   const x86::CpuState& s = interpreter_.cpu().s;
+  if (!exact_) flags &= static_cast<uint16_t>(~undefined_);
   // The translation may also stop early and leave an instruction to the interpreter: page crossings, code
   // pages.
   std::string report;

@@ -9,6 +9,7 @@
 #include "interp/interpreter.h"
 #include "mmu/write_recorder.h"
 #include "x86/exception.h"
+#include "x86/host_cpu.h"
 #include "x86/state.h"
 
 namespace ostler::bt {
@@ -31,6 +32,11 @@ class Checker {
   mmu::WriteRecorder recorder_;
   x86::CpuState start_, expected_;
   std::optional<x86::Exception> fault_;
+  // Flags are in the translation what this host makes of them. The interpreter does as Intel's processors do
+  // where the manual says nothing; others keep what was there, which may be what the translation's own checks
+  // left.
+  const bool exact_ = x86::HostCpu::current().vendor == "GenuineIntel";
+  uint16_t undefined_ = 0;  // at the end of what the interpreter ran
   uint64_t checked_ = 0;
 };
 

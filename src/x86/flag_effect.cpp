@@ -121,4 +121,50 @@ FlagEffect flag_effect(const Instruction& insn) {
   return {kAll, 0};
 }
 
+uint16_t undefined_flags(const Instruction& insn) {
+  switch (insn.opcode) {
+    case Opcode::kMul:
+    case Opcode::kImul:
+    case Opcode::kImul2:
+    case Opcode::kImul3:
+      return kSf | kZf | kAf | kPf;
+    case Opcode::kDiv:
+    case Opcode::kIdiv:
+      return kAll;
+    case Opcode::kAnd:
+    case Opcode::kOr:
+    case Opcode::kXor:
+    case Opcode::kTest:
+      return kAf;
+    case Opcode::kShl:
+    case Opcode::kShr:
+    case Opcode::kSar:
+      return insn.imm == 1 ? kAf : kAf | kOf | (insn.operand[0].size < 4 ? kCf : 0);
+    case Opcode::kRol:
+    case Opcode::kRor:
+    case Opcode::kRcl:
+    case Opcode::kRcr:
+      return insn.imm == 1 ? 0 : kOf;
+    case Opcode::kShld:
+    case Opcode::kShrd:
+      return kAf | kOf | (insn.operand[0].size == 2 ? kAll : 0);
+    case Opcode::kBsf:
+    case Opcode::kBsr:
+      return kAll & ~kZf;
+    case Opcode::kTzcnt:
+    case Opcode::kLzcnt:
+      return kAll & ~(kZf | kCf);
+    case Opcode::kAndn:
+    case Opcode::kBlsi:
+    case Opcode::kBlsmsk:
+    case Opcode::kBlsr:
+    case Opcode::kBzhi:
+      return kAf | kPf;
+    case Opcode::kBextr:
+      return kAf | kPf | kSf;
+    default:
+      return 0;
+  }
+}
+
 }  // namespace ostler::x86

@@ -25,6 +25,10 @@ struct FlagEffect {
 // nothing written.
 FlagEffect flag_effect(const Instruction& insn);
 
+// Those of `written` that the manual leaves undefined and processors set, or keep, each in its own way:
+// programs have no use for them. Of shifts and rotations by CL, those that are undefined by some count.
+uint16_t undefined_flags(const Instruction& insn);
+
 // What condition code `condition` of Jcc, SETcc, CMOVcc (0..15) depends on.
 uint16_t condition_flags(unsigned condition);
 

@@ -36,7 +36,7 @@ std::string check(GuestRunner& runner, const TestCase& test, const x86::Instruct
   const bool completed = a.vector == 3;  // the filler that follows, or where it jumped to
   const uint64_t kept = completed ? flipped & ~uint64_t{effect.written} : flipped;
   const uint64_t seen = flags_a ^ flags_b;
-  const uint64_t forgiven = completed ? undefined_flags(insn) & effect.written : 0;
+  const uint64_t forgiven = completed ? x86::undefined_flags(insn) & uint64_t{effect.written} : 0;
   if (((seen ^ kept) & ~forgiven) != 0) return fmt::format("flags {:#x} were kept, not {:#x}", seen, kept);
   return {};
 }

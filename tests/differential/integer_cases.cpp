@@ -4,6 +4,7 @@
 #include <array>
 #include "processors.h"
 #include "support/host_vendor.h"
+#include "x86/flag_effect.h"
 
 namespace ostler::differential {
 namespace {
@@ -125,12 +126,9 @@ void forgive(const x86::Instruction& insn, const TestCase&, Outcome& host, Outco
     if ((insn.opcode == Opcode::kCmps || insn.opcode == Opcode::kScas) && host.vector == 14)
       guest.state.rflags = host.state.rflags;
     if (host_keeps_flags(insn) && insn.opcode != Opcode::kDiv && insn.opcode != Opcode::kIdiv) {
-      const uint64_t undefined = undefined_flags(insn);
+      const uint64_t undefined = x86::undefined_flags(insn);
       guest.state.rflags = (guest.state.rflags & ~undefined) | (host.state.rflags & undefined);
     }
-    const bool rotates = insn.opcode >= Opcode::kRol && insn.opcode <= Opcode::kRcr;
-    if (rotates && insn.imm != 1)
-      guest.state.rflags = (guest.state.rflags & ~kOverflow) | (host.state.rflags & kOverflow);
   }
   // OF after a rotation of memory by an immediate over 1 is undefined, and depends on more than operand and
   // flags.

@@ -3,52 +3,11 @@
 #include <algorithm>
 
 #include "support/host_vendor.h"
+#include "x86/flag_effect.h"
 
 namespace ostler::differential {
 
 using x86::Opcode;
-
-uint64_t undefined_flags(const x86::Instruction& insn) {
-  using namespace x86::rflags;
-  switch (insn.opcode) {
-    case Opcode::kMul:
-    case Opcode::kImul:
-    case Opcode::kImul2:
-    case Opcode::kImul3:
-      return kSf | kZf | kAf | kPf;
-    case Opcode::kDiv:
-    case Opcode::kIdiv:
-      return kArithmetic;
-    case Opcode::kAnd:
-    case Opcode::kOr:
-    case Opcode::kXor:
-    case Opcode::kTest:
-      return kAf;
-    case Opcode::kShl:
-    case Opcode::kShr:
-    case Opcode::kSar:
-      return insn.imm == 1 ? kAf : kAf | kOf | (insn.operand[0].size < 4 ? kCf : 0);
-    case Opcode::kShld:
-    case Opcode::kShrd:
-      return kAf | kOf | (insn.operand[0].size == 2 ? kArithmetic : 0);
-    case Opcode::kBsf:
-    case Opcode::kBsr:
-      return kArithmetic & ~kZf;
-    case Opcode::kTzcnt:
-    case Opcode::kLzcnt:
-      return kArithmetic & ~(kZf | kCf);
-    case Opcode::kAndn:
-    case Opcode::kBlsi:
-    case Opcode::kBlsmsk:
-    case Opcode::kBlsr:
-    case Opcode::kBzhi:
-      return kAf | kPf;
-    case Opcode::kBextr:
-      return kAf | kPf | kSf;
-    default:
-      return 0;
-  }
-}
 
 namespace {
 
@@ -86,7 +45,7 @@ bool host_keeps_flags(const x86::Instruction& insn) {
     case Opcode::kDas:
       return !test::host_is_intel();
     default:
-      return !test::host_is_intel() && undefined_flags(insn) != 0;
+      return !test::host_is_intel() && x86::undefined_flags(insn) != 0;
   }
 }
 

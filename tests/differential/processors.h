@@ -8,9 +8,6 @@
 
 namespace ostler::differential {
 
-// Flags that the manual leaves undefined and that some processors keep: programs have no use for them.
-uint64_t undefined_flags(const x86::Instruction& insn);
-
 // Whether this host leaves some of them as they were before. Intel's processors do after divisions alone.
 bool host_keeps_flags(const x86::Instruction& insn);
 // Whether this host does with the instruction what Intel's manual does not say, whatever its operands are.
