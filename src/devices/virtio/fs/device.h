@@ -29,7 +29,7 @@ class FsDevice final : public vhost_user::VhostUserDevice {
   // Connects to the back end. Errors: the options (kInvalidArgument), the back end.
   static Result<std::unique_ptr<FsDevice>> create(memory::AddressSpace& memory, event::Loop& loop,
                                                   const Options& options, const vhost_user::Address& address);
-  ~FsDevice() override { reset(); }
+  ~FsDevice() override { leave(); }
   uint16_t type() const override { return kTypeFileSystem; }
 
  private:

@@ -31,7 +31,7 @@ class BlockDevice final : public VhostUserDevice {
   // Connects to the back end. Errors: the options (kInvalidArgument), the back end.
   static Result<std::unique_ptr<BlockDevice>> create(memory::AddressSpace& memory, event::Loop& loop,
                                                      const BlockOptions& options, const Address& address);
-  ~BlockDevice() override { reset(); }
+  ~BlockDevice() override { leave(); }
   uint16_t type() const override { return kTypeBlock; }
 
  private:

@@ -94,6 +94,14 @@ VhostUserDevice::~VhostUserDevice() {
     loop_.unwatch(address_.listener->fd());
 }
 
+void VhostUserDevice::leave() {
+  {
+    const Lock lock(mutex_);
+    if (session_locked() != nullptr) session_->end();
+  }
+  reset();
+}
+
 bool VhostUserDevice::connected() {
   const Lock lock(mutex_);
   return session_locked() != nullptr;

@@ -52,6 +52,10 @@ class VhostUserDevice : public Device {
                   std::vector<uint16_t> queue_sizes, uint64_t withheld, Parts parts);
   ~VhostUserDevice() override;
 
+  // In each device's destructor, in place of reset(): a back end that hangs is not waited for, the connection
+  // just ends.
+  void leave();
+
   // Features of the back end that the device's driver or we use; VIRTIO_F_VERSION_1 comes by
   // itself.
   virtual uint64_t back_end_features() const { return 0; }

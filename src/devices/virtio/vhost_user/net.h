@@ -19,7 +19,7 @@ class NetDevice final : public VhostUserDevice {
   static Result<std::unique_ptr<NetDevice>> create(memory::AddressSpace& memory, event::Loop& loop,
                                                    const net::Options& options, unsigned pairs,
                                                    const Address& address);
-  ~NetDevice() override { reset(); }
+  ~NetDevice() override { leave(); }
   uint16_t type() const override { return kTypeNet; }
   // As net::NetDevice::set_link().
   void set_link(bool up);

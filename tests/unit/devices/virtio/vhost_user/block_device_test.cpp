@@ -263,6 +263,17 @@ TEST_F(VhostUserBlockTest, reset_forgets_what_was_kept) {
   EXPECT_FALSE(fake->pop(0));
 }
 
+TEST_F(VhostUserBlockTest, its_end_waits_for_no_back_end) {
+  disk.sinful = vhost_user::Request::VHOST_USER_GET_VRING_BASE;
+  disk.sin = test::Sin::kSilence;
+  start();
+  read(1);
+  device.reset();
+  const auto asked = fake->requests();
+  EXPECT_EQ(std::ranges::count(asked, vhost_user::Request::VHOST_USER_GET_VRING_BASE), 0);
+  EXPECT_EQ(std::ranges::count(asked, vhost_user::Request::VHOST_USER_SET_VRING_ENABLE), 1) << "at the start";
+}
+
 // --- saving ---------------------------------------------------------------------------------------------
 
 TEST_F(VhostUserBlockTest, saved_requests_go_to_the_back_end_that_is_there_then) {

@@ -2,6 +2,8 @@
 #include "devices/virtio/vhost_user/session.h"
 
 #include <gtest/gtest.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
 
 #include "devices/virtio/features.h"
 #include "devices/virtio/vhost_user/address.h"
@@ -133,6 +135,22 @@ TEST(VhostUserSession, a_back_end_that_speaks_for_ever_has_no_more_time_than_oth
   EXPECT_FALSE((*session)->config(8));
   EXPECT_FALSE((*session)->alive());
   session->reset();  // it speaks until then
+}
+
+TEST(VhostUserChannel, what_else_is_served_gives_no_more_time) {
+  int ends[2];
+  ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
+  Channel channel{Fd(ends[0]), kShort};
+  const Fd silent(ends[1]);
+  const Fd busy(::eventfd(1, EFD_CLOEXEC));  // readable for ever
+  unsigned served = 0;
+  channel.serve_meanwhile(busy.get(), [&] {
+    ++served;
+    return Result<bool>(true);
+  });
+  EXPECT_FALSE(channel.receive(VHOST_USER_GET_FEATURES, sizeof(uint64_t)));
+  EXPECT_NE(served, 0u);
+  EXPECT_FALSE(channel.open());
 }
 
 TEST(VhostUserSession, odd_words_of_a_back_end_end_the_session) {
