@@ -190,10 +190,10 @@ class TaskGroup {
     }
     int await_resume() const noexcept { return group.error_; }
   };
-  // 0, or the first error so far: further work is pointless.
+  // 0, or the first error so far: further work is pointless. The task is run even so: it may have something
+  // to give back.
   Task<int> start(Task<int> task) {
     co_await Room{*this, most_};
-    if (error_ != 0) co_return error_;
     ++running_;
     spawn(run(std::move(task)));
     co_return error_;

@@ -13,13 +13,11 @@
 namespace ostler::block::qcow2 {
 
 Bitmaps* Qcow2Node::bitmaps() {
-  if (header_.version < 3) return nullptr;
-  if (!bitmaps_) bitmaps_ = std::make_unique<BitmapStore>(size());
-  return bitmaps_.get();
+  return header_.version < 3 ? nullptr : bitmaps_.get();
 }
 
 Task<Result<void>> Qcow2Node::load_bitmaps() {
-  bitmaps_ = nullptr;
+  bitmaps_ = std::make_unique<BitmapStore>(size());
   if (header_.bitmaps.count == 0) co_return Result<void>();
   if ((header_.autoclear & kBitmapsConsistent) == 0) {
     log::warning(filename() +
@@ -39,7 +37,7 @@ Task<Result<void>> Qcow2Node::load_bitmaps() {
   if (error != 0) co_return failed("the bitmap directory cannot be read", error);
   CO_TRY_ASSIGN(std::vector<BitmapEntry> entries,
                 parse_bitmaps(bytes, where.count, cluster_bytes_, filename()));
-  auto store = std::make_unique<BitmapStore>(size());
+  std::vector<BitmapStore::Bitmap> bitmaps;
   uint64_t total = 0;
   for (BitmapEntry& entry : entries) {
     BitmapStore::Bitmap bitmap;
@@ -55,9 +53,9 @@ Task<Result<void>> Qcow2Node::load_bitmaps() {
                       EINVAL);
     bitmap.entry = std::move(entry);
     if (!bitmap.entry.in_use) CO_TRY(co_await load_bitmap(bitmap, bits));
-    store->all().push_back(std::move(bitmap));
+    bitmaps.push_back(std::move(bitmap));
   }
-  bitmaps_ = std::move(store);
+  bitmaps_ = std::make_unique<BitmapStore>(size(), std::move(bitmaps));
   co_return Result<void>();
 }
 

@@ -82,6 +82,9 @@ bool BitmapStore::Bitmap::get(uint64_t index) const {
   return found != pieces.end() && ((*found->second)[index % kPieceBits / 64] >> (index % 64) & 1) != 0;
 }
 
+BitmapStore::BitmapStore(uint64_t disk_bytes, std::vector<Bitmap> bitmaps)
+    : disk_bytes_(disk_bytes), bitmaps_(std::move(bitmaps)), any_(!bitmaps_.empty()) {}
+
 std::vector<BitmapInfo> BitmapStore::list() const {
   const std::lock_guard lock(mutex_);
   std::vector<BitmapInfo> infos;
@@ -126,6 +129,7 @@ Task<Result<void>> BitmapStore::add(std::string name, uint64_t granularity, bool
   bitmap.entry.granularity_bits = static_cast<uint8_t>(std::countr_zero(granularity));
   bitmap.entry.enabled = enabled;
   bitmaps_.push_back(std::move(bitmap));
+  any_ = true;
   changed_ = true;
   co_return Result<void>();
 }
@@ -134,6 +138,7 @@ Task<Result<void>> BitmapStore::remove(std::string name) {
   const std::lock_guard lock(mutex_);
   CO_TRY_ASSIGN(Bitmap* const bitmap, find_locked(name));
   bitmaps_.erase(bitmaps_.begin() + (bitmap - bitmaps_.data()));
+  any_ = !bitmaps_.empty();
   changed_ = true;
   co_return Result<void>();
 }
@@ -201,7 +206,7 @@ Result<void> BitmapStore::mark(const std::string& name, uint64_t offset, uint64_
 }
 
 void BitmapStore::written(uint64_t offset, uint64_t bytes) {
-  if (bytes == 0) return;
+  if (bytes == 0 || !any_) return;
   const std::lock_guard lock(mutex_);
   for (Bitmap& each : bitmaps_) {
     if (!each.entry.enabled || each.entry.in_use) continue;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -34,7 +35,8 @@ std::vector<std::byte> serialize_bitmaps(const std::vector<BitmapEntry>& entries
 // All members from any thread.
 class BitmapStore final : public Bitmaps {
  public:
-  explicit BitmapStore(uint64_t disk_bytes) : disk_bytes_(disk_bytes) {}
+  struct Bitmap;
+  explicit BitmapStore(uint64_t disk_bytes, std::vector<Bitmap> bitmaps = {});
 
   std::vector<BitmapInfo> list() const override;
   Task<Result<void>> add(std::string name, uint64_t granularity, bool enabled) override;
@@ -45,6 +47,8 @@ class BitmapStore final : public Bitmaps {
                           uint64_t& end) const override;
   Result<void> mark(const std::string& name, uint64_t offset, uint64_t bytes) override;
 
+  // Whether there are any: without them writes need no lock.
+  bool any() const { return any_; }
   // A guest's write: to all that are enabled.
   void written(uint64_t offset, uint64_t bytes);
   void resize(uint64_t disk_bytes);
@@ -68,6 +72,7 @@ class BitmapStore final : public Bitmaps {
   mutable std::mutex mutex_;
   uint64_t disk_bytes_;
   std::vector<Bitmap> bitmaps_;
+  std::atomic<bool> any_;
   bool changed_ = false;
 };
 

@@ -165,7 +165,7 @@ Task<int> Qcow2Node::write_compressed(uint64_t offset, Buffers from) {
     if (error != 0) co_return error;
   }
   if (corrupt_) co_return -EIO;
-  if (bitmaps_) bitmaps_->written(offset, bytes);
+  bitmaps_->written(offset, bytes);
   const AlignedBuffer plain(cluster_bytes_), packed(cluster_bytes_);
   if (!plain || !packed) co_return -ENOMEM;
   copy_from(from, plain.data());

@@ -200,7 +200,7 @@ int Qcow2Node::try_read(uint64_t offset, Buffers to) {
 
 int Qcow2Node::try_write(uint64_t offset, Buffers from) {
   const uint64_t total = total_bytes(from);
-  if (read_only_ || !prepared_ || bitmaps_ || encryption_ || offset + total > size()) return -EAGAIN;
+  if (read_only_ || !prepared_ || bitmaps_->any() || encryption_ || offset + total > size()) return -EAGAIN;
   uint64_t epoch;
   Run run;
   {
@@ -234,7 +234,7 @@ Task<int> Qcow2Node::write(uint64_t offset, Buffers from) {
     const int error = co_await prepare_first_write();
     if (error != 0) co_return error;
   }
-  if (bitmaps_) bitmaps_->written(offset, total);
+  bitmaps_->written(offset, total);
   co_return co_await write_here(offset, from);
 }
 

@@ -269,7 +269,7 @@ Task<Result<void>> Qcow2Node::truncate(uint64_t size, Preallocation preallocatio
   error = co_await file_->flush();
   if (error != 0) co_return failed("its header cannot be written", error);
   virtual_size_ = size;
-  if (bitmaps_) bitmaps_->resize(size);
+  bitmaps_->resize(size);
   resized();
   co_return Result<void>();
 }

@@ -316,7 +316,7 @@ Task<Result<void>> Qcow2Node::apply(std::string which) {
     header_.size = disk_bytes;
     CO_TRY(co_await write_header());
     virtual_size_ = disk_bytes;
-    if (bitmaps_) bitmaps_->resize(disk_bytes);
+    bitmaps_->resize(disk_bytes);
     resized();
   }
   error = co_await give_up_references(old);

@@ -109,7 +109,7 @@ Task<int> Qcow2Node::write_zeroes(uint64_t offset, uint64_t bytes, ZeroFlags fla
     if (error != 0) co_return error;
   }
   if (corrupt_) co_return -EIO;
-  if (bitmaps_) bitmaps_->written(offset, bytes);
+  bitmaps_->written(offset, bytes);
   if (data_file_ && (header_.autoclear & kRawDataFile) != 0) {
     const int error = co_await write_zeroes_anyhow(*data_file_, offset, bytes, flags);
     if (error != 0) co_return error;
@@ -139,7 +139,7 @@ Task<int> Qcow2Node::discard(uint64_t offset, uint64_t bytes) {
     const int error = co_await prepare_first_write();
     if (error != 0) co_return error;
   }
-  if (bitmaps_) bitmaps_->written(offset, bytes);
+  bitmaps_->written(offset, bytes);
   int error = co_await zero_clusters(first, last - first, true, true);
   if (error == 0 && data_file_) error = co_await data_file_->discard(first, last - first);
   co_return error;

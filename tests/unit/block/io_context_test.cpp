@@ -173,6 +173,31 @@ TEST_P(ContextTest, shared_mutex_lets_readers_together_and_writers_alone) {
   for (auto& thread : threads) thread.join();
 }
 
+Task<int> ran(int& runs) {
+  ++runs;
+  co_return 0;
+}
+
+Task<int> late_failure(IoContext& context) {
+  co_await context.sleep_until(0);
+  co_return -5;
+}
+
+Task<int> group_that_fails_while_it_is_full(IoContext& context, int& runs) {
+  TaskGroup group(1);
+  int error = co_await group.start(late_failure(context));
+  if (error == 0) error = co_await group.start(ran(runs));
+  const int first = co_await group.wait();
+  co_return error == -5 ? first : 0;
+}
+
+TEST_P(ContextTest, group_runs_what_it_is_given_even_after_an_error) {
+  IoContext context(GetParam());
+  int runs = 0;
+  EXPECT_EQ(context.run_until(group_that_fails_while_it_is_full(context, runs)), -5);
+  EXPECT_EQ(runs, 1);
+}
+
 Task<int> group_with_an_error() {
   TaskGroup group(2);
   for (int i = 0; i < 10; ++i) {

@@ -94,5 +94,23 @@ TEST_F(Qcow2Test, bitmaps_follow_the_size_of_the_disk) {
   expect_check_clean("disk");
 }
 
+TEST_F(Qcow2Test, writes_take_the_long_way_only_while_there_are_bitmaps) {
+  create("disk", {{"size", 1 << 20}});
+  NodePtr node = open(path("disk"), "qcow2");
+  ASSERT_NE(node, nullptr);
+  std::string data(4096, 'x');
+  EXPECT_EQ(write(*node, 0, data), 0);
+  const iovec piece{data.data(), data.size()};
+  const auto at_once = [&] { return node->try_write(0, Buffers(&piece, 1)); };
+  EXPECT_EQ(at_once(), 0);
+  EXPECT_TRUE(node->bitmaps()->list().empty());
+  EXPECT_EQ(at_once(), 0);
+  EXPECT_TRUE(context.run_until(node->bitmaps()->add("b", 65536, true)));
+  EXPECT_EQ(at_once(), -EAGAIN);
+  EXPECT_TRUE(context.run_until(node->bitmaps()->remove("b")));
+  EXPECT_EQ(at_once(), 0);
+  close(node);
+}
+
 }  // namespace
 }  // namespace ostler::block

@@ -65,6 +65,57 @@ TEST_F(Qcow2Test, a_write_that_fails_harms_nothing_else) {
   }
 }
 
+// Reads and writes that fail, but not at once.
+class LateFaultNode final : public FilterNode {
+ public:
+  LateFaultNode() : FilterNode("late-fault", "file") {}
+  Task<int> read(uint64_t offset, Buffers to) override {
+    if (!failing) co_return co_await child_->read(offset, to);
+    co_return co_await fail();
+  }
+  Task<int> write(uint64_t offset, Buffers from) override {
+    if (!failing) co_return co_await child_->write(offset, from);
+    co_return co_await fail();
+  }
+  bool failing = false;
+
+ private:
+  static Task<int> fail() {
+    IoContext& context = *IoContext::current();
+    co_await context.sleep_until(0);
+    co_return -EIO;
+  }
+};
+
+// A cluster that was given up is free when no request from before can use it: failed ones must not count for
+// ever.
+TEST_F(Qcow2Test, space_is_used_again_after_requests_of_many_pieces_have_failed) {
+  constexpr uint64_t kCluster = 4096, kClusters = 64;
+  create("disk", {{"size", 1 << 20}, {"cluster_size", kCluster}});
+  const auto file = std::make_shared<LateFaultNode>();
+  ASSERT_TRUE(file->connect(open_file(path("disk")), {.used = kPermissionsAll}));
+  ASSERT_TRUE(opener.add(file, "late"));
+  NodePtr node = open_options({{"driver", "qcow2"}, {"file", "late"}});
+  ASSERT_NE(node, nullptr);
+  // No two are neighbours in the file.
+  for (uint64_t i = kClusters; i-- != 0;)
+    EXPECT_EQ(write(*node, i * kCluster, std::string(kCluster, 'a')), 0);
+  EXPECT_EQ(flush(*node), 0);
+  file->failing = true;
+  std::string bytes(kClusters * kCluster, 'b');
+  EXPECT_EQ(context.run_until(read_bytes(*node, 0, bytes.data(), bytes.size())), -EIO);
+  EXPECT_EQ(write(*node, 0, bytes), -EIO);
+  file->failing = false;
+  const uint64_t before = std::filesystem::file_size(path("disk"));
+  for (int i = 0; i < 100; ++i) {
+    EXPECT_EQ(write(*node, kClusters * kCluster, std::string(kCluster, 'c')), 0);
+    EXPECT_EQ(context.run_until(node->discard(kClusters * kCluster, kCluster)), 0);
+    EXPECT_EQ(flush(*node), 0);
+  }
+  EXPECT_LE(std::filesystem::file_size(path("disk")), before + 8 * kCluster);
+  close(node);
+}
+
 Task<int> write_many(NodePtr node, unsigned seed, std::vector<std::string>& data, size_t thread,
                      size_t threads) {
   TaskGroup group(16);
