@@ -100,7 +100,8 @@ def balloon_gives_memory_back(t):
         with t.steps.step("the guest keeps 128 MiB"):
             machine.do("balloon", target=128 * MIB)
             t.run(console, "until [ $(awk '/MemTotal/ { print $2 }' /proc/meminfo) -lt 131072 ]; do sleep 0.1; done")
-            t.expect(machine.do("balloon")["actual"] == 128 * MIB, "the guest tells of another size")
+            # Its driver tells when it is done; the kernel has counted most of the pages out before.
+            _soon(t, lambda: machine.do("balloon")["actual"] == 128 * MIB, lambda: "the guest tells of another size")
         now = _resident(running)
         t.expect(now < full - 200 * MIB, f"the host has {full - now >> 20} MiB back of 300")
         with t.steps.step("statistics"):
