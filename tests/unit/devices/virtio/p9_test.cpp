@@ -275,7 +275,7 @@ TEST_F(BusyWorkersTest, more_requests_than_the_queue_is_long_are_not_taken) {
       driver.chain().readable({reinterpret_cast<const char*>(bytes.data()), bytes.size()}).writable(512);
   const uint16_t head = chain.offer();
   const auto before = static_cast<uint16_t>(used + P9Device::kWorkers + 1);
-  for (uint16_t i = before; i < used + 2u * kSlots; ++i) {
+  for (unsigned i = before; i < used + 2u * kSlots; ++i) {
     driver.make_available(head);
     if (i % 16 == 0) device->notify(0);
   }
