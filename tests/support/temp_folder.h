@@ -12,7 +12,8 @@ namespace ostler::test {
 
 class TempFolder {
  public:
-  TempFolder() : path_(std::filesystem::temp_directory_path() / "ostler-test-XXXXXX") {
+  // mkdtemp() replaces the last six characters, which it wants to be these.
+  TempFolder() : path_(std::filesystem::temp_directory_path() / ("ostler-test-" + std::string(6, 'X'))) {
     if (mkdtemp(path_.data()) == nullptr) {
       perror(path_.c_str());
       abort();
