@@ -2,9 +2,6 @@
 // memory, in huge pages where the host has them.
 #pragma once
 
-#include <sys/mman.h>
-
-#include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -16,24 +13,10 @@ namespace ostler::boot {
 
 class Unpacked {
  public:
-  static Result<Unpacked> reserve(size_t most) {
-    Unpacked made;
-    made.room_ = most;
-    made.mapped_ = most + kHuge;
-    void* memory = mmap(nullptr, made.mapped_, PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (memory == MAP_FAILED) {
-      made.mapped_ = 0;
-      return errno_error("memory to unpack the kernel", errno);
-    }
-    made.memory_ = memory;
-    madvise(memory, made.mapped_, MADV_HUGEPAGE);
-    return made;
-  }
+  // Room for `most` bytes.
+  static Result<Unpacked> reserve(size_t most);
   Unpacked() = default;
-  ~Unpacked() {
-    if (mapped_ != 0) munmap(memory_, mapped_);
-  }
+  ~Unpacked();
   Unpacked(Unpacked&& other) noexcept { swap(other); }
   Unpacked& operator=(Unpacked&& other) noexcept {
     swap(other);
@@ -41,26 +24,24 @@ class Unpacked {
   }
 
   // Stays where it is when this is moved.
-  uint8_t* data() {
-    const auto start = reinterpret_cast<uintptr_t>(memory_);
-    return static_cast<uint8_t*>(memory_) + ((start + kHuge - 1) / kHuge * kHuge - start);
-  }
+  uint8_t* data() { return data_; }
   size_t room() const { return room_; }  // bytes
-  void set_size(size_t bytes) { bytes_ = {data(), bytes}; }
+  void set_size(size_t bytes) { bytes_ = {data_, bytes}; }
   std::span<const uint8_t> bytes() const { return bytes_; }
 
  private:
-  static constexpr size_t kHuge = size_t{2} << 20;
-
   void swap(Unpacked& other) {
     std::swap(memory_, other.memory_);
     std::swap(mapped_, other.mapped_);
+    std::swap(data_, other.data_);
     std::swap(room_, other.room_);
     std::swap(bytes_, other.bytes_);
   }
 
   void* memory_ = nullptr;
-  size_t mapped_ = 0, room_ = 0;
+  size_t mapped_ = 0;
+  uint8_t* data_ = nullptr;  // in it, where a huge page begins
+  size_t room_ = 0;
   std::span<const uint8_t> bytes_;
 };
 
