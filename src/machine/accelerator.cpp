@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <bit>
 
 #include "accel/kvm/dirty_ring.h"
@@ -94,19 +93,18 @@ config::Property<Accelerator> dirty_ring_size() {
       [](const Accelerator& chosen) { return std::to_string(chosen.dirty_ring_entries); }};
 }
 
-// As QEMU spells it; -machine has the same.
+// As QEMU spells it; -machine has the same, which counts where this is not said.
 config::Property<Accelerator> kernel_irqchip() {
-  static constexpr std::array<std::string_view, 3> kNames = {"off", "split", "on"};
   return {{"kernel-irqchip", "off|split|on", "which interrupt controllers are the kernel's, as of -machine"},
           [](Accelerator& chosen, std::string_view text) -> Result<void> {
-            const auto at = std::ranges::find(kNames, text);
-            if (at == kNames.end())
+            const auto at = std::ranges::find(kKernelIrqchipNames, text);
+            if (at == kKernelIrqchipNames.end())
               return Error(ErrorKind::kInvalidArgument, fmt::format("'{}' is not one of off|split|on", text));
-            chosen.irqchip = static_cast<KernelIrqchip>(at - kNames.begin());
+            chosen.irqchip = static_cast<KernelIrqchip>(at - kKernelIrqchipNames.begin());
             return {};
           },
           [](const Accelerator& chosen) {
-            return std::string(chosen.irqchip ? kNames[static_cast<size_t>(*chosen.irqchip)]
+            return std::string(chosen.irqchip ? kKernelIrqchipNames[static_cast<size_t>(*chosen.irqchip)]
                                               : "as -machine says");
           }};
 }

@@ -17,7 +17,8 @@ config::Property<MachineProperties> kernel_entry() {
 
 config::Property<MachineProperties> kernel_irqchip() {
   return config::choice<MachineProperties, KernelIrqchip>(
-      "kernel-irqchip", &MachineProperties::kernel_irqchip, {"off", "split", "on"},
+      "kernel-irqchip", &MachineProperties::kernel_irqchip,
+      {kKernelIrqchipNames.begin(), kKernelIrqchipNames.end()},
       "with -accel kvm: whether the local APICs (split), or these, the I/O APIC, the 8259s and the 8254 (on) "
       "are the "
       "kernel's");

@@ -1,6 +1,7 @@
 // The properties of -machine, declared once as a table.
 #pragma once
 
+#include <array>
 #include <string>
 
 #include "base/result.h"
@@ -11,6 +12,7 @@ namespace ostler::machine {
 enum class KernelEntry { kAuto, kPvh, kLinux64 };
 
 enum class KernelIrqchip { kOff, kSplit, kOn };
+inline constexpr std::array<const char*, 3> kKernelIrqchipNames = {"off", "split", "on"};
 
 struct MachineProperties {
   KernelEntry kernel_entry = KernelEntry::kAuto;
