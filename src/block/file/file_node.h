@@ -64,6 +64,8 @@ class FileNode final : public Node {
   Task<int> write_pieces(uint64_t offset, Buffers from);
   Task<int> write_buffered(uint64_t offset, Buffers from, uint64_t end);
   int write_now(uint64_t offset, Buffers from);
+  bool worth_reserving(uint64_t end) const;
+  Task<int> write_reserved(uint64_t offset, Buffers from);
   Task<int> read_bounced(uint64_t offset, Buffers to);
   Task<int> write_bounced(uint64_t offset, Buffers from);
   Task<int> fill_with_zeroes(uint64_t offset, uint64_t bytes);
@@ -82,6 +84,8 @@ class FileNode final : public Node {
   std::atomic<int> flush_error_{0};  // the first one: the kernel forgets which pages it lost
   // Known not to work on this file.
   std::atomic<bool> no_punch_{false}, no_zero_range_{false}, no_nowait_{false};
+  std::atomic<bool> reserving_{false};  // long buffered writes get their blocks first
+  std::mutex reserved_writes_;
   Mutex unaligned_;                   // read-modify-write of O_DIRECT
   std::atomic<unsigned> writing_{0};  // buffered writes that the ring or a worker makes
   std::mutex growing_;

@@ -117,6 +117,38 @@ TEST_F(BlockTest, discard_gives_space_back) {
   EXPECT_LT(after.st_blocks, before.st_blocks);
 }
 
+Task<int> write_side_by_side(Node& node, const std::vector<uint64_t>& offsets, const std::string& bytes) {
+  TaskGroup group;
+  const iovec piece{const_cast<char*>(bytes.data()), bytes.size()};
+  for (const uint64_t at : offsets) {
+    const int error = co_await group.start(node.write(at, Buffers(&piece, 1)));
+    if (error != 0) break;
+  }
+  co_return co_await group.wait();
+}
+
+// Long writes that fill holes get their blocks first: theirs, and no more.
+TEST_F(BlockTest, long_writes_into_holes_take_the_space_of_their_bytes) {
+  constexpr uint64_t kMiB = 1 << 20;
+  const std::string path = make_file("disk", ""), content(kMiB, 'x');
+  ASSERT_EQ(::truncate(path.c_str(), 64 * kMiB), 0);
+  const auto node = open_file(path);
+  // In holes, across one's end, over each other and beyond the end of the file.
+  ASSERT_EQ(context.run_until(write_side_by_side(
+                *node, {8 * kMiB, 9 * kMiB, 31 * kMiB + 4096, 31 * kMiB + 8192, 63 * kMiB + 4096, 80 * kMiB},
+                content)),
+            0);
+  EXPECT_EQ(node->size(), 81 * kMiB);
+  EXPECT_EQ(read(*node, 8 * kMiB - 512, 1024), std::string(512, '\0') + std::string(512, 'x'));
+  EXPECT_EQ(read(*node, 10 * kMiB - 512, 1024), std::string(512, 'x') + std::string(512, '\0'));
+  EXPECT_EQ(read(*node, 32 * kMiB + 8192 - 512, 1024), std::string(512, 'x') + std::string(512, '\0'));
+  EXPECT_EQ(read(*node, 64 * kMiB + 4096 - 512, 1024), std::string(512, 'x') + std::string(512, '\0'));
+  EXPECT_EQ(read(*node, 81 * kMiB - 512, 512), std::string(512, 'x'));
+  constexpr int64_t kWritten = 5 * kMiB + 4096;
+  EXPECT_GE(node->allocated_bytes(), kWritten);
+  EXPECT_LE(node->allocated_bytes(), kWritten + 65536);  // and the file system's own blocks
+}
+
 TEST_F(BlockTest, missing_file_is_named) {
   const auto node = FileNode::open({.path = folder + "/nothing"});
   ASSERT_FALSE(node);
