@@ -263,6 +263,11 @@ class Assembler {
     const unsigned bits = rex_bits(wide, reg, mem);
     if (bits != 0) u8(0x40 | bits);
   }
+  // Without the 40 that makes them a prefix.
+  static unsigned rex_bits(bool wide, Reg reg, const HostMem& mem) {
+    return (wide ? 8u : 0u) | (reg >> 3) << 2 | (mem.index != kNoReg ? (mem.index >> 3) << 1 : 0) |
+           (mem.base != kNoReg ? mem.base >> 3 : 0);
+  }
   // ModRM, SIB and displacement; `reg` is ModRM.reg, its low three bits.
   void modrm(unsigned reg, const HostMem& mem) {
     reg = (reg & 7) << 3;
@@ -308,10 +313,6 @@ class Assembler {
     else
       u8(opcode);
     modrm(reg, mem);
-  }
-  static unsigned rex_bits(bool wide, Reg reg, const HostMem& mem) {
-    return (wide ? 8u : 0u) | (reg >> 3) << 2 | (mem.index != kNoReg ? (mem.index >> 3) << 1 : 0) |
-           (mem.base != kNoReg ? mem.base >> 3 : 0);
   }
   uint32_t jump(uint64_t opcode, uint32_t target) {
     const uint32_t field = offset() + 1;

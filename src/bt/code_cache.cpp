@@ -160,12 +160,13 @@ uint32_t CodeCache::shared_page(uint64_t phys) {
 
 // ---- blocks ----
 
-// A page's blocks lie together, in the order of their places: code that is looked for soon after other code
-// of its page is in the host's caches.
+// Blocks of the same 128 bytes of code lie together, in the order of their places: code that is looked for
+// soon after other code is in the host's caches. Larger pieces would lie across each other in long runs.
 CodeCache::Slot& CodeCache::slot_of(uint64_t key) {
+  constexpr unsigned kPiece = 128, kSlots = 8;  // bytes, and slots for the blocks that begin there
   const size_t mask = table_.size() - 1;
-  const uint64_t page = key >> 20, place = key >> 8 & kPageMask;
-  size_t at = ((page * 0x9e3779b97f4a7c15 >> 20) + place / 8) & mask;
+  const uint64_t place = key >> 8 & kPageMask, piece = (key >> 20) * (kPageSize / kPiece) + place / kPiece;
+  size_t at = ((piece * 0x9e3779b97f4a7c15 >> 24) * kSlots + place % kPiece / (kPiece / kSlots)) & mask;
   while (table_[at].key != key && table_[at].key != 0) at = (at + 1) & mask;
   return table_[at];
 }

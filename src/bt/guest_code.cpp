@@ -55,7 +55,9 @@ uint16_t peek(const Source& from, GuestCode& code, uint64_t rip) {
       if (x86::decode(bytes, code_size(code.mode), insn) != DecodeStatus::kOk) break;
       facts = facts_of(insn, from.model, code.mode, from.options);
       length = insn.length;
-      if (known == nullptr) code.cache.add(bytes.data(), code.mode, insn, facts);
+      if (known == nullptr)
+        code.cache.add(bytes.data(), code.mode, insn, facts,
+                       form_of(insn, bytes.data(), code.mode, facts.kind));
     }
     needed |= facts.reads & unknown;
     unknown &= static_cast<uint16_t>(~facts.writes);
@@ -150,7 +152,8 @@ void look_at(const Source& from, uint64_t rip, unsigned at, GuestCode& code, Gue
   }
   if (status == DecodeStatus::kOk) {
     static_cast<InsnFacts&>(g) = facts_of(g.insn, from.model, code.mode, from.options);
-    if (!code.straddles) code.cache.add(g.bytes, code.mode, g.insn, g);
+    g.form = form_of(g.insn, g.bytes, code.mode, g.kind);
+    if (!code.straddles) code.cache.add(g.bytes, code.mode, g.insn, g, g.form);
     return;
   }
   static_cast<InsnFacts&>(g) = {.reads = x86::rflags::kArithmetic, .touches_flags = true, .ends_block = true};
@@ -185,6 +188,7 @@ void read_guest_code(mmu::SoftMmu& mmu, const x86::CpuModel& model, uint64_t rip
     if (const InsnCache::Entry* known = out.cache.find(g.bytes, out.code_read - at, mode)) {
       known->instruction(g.bytes, g.insn);
       static_cast<InsnFacts&>(g) = known->facts();
+      g.form = known->form();
       if (known->flags_by_immediate()) set_flag_facts(g, g.insn);
     } else {
       look_at(from, rip, at, out, g);

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "bt/form.h"
 #include "bt/insn_cache.h"
 #include "bt/insn_facts.h"
 #include "bt/mode.h"
@@ -25,6 +26,7 @@ struct GuestInsn : InsnFacts {
   uint16_t live_taken = 0;   // Jcc: where it leads when taken
   int16_t window_from = 0;   // window_here: the first byte, relative to RSP there
   uint16_t window_size = 0;
+  Form form;
   const uint8_t* bytes = nullptr;
   x86::Instruction insn;
 };

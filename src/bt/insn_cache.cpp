@@ -35,7 +35,8 @@ void InsnCache::use(const x86::CpuModel& model, const Options& options) {
     for (Entry& entry : pair) entry.key_ = 0;
 }
 
-void InsnCache::add(const uint8_t* bytes, Mode mode, const x86::Instruction& insn, const InsnFacts& facts) {
+void InsnCache::add(const uint8_t* bytes, Mode mode, const x86::Instruction& insn, const InsnFacts& facts,
+                    const Form& form) {
   const Key key = key_of(bytes, mode);
   if (key.key == kNoKey) return;
   unsigned disp = 0;
@@ -70,9 +71,10 @@ void InsnCache::add(const uint8_t* bytes, Mode mode, const x86::Instruction& ins
   entry.key_ = key.key;
   std::memcpy(entry.head_.data(), &insn, Entry::kHead);
   entry.facts_ = facts;
-  entry.length_ = insn.length;
-  entry.fixed_ = static_cast<uint8_t>(key.bytes);
-  entry.disp_bytes_ = static_cast<uint8_t>(disp);
+  entry.form_ = form;
+  entry.length_ = insn.length & 15;
+  entry.fixed_ = key.bytes & 15;
+  entry.disp_bytes_ = disp & 15;
   entry.has_imm_ = imm != 0;
   entry.imm_unused_ = static_cast<uint8_t>(64 - 8 * imm) & 63;
   entry.imm_signed_ = is_signed;

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "bt/form.h"
 #include "bt/insn_facts.h"
 #include "bt/mode.h"
 #include "bt/options.h"
@@ -24,6 +25,7 @@ class InsnCache {
    public:
     unsigned length() const { return length_; }
     const InsnFacts& facts() const { return facts_; }
+    const Form& form() const { return form_; }
     // facts() tells the flags of another immediate: set_flag_facts() tells those of this one.
     bool flags_by_immediate() const { return flags_by_immediate_; }
     // The instruction at `bytes`, of which this entry was found.
@@ -51,14 +53,15 @@ class InsnCache {
     uint64_t key_ = 0;
     std::array<uint8_t, kHead> head_;  // of the Instruction
     InsnFacts facts_;
-    uint8_t length_ = 0;
-    uint8_t fixed_ = 0;       // bytes before displacement and immediate
-    uint8_t disp_bytes_ = 0;  // 0, 1 or 4
+    Form form_;
+    uint8_t length_ : 4 = 0;
+    uint8_t fixed_ : 4 = 0;       // bytes before displacement and immediate
+    uint8_t disp_bytes_ : 4 = 0;  // 0, 1 or 4
+    bool has_imm_ : 1 = false;
+    bool imm_signed_ : 1 = false;
+    bool flags_by_immediate_ : 1 = false;
     uint8_t imm_unused_ = 0;  // bits of 64
     uint8_t imm_value_ = 0;   // when the code has none
-    bool has_imm_ = false;
-    bool imm_signed_ = false;
-    bool flags_by_immediate_ = false;
   };
   static_assert(sizeof(Entry) == 64);
 
@@ -77,7 +80,8 @@ class InsnCache {
     return entry->key_ == key && entry->length_ <= available ? entry : nullptr;
   }
   // Keeps it, if its form is one of those that are kept.
-  void add(const uint8_t* bytes, Mode mode, const x86::Instruction& insn, const InsnFacts& facts);
+  void add(const uint8_t* bytes, Mode mode, const x86::Instruction& insn, const InsnFacts& facts,
+           const Form& form);
 
  private:
   static constexpr unsigned kBits = 11;  // of the number of pairs

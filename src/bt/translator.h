@@ -134,9 +134,11 @@ class Translator {
   void cold_jump(uint32_t field, uint64_t rip,
                  Offset routine);  // field jumps to cold code: kS0 = rip; jmp routine
 
-  struct Reencoding;
-  void reencode(const GuestInsn& g, const Reencoding& r);
-  static void without_64_bit_meaning(const x86::Instruction& insn, Reencoding& r);
+  void renamed(const GuestInsn& g);
+  void reencode(const GuestInsn& g, const Renaming& r, const HostMem& mem);
+  HostMem memory_operand(const GuestInsn& g, unsigned size, bool write, unsigned needs, bool may_be_direct,
+                         bool& s0_is_free);
+  void flags_for(const GuestInsn& g);
 
   TlbKind tlb() const;
   size_t tlb_base() const;

@@ -1,4 +1,5 @@
-// The cache of decoded instructions says what decode() and facts_of() say, wherever it says something.
+// The cache of decoded instructions says what decode(), facts_of() and form_of() say, wherever it says
+// something.
 #include "bt/insn_cache.h"
 
 #include <gtest/gtest.h>
@@ -52,8 +53,10 @@ class InsnCacheTest : public testing::TestWithParam<Mode> {
     }
     if (status != DecodeStatus::kOk) return 1;
     ++valid_;
-    if (known == nullptr)
-      cache_->add(code.data(), GetParam(), insn, facts_of(insn, model_, GetParam(), options_));
+    if (known == nullptr) {
+      const InsnFacts facts = facts_of(insn, model_, GetParam(), options_);
+      cache_->add(code.data(), GetParam(), insn, facts, form_of(insn, code.data(), GetParam(), facts.kind));
+    }
     return insn.length;
   }
 
@@ -63,7 +66,8 @@ class InsnCacheTest : public testing::TestWithParam<Mode> {
     InsnFacts facts = known.facts();
     if (known.flags_by_immediate()) set_flag_facts(facts, out);
     const bool same = std::memcmp(&out, &insn, sizeof insn) == 0 && known.length() == insn.length &&
-                      facts == facts_of(insn, model_, GetParam(), options_);
+                      facts == facts_of(insn, model_, GetParam(), options_) &&
+                      known.form() == form_of(insn, code, GetParam(), facts.kind);
     if (!same && ++different_ < 10) ADD_FAILURE() << x86::format(insn, 0) << " != " << x86::format(out, 0);
   }
 
