@@ -7,8 +7,9 @@
 
 namespace ostler::machine {
 
-Result<void> boot_kernel(const config::Machine& config, const MemoryLayout& layout, GuestPhys rsdp,
-                         boot::Request::Protocol protocol, memory::Dma& dma, x86::CpuState& state) {
+Result<void> boot_kernel(const config::Machine& config, std::string_view options, const MemoryLayout& layout,
+                         GuestPhys rsdp, boot::Request::Protocol protocol, memory::Dma& dma,
+                         x86::CpuState& state) {
   TRY_ASSIGN(const MappedFile kernel,
              MappedFile::open(config.kernel, fmt::format("-kernel '{}'", config.kernel)));
   MappedFile initrd;
@@ -20,7 +21,9 @@ Result<void> boot_kernel(const config::Machine& config, const MemoryLayout& layo
   request.kernel_path = config.kernel;
   request.initrd = initrd.bytes();
   request.initrd_path = config.initrd;
-  request.command_line = config.append;
+  request.command_line = options;
+  if (!options.empty() && !config.append.empty()) request.command_line += ' ';
+  request.command_line += config.append;
   request.memory_map = layout.e820();
   request.low_ram_end = layout.acpi_tables().value;
   request.rsdp = rsdp;

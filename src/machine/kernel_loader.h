@@ -2,6 +2,8 @@
 // that nothing of them is kept in host memory.
 #pragma once
 
+#include <string_view>
+
 #include "base/result.h"
 #include "boot/image.h"
 #include "config/machine.h"
@@ -10,8 +12,10 @@
 
 namespace ostler::machine {
 
-// Loads `config.kernel` into guest memory and sets `state` for its entry. Errors name the file and the cure.
-Result<void> boot_kernel(const config::Machine& config, const MemoryLayout& layout, GuestPhys rsdp,
-                         boot::Request::Protocol protocol, memory::Dma& dma, x86::CpuState& state);
+// Loads `config.kernel` into guest memory and sets `state` for its entry. Its command line is `options` and
+// then -append, so that what the user says wins. Errors name the file and the cure.
+Result<void> boot_kernel(const config::Machine& config, std::string_view options, const MemoryLayout& layout,
+                         GuestPhys rsdp, boot::Request::Protocol protocol, memory::Dma& dma,
+                         x86::CpuState& state);
 
 }  // namespace ostler::machine

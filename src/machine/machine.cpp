@@ -145,8 +145,9 @@ Result<void> Machine::start_guest_code() {
   TRY(place_tables());
   memory::Dma dma(core_->memory());
   accel::Engine& engine = core_->vcpu(0).engine();
-  TRY(boot_kernel(config_, core_->layout(), kRsdp, protocol_of(properties_.kernel_entry), dma,
-                  engine.cpu_state()));
+  const bool with_options = config_.type == "microvm" && properties_.kernel_options;
+  TRY(boot_kernel(config_, with_options ? kMicrovmKernelOptions : "", core_->layout(), kRsdp,
+                  protocol_of(properties_.kernel_entry), dma, engine.cpu_state()));
   engine.state_loaded();
   // Firmware sets the MTRRs of all processors alike; INIT keeps them (SDM 3A §12.11.8).
   const x86::Msrs& boot = engine.cpu_state().msr;

@@ -43,7 +43,10 @@ const Table& table_of(const std::string& type) {
   static const Table pc("-machine pc", with({}));
   static const Table microvm(
       "-machine microvm",
-      with({config::boolean<MachineProperties>("pcie", &MachineProperties::pcie, "a PCI bus with ECAM")}));
+      with({config::boolean<MachineProperties>("pcie", &MachineProperties::pcie, "a PCI bus with ECAM"),
+            config::boolean<MachineProperties>(
+                "auto-kernel-cmdline", &MachineProperties::kernel_options,
+                "words before -append that let a Linux start sooner: cryptomgr.notests")}));
   return type == "microvm" ? microvm : pc;
 }
 

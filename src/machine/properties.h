@@ -14,9 +14,14 @@ enum class KernelEntry { kAuto, kPvh, kLinux64 };
 enum class KernelIrqchip { kOff, kSplit, kOn };
 inline constexpr std::array<const char*, 3> kKernelIrqchipNames = {"off", "split", "on"};
 
+// Spares a microVM's guest what takes a quarter of its way to init: the kernel's tests of its own ciphers,
+// which `fips=1` brings back.
+inline constexpr const char* kMicrovmKernelOptions = "cryptomgr.notests";
+
 struct MachineProperties {
   KernelEntry kernel_entry = KernelEntry::kAuto;
   bool pcie = false;           // microvm
+  bool kernel_options = true;  // microvm: kMicrovmKernelOptions stand before -append
   std::string memory_backend;  // id of an object; empty: memory of the machine's own
   bool mem_merge = true;
   bool dump_guest_core = false;

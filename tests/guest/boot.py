@@ -132,6 +132,20 @@ def busybox_microvm(t):
     with t.start(t.machine(machine="microvm")) as running:
         console = t.shell(running)
         t.expect(t.run(console, "nproc") == "1", "one processor was asked for")
+        t.run(console, "grep -q '^cryptomgr.notests .*console=' /proc/cmdline")
+        t.run(console, "dmesg | grep -q 'alg: self-tests disabled'")
+
+
+def busybox_microvm_with_the_command_line_as_given(t):
+    with t.start(t.machine(machine="microvm,auto-kernel-cmdline=off")) as running:
+        console = t.shell(running)
+        t.run(console, "! grep -q cryptomgr /proc/cmdline")
+
+
+def busybox_microvm_where_the_users_word_wins(t):
+    with t.start(t.machine(machine="microvm", append="cryptomgr.notests=0")) as running:
+        console = t.shell(running)
+        t.run(console, "! dmesg | grep -q 'alg: self-tests disabled'")
 
 
 def poweroff_ends_the_process(t):

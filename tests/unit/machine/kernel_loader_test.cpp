@@ -34,9 +34,10 @@ TEST(KernelLoader, BytesThatASegmentHasInMemoryOnlyAreZeroAfterAReset) {
   ASSERT_TRUE(dma.fill(GuestPhys{0}, kRam, std::byte{0xee}));
   config::Machine config;
   config.kernel = path;
+  config.append = "given by=user";
   x86::CpuState state;
-  const auto done =
-      boot_kernel(config, MemoryLayout(kRam), kRsdp, boot::Request::Protocol::kAuto, dma, state);
+  const auto done = boot_kernel(config, "from.machine", MemoryLayout(kRam), kRsdp,
+                                boot::Request::Protocol::kAuto, dma, state);
   ASSERT_TRUE(done.has_value()) << done.error().message();
   std::vector<std::byte> memory(kInMemory + 1);
   ASSERT_TRUE(dma.read(GuestPhys{boot::testing::kLoadAddress}, memory));
@@ -45,6 +46,9 @@ TEST(KernelLoader, BytesThatASegmentHasInMemoryOnlyAreZeroAfterAReset) {
   EXPECT_EQ(std::count(memory.begin() + kText.size(), memory.end() - 1, std::byte{0}),
             static_cast<std::ptrdiff_t>(kInMemory - kText.size()));
   EXPECT_EQ(memory.back(), std::byte{0xee});
+  std::string whole(kRam, ' ');
+  ASSERT_TRUE(dma.read(GuestPhys{0}, std::as_writable_bytes(std::span(whole))));
+  EXPECT_NE(whole.find(std::string_view("from.machine given by=user", 27)), std::string::npos);
 }
 
 }  // namespace
