@@ -76,6 +76,11 @@ def disk(options, program, scratch, log):
         with open(image, "wb") as file:
             for _ in range(DISK_MIB):
                 file.write(os.urandom(1 << 20))
+    # What the program before it wrote past the page cache is not in it any more, and what it wrote there not on the disk.
+    os.sync()
+    with open(image, "rb", buffering=0) as file:
+        while file.read(1 << 20):
+            pass
     extra = []
     for cache in ("writeback", "none"):
         extra += ["-drive", f"file={image},format=raw,if=virtio,cache={cache},file.locking=off"]
