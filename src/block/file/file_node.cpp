@@ -338,9 +338,6 @@ Task<int> FileNode::write_zeroes(uint64_t offset, uint64_t bytes, ZeroFlags flag
   // Zeros in the sector that holds the file's last byte change nothing; beyond it, the file grows.
   const uint64_t end = offset + bytes;
   const bool grows = !is_device_ && end > align_up(size(), kSector);
-  if (grows) {
-    if (const int error = make_room(end); error != 0) co_return error;
-  }
   const bool may_unmap = flags.may_unmap && options_.unmap;
   const int modes[] = {may_unmap ? FALLOC_FL_PUNCH_HOLE : FALLOC_FL_ZERO_RANGE,
                        may_unmap ? FALLOC_FL_ZERO_RANGE : 0};
@@ -360,7 +357,11 @@ Task<int> FileNode::write_zeroes(uint64_t offset, uint64_t bytes, ZeroFlags flag
     if (flags.no_fallback) co_return -ENOTSUP;
     co_return co_await fill_with_zeroes(offset, bytes);
   }
-  if (grows) grown_to(end);
+  if (grows) {
+    // Only now: where there is no space, the file stays as long as it was.
+    if (const int error = make_room(end); error != 0) co_return error;
+    grown_to(end);
+  }
   co_return 0;
 }
 

@@ -1,6 +1,7 @@
 // Files of the host: content, errors as sentences, locks, O_DIRECT; with a ring and with threads.
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -103,6 +104,20 @@ TEST_F(BlockTest, zeroes_do_not_grow_the_file) {
   const auto node = open_file(path);
   EXPECT_EQ(zero(*node, 0, 1024, true), 0);
   EXPECT_EQ(std::filesystem::file_size(path), 700u);
+}
+
+// A file in memory has no zeros that are not written (fallocate(2)).
+TEST_F(BlockTest, zeros_that_cannot_be_made_leave_the_file_as_long_as_it_was) {
+  const Fd memory(memfd_create("disk", MFD_CLOEXEC));
+  ASSERT_TRUE(memory);
+  FileNode node({.path = "memory"}, Fd(dup(memory.get())), 0, false);
+  EXPECT_EQ(context.run_until(node.write_zeroes(0, 1 << 20, {.no_fallback = true})), -ENOTSUP);
+  struct stat status;
+  ASSERT_EQ(fstat(memory.get(), &status), 0);
+  EXPECT_EQ(status.st_size, 0);
+  EXPECT_EQ(context.run_until(node.write_zeroes(0, 1 << 20, {})), 0);
+  ASSERT_EQ(fstat(memory.get(), &status), 0);
+  EXPECT_EQ(status.st_size, 1 << 20);
 }
 
 TEST_F(BlockTest, discard_gives_space_back) {
