@@ -10,7 +10,8 @@ extern const Driver kHttpDriver, kHttpsDriver, kNbdDriver;
 extern const Driver kRawDriver, kQcow2Driver;
 extern const Driver kVdiDriver, kVmdkDriver, kVpcDriver, kVhdxDriver, kParallelsDriver, kQedDriver,
     kDmgDriver, kLuksDriver;
-extern const Driver kCopyOnReadDriver, kThrottleDriver, kBlkdebugDriver, kLogWritesDriver;
+extern const Driver kCopyOnReadDriver, kThrottleDriver, kCompressDriver, kPreallocateDriver, kBlkdebugDriver,
+    kLogWritesDriver;
 
 std::span<const Driver* const> drivers() {
   static const Driver* const table[] = {
@@ -36,6 +37,8 @@ std::span<const Driver* const> drivers() {
       // filters
       &kCopyOnReadDriver,
       &kThrottleDriver,
+      &kCompressDriver,
+      &kPreallocateDriver,
       &kBlkdebugDriver,
       &kLogWritesDriver,
   };

@@ -114,7 +114,8 @@ class Node : public Parent, public std::enable_shared_from_this<Node> {
   virtual nlohmann::json format_specific_info() const;
   virtual bool is_protocol() const { return false; }  // has no file below it
   virtual bool encrypted() const { return false; }
-  virtual bool dirty() const { return false; }  // not closed cleanly, or corrupt
+  virtual bool compresses() const { return false; }  // write_compressed() works
+  virtual bool dirty() const { return false; }       // not closed cleanly, or corrupt
   // As written in the image; empty: none.
   virtual std::string backing_file_name() const { return {}; }
   virtual std::string backing_file_format() const { return {}; }

@@ -33,6 +33,7 @@ class FilterNode : public Node {
   bool read_only() const override { return child_->read_only(); }
   Limits limits() const override { return child_->limits(); }
   bool new_space_is_zero() const override { return child_->new_space_is_zero(); }
+  bool compresses() const override { return child_->compresses(); }
   std::vector<const Edge*> children() const override { return {&child_}; }
   Edge& child_edge() { return child_; }
 

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "block/filters/filter.h"
-#include "block/jobs/range_locks.h"
+#include "block/range_locks.h"
 
 namespace ostler::block {
 

@@ -155,8 +155,7 @@ Task<int> Qcow2Node::allocate_compressed(uint64_t bytes, uint64_t& offset) {
 
 Task<int> Qcow2Node::write_compressed(uint64_t offset, Buffers from) {
   const uint64_t bytes = total_bytes(from);
-  // A compressed cluster would lie in the file as everybody can read it.
-  if (data_file_ || encryption_) co_return -ENOTSUP;
+  if (!compresses()) co_return -ENOTSUP;
   if ((offset & cluster_mask()) != 0 || bytes > cluster_bytes_ || offset + bytes > align_up(size(), 512) ||
       (bytes < cluster_bytes_ && offset + bytes < size()))
     co_return -EINVAL;

@@ -88,6 +88,8 @@ class Qcow2Node final : public Node, public Snapshots, public Checker {
   bool new_space_is_zero() const override { return !backing_; }
   nlohmann::json format_specific_info() const override;
   bool encrypted() const override { return header_.encryption != 0; }
+  // A compressed cluster would lie in the file as everybody can read it.
+  bool compresses() const override { return !data_file_ && !encrypted(); }
   bool dirty() const override { return header_.has(kDirty) || header_.has(kCorrupt); }
   std::string backing_file_name() const override { return header_.backing_file; }
   std::string backing_file_format() const override { return header_.backing_format; }

@@ -3,7 +3,7 @@
 
 #include "block/jobs/backup_filter.h"
 #include "block/jobs/dirty_bitmap.h"
-#include "block/jobs/range_locks.h"
+#include "block/range_locks.h"
 #include "job_fixture.h"
 
 namespace ostler::block {

@@ -164,6 +164,12 @@ Limits VmdkNode::limits() const {
   return {};
 }
 
+bool VmdkNode::compresses() const {
+  return std::ranges::all_of(extents_, [](const Extent& extent) {
+    return extent.sparse != nullptr && extent.sparse->header().compressed();
+  });
+}
+
 int64_t VmdkNode::allocated_bytes() const {
   int64_t sum = file_->allocated_bytes();
   for (const Extent& extent : extents_) {

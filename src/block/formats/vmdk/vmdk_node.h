@@ -31,6 +31,7 @@ class VmdkNode final : public Node {
   bool read_only() const override { return read_only_; }
   Limits limits() const override;
   bool new_space_is_zero() const override { return !backing_; }
+  bool compresses() const override;
   int64_t allocated_bytes() const override;
   nlohmann::json format_specific_info() const override;
   nlohmann::json options() const override;

@@ -26,7 +26,11 @@ class RangeLocks {
    public:
     Guard() = default;
     Guard(Guard&& other) noexcept : locks_(std::exchange(other.locks_, nullptr)), place_(other.place_) {}
-    Guard& operator=(Guard&&) = delete;
+    Guard& operator=(Guard&& other) noexcept {
+      std::swap(locks_, other.locks_);
+      std::swap(place_, other.place_);
+      return *this;
+    }
     ~Guard() {
       if (locks_ != nullptr) locks_->unlock(place_);
     }
