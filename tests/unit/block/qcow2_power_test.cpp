@@ -24,6 +24,7 @@ struct Scenario {
   const char* options;  // JSON
   bool backing;
   bool snapshots;
+  const char* filter = "";  // on top of the image, or between it and its file
 };
 void PrintTo(const Scenario& scenario, std::ostream* to) {
   *to << scenario.name;
@@ -100,11 +101,15 @@ TEST_P(PowerCut, leaves_a_whole_image_with_all_that_was_flushed) {
   std::vector<std::byte> start;
   for (const char c : content_of(path("disk"))) start.push_back(static_cast<std::byte>(c));
 
-  NodePtr node = open_options({{"driver", "qcow2"},
-                               {"file",
-                                {{"driver", "blklogwrites"},
-                                 {"node-name", "log"},
-                                 {"file", {{"driver", "file"}, {"filename", path("disk")}}}}}});
+  json file = {{"driver", "blklogwrites"},
+               {"node-name", "log"},
+               {"file", {{"driver", "file"}, {"filename", path("disk")}}}};
+  const std::string filter = GetParam().filter;
+  if (filter == "preallocate")
+    file = json{{"driver", filter}, {"prealloc-align", 65536}, {"prealloc-size", 65536}, {"file", file}};
+  json disk = {{"driver", "qcow2"}, {"file", file}};
+  if (filter == "compress") disk = json{{"driver", filter}, {"file", disk}};
+  NodePtr node = open_options(disk);
   ASSERT_NE(node, nullptr);
   log = std::dynamic_pointer_cast<WriteLogNode>(opener.find("log"));
   ASSERT_NE(log, nullptr);
@@ -232,6 +237,10 @@ constexpr Scenario kScenarios[] = {
     {"lazy_refcounts", R"({"cluster_size": 4096, "lazy_refcounts": "on"})", false, false},
     {"version_2", R"({"cluster_size": 4096, "compat": "0.10"})", false, false},
     {"snapshots", R"({"cluster_size": 4096})", false, true},
+    {"compressed", R"({"cluster_size": 4096})", false, false, "compress"},
+    {"compressed_over_backing_file", R"({"cluster_size": 16384, "extended_l2": "on"})", true, false,
+     "compress"},
+    {"preallocated", R"({"cluster_size": 4096})", false, false, "preallocate"},
 };
 INSTANTIATE_TEST_SUITE_P(All, PowerCut, testing::ValuesIn(kScenarios),
                          [](const auto& each) { return std::string(each.param.name); });
