@@ -118,6 +118,7 @@ Result<std::unique_ptr<accel::Engine>> Core::make_engine(unsigned index, Process
                                                  .model = model_,
                                                  .memory = memory_,
                                                  .ports = ports_,
+                                                 .code = code_,
                                                  .interrupts = processor.apic(),
                                                  .paravirt = processor.paravirt(),
                                                  .bind_thread = bind_thread,

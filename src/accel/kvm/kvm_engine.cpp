@@ -65,7 +65,8 @@ void KvmEngine::bind_thread() {
 
 void KvmEngine::post(uint32_t bits) {
   if ((pending_.fetch_or(bits) & bits) == bits) return;  // somebody else's kick is on its way
-  if (!inside_.load()) return;                           // it looks at pending_ before it enters
+  if (interpreting_.load()) fallback_->stop();
+  if (!inside_.load()) return;  // it looks at pending_ before it enters
   // KVM looks at immediate_exit before it looks at signals, so that one of the two stops it.
   __atomic_store_n(&run_area().immediate_exit, 1, __ATOMIC_SEQ_CST);
   send_kick(thread_.load());
@@ -140,7 +141,9 @@ std::optional<VcpuExit> KvmEngine::run_once() {
   } else if (!debug_.single_step) {
     inject();
   }
-  return enter_guest(~uint32_t{0});
+  cannot_run_ = false;
+  const std::optional<VcpuExit> exit = enter_guest(~uint32_t{0});
+  return cannot_run_ ? run_fallback() : exit;
 }
 
 // KVM_RUN, which only ends what KVM waits for when any of `heeded` is pending.
@@ -224,7 +227,7 @@ std::optional<VcpuExit> KvmEngine::handle_exit() {
     case KVM_EXIT_NMI:
       return std::nullopt;
     case KVM_EXIT_HLT:
-      return halted();
+      return halted(run.if_flag != 0);
     case KVM_EXIT_DEBUG:
       return handle_debug();
     case KVM_EXIT_SHUTDOWN:
@@ -234,25 +237,25 @@ std::optional<VcpuExit> KvmEngine::handle_exit() {
           fmt::format("vCPU {}: the host's processor refuses the guest's state (KVM_EXIT_FAIL_ENTRY, {:#x})",
                       context_.index, run.fail_entry.hardware_entry_failure_reason));
       return shut_down();
-    case KVM_EXIT_INTERNAL_ERROR: {
-      kvm_regs regs{};
-      call_vcpu(kGetRegs, &regs);
-      log::warning(
-          fmt::format("vCPU {}: KVM cannot run the instruction at {:#x} (KVM_EXIT_INTERNAL_ERROR, {}); "
-                      "-accel bt can",
-                      context_.index, regs.rip, run.internal.suberror));
+    case KVM_EXIT_INTERNAL_ERROR:
+      if (run.internal.suberror == KVM_INTERNAL_ERROR_EMULATION) {
+        cannot_run_ = true;  // run_once() sees to it: what waits may have to be settled by KVM_RUN first
+        return std::nullopt;
+      }
+      log::warning(fmt::format("vCPU {}: KVM cannot go on (KVM_EXIT_INTERNAL_ERROR, {}); -accel bt can",
+                               context_.index, run.internal.suberror));
       return shut_down();
-    }
     default:
       log::warning(fmt::format("vCPU {}: exit {} of KVM is not known", context_.index, run.exit_reason));
       return shut_down();
   }
 }
 
-std::optional<VcpuExit> KvmEngine::halted() {
-  const bool wakes = run_area().if_flag != 0 && context_.interrupts.pending();
-  if (nmi_waiting_ || (pending_.load() & kNmi) != 0 || wakes) return std::nullopt;
-  state_.activity = Activity::kHalted;
+std::optional<VcpuExit> KvmEngine::halted(bool interrupts_on) {
+  const bool wakes = interrupts_on && context_.interrupts.pending();
+  const bool goes_on = nmi_waiting_ || (pending_.load() & kNmi) != 0 || wakes;
+  state_.activity = goes_on ? Activity::kRunning : Activity::kHalted;
+  if (goes_on) return std::nullopt;
   return VcpuExit::kHalted;
 }
 

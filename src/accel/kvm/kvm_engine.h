@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "accel/engine.h"
+#include "accel/kvm/fallback.h"
 #include "accel/kvm/mapping.h"
 #include "accel/kvm/registers.h"
 #include "accel/kvm/vm.h"
@@ -37,6 +38,7 @@ struct EngineContext {
   const x86::CpuModel& model;  // restricted to what KVM supports
   memory::AddressSpace& memory;
   memory::AddressSpace& ports;
+  mmu::CodePages& code;  // for the interpreter, which runs what KVM cannot
   bus::CpuInterrupts& interrupts;
   Paravirt& paravirt;
   std::function<void()> bind_thread;  // called once on the vCPU's thread before it runs guest code
@@ -76,7 +78,7 @@ class KvmEngine final : public Engine {
   std::optional<VcpuExit> enter_guest(uint32_t heeded);
   void inject();
   std::optional<VcpuExit> handle_exit();
-  std::optional<VcpuExit> halted();
+  std::optional<VcpuExit> halted(bool interrupts_on);
   std::optional<VcpuExit> handle_debug();
   VcpuExit shut_down();
   void handle_io();
@@ -98,6 +100,9 @@ class KvmEngine final : public Engine {
   std::optional<bus::ApicImage> kernel_apic();
   bool set_kernel_apic(const bus::ApicImage& image);
   bool refused(const Request& request, int error);
+  // kvm_engine_fallback.cpp
+  std::optional<VcpuExit> run_fallback();
+  void tell_unknown();
   // kvm_engine_debug.cpp
   void apply_debug(bool step);
   std::optional<DebugStop> stop_of(uint64_t pc, uint64_t dr6) const;
@@ -123,6 +128,13 @@ class KvmEngine final : public Engine {
   std::atomic<uint32_t> pending_{0};
   std::atomic<bool> inside_{false};  // in KVM_RUN, or about to be
   std::atomic<int> thread_{0};       // kernel's id
+
+  std::unique_ptr<Fallback> fallback_;     // since KVM first failed
+  std::atomic<bool> interpreting_{false};  // fallback_ runs more than it must
+  Stretch stretch_;
+  bool cannot_run_ = false;               // KVM has said so of the instruction at RIP
+  int64_t told_unknown_ = INT64_MIN / 2;  // monotonic, ns
+  unsigned untold_ = 0;
 
   DebugRequest debug_;
   DebugStop debug_stop_;

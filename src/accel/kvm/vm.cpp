@@ -96,6 +96,11 @@ Result<void> Vm::set_up(const VmOptions& options) {
   if (const int done = call(fd, kSetTssAddr, static_cast<unsigned long>(kTss)); done < 0)
     return refusal("KVM_SET_TSS_ADDR", done);
   most_ids_ = static_cast<uint32_t>(std::max(32, system_->extension(KVM_CAP_NR_MEMSLOTS)));
+  // User code that KVM cannot run would get #UD, where the interpreter can (kvm_engine_fallback.cpp).
+  kvm_enable_cap tell_failures{};
+  tell_failures.cap = KVM_CAP_EXIT_ON_EMULATION_FAILURE;
+  tell_failures.args[0] = 1;
+  if (system_->extension(KVM_CAP_EXIT_ON_EMULATION_FAILURE) > 0) call(fd, kEnableCap, &tell_failures);
   TRY(set_up_dirty_log(options.dirty_ring_entries));
   if (system_->extension(KVM_CAP_IOEVENTFD_ANY_LENGTH) > 0) io_events_.emplace(fd);
   if (options.irqchip) {

@@ -9,10 +9,10 @@
 
 #include "accel/engine.h"
 #include "accel/paravirt.h"
+#include "accel/soft/machine_environment.h"
 #include "base/result.h"
 #include "bt/runner.h"
 #include "bus/cpu_events.h"
-#include "interp/environment.h"
 #include "interp/interpreter.h"
 #include "memory/address_space.h"
 #include "mmu/soft_mmu.h"
@@ -35,7 +35,7 @@ struct SoftContext {
   std::unique_ptr<bt::Window> window;    // with a translator
 };
 
-class SoftEngine final : public Engine, private interp::Environment {
+class SoftEngine final : public Engine {
  public:
   static Result<std::unique_ptr<SoftEngine>> create(SoftContext context);
 
@@ -55,27 +55,12 @@ class SoftEngine final : public Engine, private interp::Environment {
  private:
   explicit SoftEngine(SoftContext context);
   void forget_translations();
-  DebugStop debug_stop_of(const interp::DebugStop& stop) const;
-
-  // interp::Environment
-  uint32_t port_read(uint16_t port, unsigned size) override;
-  void port_write(uint16_t port, unsigned size, uint32_t value) override;
-  uint64_t tsc() override;
-  void tsc_changed() override;
-  const x86::VcpuInfo& vcpu_info() const override { return context_.info; }
-  uint8_t cr8() override { return context_.interrupts.cr8(); }
-  void set_cr8(uint8_t value) override { context_.interrupts.set_cr8(value); }
-  std::optional<uint64_t> read_msr(uint32_t index) override;
-  bool write_msr(uint32_t index, uint64_t value) override;
-  uint64_t hypercall(const x86::Hypercall& call) override;
-  std::optional<uint8_t> acknowledge_interrupt() override;
-  void fpu_error() override { context_.fpu_error(); }
 
   SoftContext context_;
   x86::CpuState own_state_;
   x86::CpuState& state_;
   mmu::SoftMmu mmu_;
-  memory::AddressSpace::Reader ports_;
+  MachineEnvironment environment_;
   interp::Interpreter interpreter_;
   std::unique_ptr<bt::Runner> runner_;
   DebugRequest debug_;

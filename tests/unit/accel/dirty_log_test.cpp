@@ -196,6 +196,7 @@ class FakeDirtyRing : public ::testing::Test {
                                        .model = rig_.model,
                                        .memory = rig_.memory,
                                        .ports = rig_.ports,
+                                       .code = rig_.code,
                                        .interrupts = rig_.interrupts,
                                        .paravirt = rig_.paravirt,
                                        .bind_thread = [] {},

@@ -63,13 +63,41 @@ class FakeKvm {
       run_ = *Mapping::of_file(fd, kWholeSize);
       return fd;
     }
-    // As many as were asked for; with KVM_GET_SUPPORTED_CPUID none that means anything.
-    if (name == "KVM_GET_MSRS" || name == "KVM_SET_MSRS") return *reinterpret_cast<int*>(argument);
+    if (name == "KVM_GET_MSRS" || name == "KVM_SET_MSRS") return move_msrs(name == "KVM_SET_MSRS", argument);
+    // A register file is given as it was last taken, and before that it is all zeros.
+    for (const std::string& file : kRegisterFiles) {
+      if (name == "KVM_SET_" + file) keep(file, argument, _IOC_SIZE(request.number));
+      if (name == "KVM_GET_" + file) give(file, argument);
+    }
     if (name == "KVM_RESET_DIRTY_RINGS" && on_reset_rings) return on_reset_rings();
     if (name == "KVM_RUN") return on_run ? on_run(*reinterpret_cast<kvm_run*>(run_.data())) : -EINTR;
     return 0;
   }
 
+  void keep(const std::string& file, unsigned long argument, size_t size) {
+    const auto* bytes = reinterpret_cast<const std::byte*>(argument);
+    files_[file].assign(bytes, bytes + size);
+  }
+  void give(const std::string& file, unsigned long argument) const {
+    if (const auto found = files_.find(file); found != files_.end())
+      std::copy(found->second.begin(), found->second.end(), reinterpret_cast<std::byte*>(argument));
+  }
+  // All that are asked for.
+  int move_msrs(bool set, unsigned long argument) {
+    const int count = *reinterpret_cast<int*>(argument);
+    auto* entries = reinterpret_cast<kvm_msr_entry*>(argument + 8);
+    for (int i = 0; i < count; ++i)
+      if (set)
+        msrs_[entries[i].index] = entries[i].data;
+      else
+        entries[i].data = msrs_[entries[i].index];
+    return count;
+  }
+
+  static inline const std::vector<std::string> kRegisterFiles = {
+      "REGS", "SREGS2", "XCRS", "XSAVE", "DEBUGREGS", "VCPU_EVENTS", "MP_STATE"};
+  std::map<std::string, std::vector<std::byte>> files_;
+  std::map<uint32_t, uint64_t> msrs_;
   Mapping run_;
 };
 

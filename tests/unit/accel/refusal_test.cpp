@@ -36,6 +36,7 @@ class Refusals : public ::testing::Test {
                               .model = rig_.model,
                               .memory = rig_.memory,
                               .ports = rig_.ports,
+                              .code = rig_.code,
                               .interrupts = rig_.interrupts,
                               .paravirt = rig_.paravirt,
                               .bind_thread = [] {},
@@ -185,10 +186,11 @@ TEST_F(FakeExits, ATripleFaultShutsDown) {
   EXPECT_EQ(engine_->cpu_state().activity, x86::Activity::kShutdown);
 }
 
-TEST_F(FakeExits, WhatKvmCannotRunShutsDown) {
+// What it cannot run is another matter: fallback_test.cpp.
+TEST_F(FakeExits, AnEventThatKvmCannotDeliverShutsDown) {
   EXPECT_EQ(run_with([](kvm_run& run) {
               run.exit_reason = KVM_EXIT_INTERNAL_ERROR;
-              run.internal.suberror = KVM_INTERNAL_ERROR_EMULATION;
+              run.internal.suberror = KVM_INTERNAL_ERROR_DELIVERY_EV;
             }),
             VcpuExit::kShutdown);
 }

@@ -109,6 +109,7 @@ std::unique_ptr<Engine> Rig::make(const std::string& engine) {
                                         .model = model,
                                         .memory = memory,
                                         .ports = ports,
+                                        .code = code,
                                         .interrupts = *apic,
                                         .paravirt = paravirt,
                                         .bind_thread = [] {},
