@@ -48,6 +48,12 @@ bool understood(const VnetHeader& header, Offloads offloads) {
 
 Result<std::unique_ptr<TapBackend>> TapBackend::create(event::Loop& loop, const TapOptions& options) {
   TRY_ASSIGN(TapDevice device, TapDevice::open(options));
+  for (const int fd : options.vhost_fds) ::close(fd);
+  if (options.vhost)
+    log::warning(
+        fmt::format("network '{}': vhost=on: the kernel's vhost-net is not available in this version, "
+                    "so that frames go through this program; leave it out, and nothing warns",
+                    options.id));
   return std::make_unique<TapBackend>(loop, std::move(device), options.id);
 }
 

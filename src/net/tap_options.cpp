@@ -2,6 +2,8 @@
 
 #include <unistd.h>
 
+#include <algorithm>
+
 namespace ostler::net {
 namespace {
 
@@ -12,9 +14,9 @@ constexpr const char* kDefaultDownScript = "/etc/qemu-ifdown";
 constexpr const char* kDefaultHelper = "/usr/lib/qemu/qemu-bridge-helper";
 
 struct Words : TapOptions {
-  std::string fd, descriptors, script_word, downscript_word, helper_word;
+  std::string fd, descriptors, script_word, downscript_word, helper_word, vhost_fd, vhost_descriptors;
   uint32_t queue_count = 0;
-  bool vhost = false;
+  bool vhost_force = false;
 };
 
 Error invalid(std::string sentence) {
@@ -38,7 +40,13 @@ const PropertyTable<Words>& tap_properties() {
           on_off_auto<Words>("vnet_hdr", &Words::vnet_hdr, "offloads"),
           size<Words, uint64_t>("sndbuf", &Words::sndbuf, INT32_MAX,
                                 "bytes that may wait in the kernel; 0: no limit"),
-          boolean<Words>("vhost", &Words::vhost, "let the kernel carry the packets"),
+          boolean<Words>(
+              "vhost", &Words::vhost,
+              "accepted with a warning: frames go through this program, not the kernel's vhost-net"),
+          boolean<Words>("vhostforce", &Words::vhost_force, "not available"),
+          text<Words>("vhostfd", &Words::vhost_fd,
+                      "with vhost=on: an open vhost-net device, which is closed"),
+          text<Words>("vhostfds", &Words::vhost_descriptors, "several, with ':' between"),
       });
   return table;
 }
@@ -71,6 +79,20 @@ Result<std::vector<int>> parse_descriptors(std::string_view words) {
   return fds;
 }
 
+// Those of vhost-net, which have no use here.
+Result<std::vector<int>> parse_vhost(const Words& words) {
+  if (words.vhost_force)
+    return Error(ErrorKind::kUnsupported,
+                 "vhostforce=on: the kernel's vhost-net is not available in this version; leave it out, and "
+                 "frames go through this program");
+  if (words.vhost_fd.empty() && words.vhost_descriptors.empty()) return std::vector<int>();
+  if (!words.vhost) return invalid("vhostfd and vhostfds go with vhost=on");
+  if (!words.vhost_fd.empty() && !words.vhost_descriptors.empty()) return invalid("give vhostfd or vhostfds");
+  auto fds = parse_descriptors(words.vhost_fd.empty() ? words.vhost_descriptors : words.vhost_fd);
+  if (!fds) return std::move(fds).error().with_context(words.vhost_fd.empty() ? "vhostfds" : "vhostfd");
+  return fds;
+}
+
 // What was written; else the usual program, when it is there; "no" is none.
 std::string script(const std::string& word, const char* preset) {
   if (word == "no") return {};
@@ -83,10 +105,7 @@ std::string script(const std::string& word, const char* preset) {
 Result<TapOptions> parse_tap(std::span<const config::KeyValue> values) {
   TRY_ASSIGN(const Words words, tap_properties().parse(values));
   TapOptions options = words;
-  if (words.vhost)
-    return Error(
-        ErrorKind::kUnsupported,
-        "vhost=on is not available in this version; leave it out, and frames go through this program");
+  TRY_ASSIGN(options.vhost_fds, parse_vhost(words));
   const bool inherited = !words.fd.empty() || !words.descriptors.empty();
   const bool helped = !words.helper_word.empty() || !words.bridge.empty();
   if (!words.fd.empty() && !words.descriptors.empty()) return invalid("give fd or fds");
@@ -97,6 +116,9 @@ Result<TapOptions> parse_tap(std::span<const config::KeyValue> values) {
     auto fds = parse_descriptors(words.fd.empty() ? words.descriptors : words.fd);
     if (!fds) return std::move(fds).error().with_context(words.fd.empty() ? "fds" : "fd");
     options.fds = *std::move(fds);
+    for (const int fd : options.vhost_fds)
+      if (std::find(options.fds.begin(), options.fds.end(), fd) != options.fds.end())
+        return invalid("a descriptor is a tap device or of vhost-net, not both: look at fd and vhostfd");
     options.queues = static_cast<unsigned>(options.fds.size());
     return options;
   }

@@ -23,7 +23,9 @@ struct TapOptions {
   bool nat = false;                // guests on a managed bridge reach the world
   unsigned queues = 1;
   config::OnOffAuto vnet_hdr = config::OnOffAuto::kAuto;
-  uint64_t sndbuf = 0;  // bytes that may wait in the kernel; 0: no limit
+  bool vhost = false;          // vhost-net was asked for, which is not available: told by a warning
+  std::vector<int> vhost_fds;  // inherited for it; they become ours, to be closed
+  uint64_t sndbuf = 0;         // bytes that may wait in the kernel; 0: no limit
 };
 
 Result<TapOptions> parse_tap(std::span<const config::KeyValue> values);

@@ -249,6 +249,26 @@ TEST_F(TapTest, an_inherited_descriptor) {
   EXPECT_EQ(host_receives(), numbered_frame(1));
 }
 
+// As where QEMU cannot use vhost-net: frames go through the program.
+TEST_F(TapTest, vhost_is_a_warning) {
+  const int spare = ::open("/dev/null", O_RDWR | O_CLOEXEC);
+  ASSERT_GE(spare, 0);
+  testing::internal::CaptureStderr();
+  const std::string made =
+      try_open("id=n,ifname=tap7,script=no,downscript=no,vhost=on,vhostfd=" + std::to_string(spare));
+  const std::string told = testing::internal::GetCapturedStderr();
+  EXPECT_EQ(made, "");
+  EXPECT_EQ(std::count(told.begin(), told.end(), '\n'), 1) << told;
+  EXPECT_NE(told.find("network 'n': vhost=on"), std::string::npos) << told;
+  EXPECT_EQ(::fcntl(spare, F_GETFD), -1) << "the descriptor is still open";
+}
+
+TEST_F(TapTest, vhost_that_is_off_is_no_warning) {
+  testing::internal::CaptureStderr();
+  EXPECT_EQ(try_open("ifname=tap7,script=no,downscript=no,vhost=off"), "");
+  EXPECT_EQ(testing::internal::GetCapturedStderr(), "");
+}
+
 TEST_F(TapTest, mistakes_are_told_with_their_cure) {
   ASSERT_EQ(try_open("ifname=tap7,script=no,downscript=no"), "");
   const auto first = std::move(backend);
@@ -256,7 +276,13 @@ TEST_F(TapTest, mistakes_are_told_with_their_cure) {
   EXPECT_NE(try_open("ifname=lo,script=no").find("ip tuntap add"), std::string::npos);
   EXPECT_NE(try_open("ifname=a/b,script=no").find("'a/b' is not an interface's name"), std::string::npos);
   EXPECT_NE(try_open("fds=x:1").find("fds: "), std::string::npos);
-  EXPECT_NE(try_open("vhost=on").find("vhost=on is not available"), std::string::npos);
+  EXPECT_NE(try_open("vhostforce=on").find("vhostforce=on: "), std::string::npos);
+  EXPECT_NE(try_open("vhost=on,vhostforce=on").find("vhostforce=on: "), std::string::npos);
+  EXPECT_NE(try_open("vhostfd=7").find("go with vhost=on"), std::string::npos);
+  EXPECT_NE(try_open("vhost=off,vhostfds=7:8").find("go with vhost=on"), std::string::npos);
+  EXPECT_NE(try_open("vhost=on,vhostfds=7:x").find("vhostfds: "), std::string::npos);
+  EXPECT_NE(try_open("vhost=on,vhostfd=7,vhostfds=8").find("give vhostfd or vhostfds"), std::string::npos);
+  EXPECT_NE(try_open("vhost=on,fds=7:8,vhostfds=8:9").find("not both"), std::string::npos);
   EXPECT_NE(try_open("fd=7,ifname=x").find("do not go with fd"), std::string::npos);
   const Fd pipe(::open("/dev/null", O_RDWR));
   EXPECT_NE(try_open("fd=" + std::to_string(::dup(pipe.get()))).find("is not a tap device"),
