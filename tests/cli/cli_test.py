@@ -612,6 +612,14 @@ class Mistakes(Mistake):
     def test_node_size_no_number(self):
         self.qemu("-blockdev", "driver=null-co,node-name=n,size=big", words=["-blockdev", "size", "big"])
 
+    def test_compressed_raw_disk(self):
+        self.qemu("-blockdev", f"raw,node-name=plain,file.driver=file,file.filename={F.disk}", "-blockdev",
+                  "compress,node-name=c,file=plain", words=["-blockdev", "compress", "'plain'", "qcow2"])
+
+    def test_preallocation_that_is_not_aligned(self):
+        self.qemu("-blockdev", f"preallocate,node-name=p,prealloc-align=1000,file.driver=file,file.filename={F.disk}",
+                  words=["-blockdev", "prealloc-align", "512"])
+
     # --- network ----------------------------------------------------------------------------------
 
     def test_card_without_network(self):

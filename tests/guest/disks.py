@@ -1,6 +1,7 @@
 """Disks in a running machine: full host disks, I/O threads, limits."""
 
 import hashlib
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -126,3 +127,25 @@ def encrypted_disk_with_limits(t):
     subprocess.run(["qemu-img", "convert", "--object", f"secret,id=s,file={key}", "--image-opts",
                     f"driver=luks,key-secret=s,file.filename={image}", "-O", "raw", raw], check=True)
     t.expect(hashlib.sha256(raw.read_bytes()[:4 * MIB]).hexdigest() == digest, "the image has other bytes than the guest wrote")
+
+
+def compressed_disk_in_a_file_that_grows_ahead(t):
+    image = t.scratch.path / "disk.qcow2"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", image, "64M"], check=True)
+    options = ["-blockdev", f"preallocate,node-name=p,prealloc-size=8M,file.driver=file,file.filename={image}",
+               "-blockdev", "compress,node-name=c,file.driver=qcow2,file.file=p", "-device", "virtio-blk-pci,drive=c"]
+    with t.start(t.machine(extra=options)) as running:
+        console = t.shell(running)
+        # Text, and pieces of it that begin within clusters.
+        t.run(console, "yes ostler | head -c 4194304 >/tmp/new")
+        t.run(console, "dd if=/tmp/new of=/dev/vda bs=1M conv=fsync 2>/dev/null")
+        t.run(console, "dd if=/dev/urandom of=/tmp/part bs=512 count=3 2>/dev/null")
+        for sector in (7, 127, 8190):
+            t.run(console, f"dd if=/tmp/part of=/dev/vda bs=512 seek={sector} conv=fsync 2>/dev/null")
+        digest = t.run(console, "dd if=/dev/vda bs=1M count=5 2>/dev/null | sha256sum").split()[0]
+        console.send("poweroff -f\n")
+        t.ends(running)
+    report = json.loads(subprocess.run(["qemu-img", "check", "--output=json", image], check=True, stdout=subprocess.PIPE).stdout)
+    t.expect(report["compressed-clusters"] == report["allocated-clusters"] > 60, "not every cluster is compressed")
+    t.expect(image.stat().st_size < 4 * MIB, "the image's file was not cut")
+    t.expect(_content(t, image, 0, 5 * MIB) == digest, "the image has other bytes than the guest wrote")

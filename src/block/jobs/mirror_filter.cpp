@@ -44,6 +44,12 @@ void MirrorFilter::written_to_both(uint64_t offset, uint64_t bytes, int error) {
   on_target_error_(error);
 }
 
+// Whole granules, so that the two disks never differ behind a clear bit.
+Task<RangeLocks::Guard> MirrorFilter::hold_granules(uint64_t offset, uint64_t bytes) {
+  const uint64_t granule = dirty_->granularity(), first = align_down(offset, granule);
+  return hold(first, align_up(offset + bytes, granule) - first);
+}
+
 // What a failed write has left in the source is not known: it is copied again.
 Task<int> MirrorFilter::write(uint64_t offset, Buffers from) {
   const uint64_t bytes = total_bytes(from);
@@ -52,10 +58,7 @@ Task<int> MirrorFilter::write(uint64_t offset, Buffers from) {
     mark(offset, bytes);
     co_return error;
   }
-  // Whole granules, so that the two disks never differ behind a clear bit.
-  const uint64_t granule = dirty_->granularity(), first = align_down(offset, granule);
-  const uint64_t length = align_up(offset + bytes, granule) - first;
-  const auto range = co_await hold(first, length);
+  const auto range = co_await hold_granules(offset, bytes);
   const int error = co_await child_->write(offset, from);
   if (error != 0) {
     mark(offset, bytes);
@@ -72,9 +75,7 @@ Task<int> MirrorFilter::write_zeroes(uint64_t offset, uint64_t bytes, ZeroFlags 
     if (error != -ENOTSUP) mark(offset, bytes);
     co_return error;
   }
-  const uint64_t granule = dirty_->granularity(), first = align_down(offset, granule);
-  const uint64_t length = align_up(offset + bytes, granule) - first;
-  const auto range = co_await hold(first, length);
+  const auto range = co_await hold_granules(offset, bytes);
   const int error = co_await child_->write_zeroes(offset, bytes, flags);
   if (error == -ENOTSUP) co_return error;
   if (error != 0) {
@@ -87,8 +88,11 @@ Task<int> MirrorFilter::write_zeroes(uint64_t offset, uint64_t bytes, ZeroFlags 
   co_return 0;
 }
 
-// What is left of discarded bytes is the node's choice.
+// What is left of discarded bytes is the node's choice: they are copied again. A write to both that is under
+// way has its turn first, or its end would clear the mark.
 Task<int> MirrorFilter::discard(uint64_t offset, uint64_t bytes) {
+  RangeLocks::Guard range;
+  if (blocking_) range = co_await hold_granules(offset, bytes);
   const int error = co_await child_->discard(offset, bytes);
   mark(offset, bytes);
   co_return error;
@@ -96,6 +100,8 @@ Task<int> MirrorFilter::discard(uint64_t offset, uint64_t bytes) {
 
 Task<int> MirrorFilter::write_compressed(uint64_t offset, Buffers from) {
   const uint64_t bytes = total_bytes(from);
+  RangeLocks::Guard range;
+  if (blocking_) range = co_await hold_granules(offset, bytes);
   const int error = co_await child_->write_compressed(offset, from);
   if (error != -ENOTSUP) mark(offset, bytes);
   co_return error;

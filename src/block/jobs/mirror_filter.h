@@ -39,6 +39,7 @@ class MirrorFilter final : public JobFilter {
 
  private:
   void mark(uint64_t offset, uint64_t bytes);
+  Task<RangeLocks::Guard> hold_granules(uint64_t offset, uint64_t bytes);
   // `error`: of the target's request.
   void written_to_both(uint64_t offset, uint64_t bytes, int error);
 

@@ -54,14 +54,16 @@ Task<int> PageCache::load(Node& file, uint64_t offset, PageKind kind, Pin& pin) 
   const int error = co_await read_bytes(file, offset, page->data.data(), page_bytes_);
   lock.lock();
   loaded_.wake_all();
-  if (error != 0) {
-    recent_.erase(page->place);
-    pages_.erase(offset);
-    co_return error;
+  if (error == 0 && !page->stale) {
+    page->valid = true;
+    pin = Pin(page);
+    co_return 0;
   }
-  page->valid = true;
-  pin = Pin(page);
-  co_return 0;
+  recent_.erase(page->place);
+  pages_.erase(offset);
+  lock.unlock();
+  if (error != 0) co_return error;
+  co_return co_await load(file, offset, kind, pin);
 }
 
 void PageCache::set_dirty_locked(Page& page) {
@@ -105,8 +107,11 @@ void PageCache::end_write_locked(std::vector<Copy>& copies, bool failed) {
 void PageCache::drop_locked(uint64_t offset, uint64_t bytes) {
   for (uint64_t at = align_down(offset, page_bytes_); at < offset + bytes; at += page_bytes_) {
     const auto found = pages_.find(at);
-    if (found == pages_.end() || !found->second->valid) continue;
+    if (found == pages_.end()) continue;
     Page& page = *found->second;
+    // What is on its way may be of the cluster's former owner.
+    page.stale = !page.valid;
+    if (page.stale) continue;
     if (std::exchange(page.dirty, false)) --dirty_;
     if (page.writing || page.pins.load(std::memory_order_acquire) != 0) {
       std::memset(page.data.data(), 0, page_bytes_);  // it cannot go, but must not tell old content

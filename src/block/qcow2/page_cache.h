@@ -22,6 +22,7 @@ struct Page {
   uint64_t offset = 0;
   PageKind kind = PageKind::kL2;
   bool valid = false;  // loaded
+  bool stale = false;  // forgotten while it was being loaded
   bool dirty = false;
   bool writing = false;  // a copy is on its way to the file
   std::atomic<uint32_t> pins{0};

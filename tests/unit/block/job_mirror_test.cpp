@@ -2,6 +2,7 @@
 // it.
 #include "block/jobs/graph.h"
 #include "block/jobs/mirror.h"
+#include "block/jobs/mirror_filter.h"
 #include "job_fixture.h"
 
 namespace ostler::block {
@@ -299,6 +300,63 @@ TEST_P(MirrorFaultTest, ignored_errors_are_tried_again) {
 
 INSTANTIATE_TEST_SUITE_P(Kinds, MirrorFaultTest,
                          testing::Values(MirrorCopyMode::kBackground, MirrorCopyMode::kWriteBlocking));
+
+// A target whose writes can be kept waiting.
+class SlowTarget final : public FilterNode {
+ public:
+  SlowTarget() : FilterNode("slow", "file") {}
+  Task<int> write(uint64_t offset, Buffers from) override {
+    {
+      std::unique_lock lock(mutex);
+      ++writes;
+      waiting.wake_all();
+      while (!may_go) co_await waiting.wait(lock);
+    }
+    co_return co_await child_->write(offset, from);
+  }
+  Task<void> wait_for_write() {
+    std::unique_lock lock(mutex);
+    while (writes == 0) co_await waiting.wait(lock);
+  }
+  void go() {
+    const std::lock_guard lock(mutex);
+    may_go = true;
+    waiting.wake_all();
+  }
+  std::mutex mutex;
+  WaitQueue waiting;
+  unsigned writes = 0;
+  bool may_go = false;
+};
+
+// The source has the write and not the target, when the discard comes.
+Task<int> discard_in_a_write(MirrorFilter& filter, SlowTarget& target, const std::string& bytes) {
+  TaskGroup group;
+  co_await group.start(write_bytes(filter, 0, bytes.data(), bytes.size()));
+  co_await target.wait_for_write();
+  co_await group.start(filter.discard(0, bytes.size()));
+  target.go();
+  co_return co_await group.wait();
+}
+
+TEST_F(MirrorTest, a_discard_within_a_write_to_both_is_copied_again) {
+  create("source", {{"size", kSize}});
+  auto target = std::make_shared<SlowTarget>();
+  make_file("raw", std::string(kSize, '\0'));
+  ASSERT_TRUE(target->connect(open(path("raw"), "raw"), pass_through_permissions(true)));
+  auto dirty = std::make_shared<DirtyBitmap>(kSize, 65536);
+  auto filter = std::make_shared<MirrorFilter>("mirror", dirty, [] {});
+  ASSERT_TRUE(filter->connect(open(path("source"), "qcow2"), pass_through_permissions(true)));
+  ASSERT_TRUE(filter->connect_target(target, pass_through_permissions(true)));
+  filter->write_to_target(false, [](int) {});
+  const std::string bytes(65536, 'w');
+  ASSERT_EQ(run(discard_in_a_write(*filter, *target, bytes)), 0);
+  EXPECT_TRUE(read(*filter, 0, 65536) == read(*target, 0, 65536) || dirty->any(0, 65536));
+  EXPECT_TRUE(dirty->any(0, 65536));
+  filter->target().detach();
+  NodePtr source = std::move(filter);
+  close(source);
+}
 
 TEST_F(MirrorTest, what_cannot_be_mirrored_is_refused) {
   make_chain("disk", 2, kSize, 29);
