@@ -2,35 +2,19 @@
 #include "bt/form.h"
 
 #include <gtest/gtest.h>
-#include <link.h>
 
+#include <algorithm>
 #include <cstring>
 #include <random>
-#include <span>
 #include <string>
 #include <vector>
 
 #include "bt/translator.h"
+#include "real_code.h"
 #include "rig.h"
 
 namespace ostler::bt {
 namespace {
-
-// Of this program's and its libraries' executable segments.
-std::span<const std::byte> largest_code() {
-  std::span<const std::byte> found;
-  dl_iterate_phdr(
-      [](dl_phdr_info* info, size_t, void* out) {
-        auto& largest = *static_cast<std::span<const std::byte>*>(out);
-        for (const auto& segment : std::span(info->dlpi_phdr, info->dlpi_phnum))
-          if (segment.p_type == PT_LOAD && (segment.p_flags & PF_X) != 0 && segment.p_memsz > largest.size())
-            largest = {reinterpret_cast<const std::byte*>(info->dlpi_addr + segment.p_vaddr),
-                       segment.p_memsz};
-        return 0;
-      },
-      &found);
-  return found;
-}
 
 class FormTest : public testing::TestWithParam<Mode> {
  protected:
@@ -75,7 +59,9 @@ class FormTest : public testing::TestWithParam<Mode> {
 
 TEST_P(FormTest, RealCode) {
   constexpr uint64_t kBytes = 512 << 10;
-  std::memcpy(rig_.at(kText), largest_code().data(), kBytes);
+  const auto code = std::ranges::max(real_code(), {}, [](auto segment) { return segment.size(); });
+  ASSERT_GE(code.size(), kBytes);
+  std::memcpy(rig_.at(kText), code.data(), kBytes);
   compare(kBytes);
   EXPECT_GT(simple_, 50'000u);
 }

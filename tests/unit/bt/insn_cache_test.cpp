@@ -3,7 +3,6 @@
 #include "bt/insn_cache.h"
 
 #include <gtest/gtest.h>
-#include <link.h>
 
 #include <algorithm>
 #include <cstring>
@@ -12,6 +11,7 @@
 #include <span>
 #include <vector>
 
+#include "real_code.h"
 #include "x86/format.h"
 
 namespace ostler::bt {
@@ -20,22 +20,6 @@ namespace {
 using x86::CodeSize;
 using x86::DecodeStatus;
 using x86::Instruction;
-
-// Of this program and its libraries: their executable segments.
-std::vector<std::span<const uint8_t>> real_code() {
-  std::vector<std::span<const uint8_t>> found;
-  dl_iterate_phdr(
-      [](dl_phdr_info* info, size_t, void* out) {
-        for (const auto& segment : std::span(info->dlpi_phdr, info->dlpi_phnum)) {
-          if (segment.p_type != PT_LOAD || (segment.p_flags & PF_X) == 0) continue;
-          static_cast<std::vector<std::span<const uint8_t>>*>(out)->emplace_back(
-              reinterpret_cast<const uint8_t*>(info->dlpi_addr + segment.p_vaddr), segment.p_memsz);
-        }
-        return 0;
-      },
-      &found);
-  return found;
-}
 
 class InsnCacheTest : public testing::TestWithParam<Mode> {
  protected:
