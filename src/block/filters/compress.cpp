@@ -60,8 +60,8 @@ Task<int> CompressNode::write_cluster(uint64_t begin, uint64_t length, uint64_t 
 
 // Within one cluster.
 Task<int> CompressNode::write_part(uint64_t offset, Buffers whole, uint64_t from, uint64_t bytes) {
-  const uint64_t begin = offset - offset % cluster();
-  const uint64_t length = std::min(cluster(), end() - begin);
+  const uint64_t unit = std::max<uint64_t>(cluster(), 1);
+  const uint64_t begin = offset - offset % unit, length = std::min(unit, end() - begin);
   const Slice part(whole, from, bytes);
   int error = co_await write_cluster(begin, length, offset, part);
   // A job has put another image there, which does not compress.
@@ -75,11 +75,12 @@ Task<int> CompressNode::write(uint64_t offset, Buffers from) {
   RangeLocks::Guard range;
   int error = co_await hold(offset, bytes, range);
   if (error != 0) co_return error;
-  if (cluster() == 0) co_return co_await child_->write(offset, from);
+  const uint64_t unit = cluster();
+  if (unit == 0) co_return co_await child_->write(offset, from);
   TaskGroup group(kSideBySide);
   for (uint64_t done = 0; done < bytes && error == 0;) {
     const uint64_t at = offset + done;
-    const uint64_t run = std::min(bytes - done, cluster() - at % cluster());
+    const uint64_t run = std::min(bytes - done, unit - at % unit);
     error = co_await group.start(write_part(at, from, done, run));
     done += run;
   }
