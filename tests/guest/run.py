@@ -22,6 +22,7 @@ import folders  # noqa: E402
 import jobs  # noqa: E402
 import media  # noqa: E402
 import memory  # noqa: E402
+import nbd  # noqa: E402
 import networks  # noqa: E402
 import scsi  # noqa: E402
 import shares  # noqa: E402
@@ -30,7 +31,7 @@ import virtio  # noqa: E402
 from guestlib import guests, vmm  # noqa: E402
 from guestlib.steps import Failed, Steps  # noqa: E402
 
-MODULES = (boot, memory, devices, disks, media, jobs, virtio, debugger, debian, networks, scsi, shares, folders, switches)
+MODULES = (boot, memory, devices, disks, media, jobs, virtio, debugger, debian, nbd, networks, scsi, shares, folders, switches)
 BOOT_SECONDS = 600      # a slow engine on a busy machine
 COMMAND_SECONDS = 120
 
