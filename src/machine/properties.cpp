@@ -46,7 +46,8 @@ const Table& table_of(const std::string& type) {
       with({config::boolean<MachineProperties>("pcie", &MachineProperties::pcie, "a PCI bus with ECAM"),
             config::boolean<MachineProperties>(
                 "auto-kernel-cmdline", &MachineProperties::kernel_options,
-                "words before -append that let a Linux start sooner: cryptomgr.notests")}));
+                std::string("words before -append that let a Linux start sooner: ") +
+                    kMicrovmKernelOptions)}));
   return type == "microvm" ? microvm : pc;
 }
 

@@ -14,8 +14,7 @@ enum class KernelEntry { kAuto, kPvh, kLinux64 };
 enum class KernelIrqchip { kOff, kSplit, kOn };
 inline constexpr std::array<const char*, 3> kKernelIrqchipNames = {"off", "split", "on"};
 
-// Spares a microVM's guest what takes a quarter of its way to init: the kernel's tests of its own ciphers,
-// which `fips=1` brings back.
+// Spares a microVM's guest the kernel's tests of its own ciphers, which `fips=1` brings back.
 inline constexpr const char* kMicrovmKernelOptions = "cryptomgr.notests";
 
 struct MachineProperties {

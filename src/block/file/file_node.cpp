@@ -198,7 +198,7 @@ bool FileNode::worth_reserving(uint64_t end) const {
 }
 
 // Gives a long write its blocks in one go, then its bytes. ext4 looks up and reserves each block of a hole by
-// itself, with the file locked; in blocks that it has allocated, a write takes two thirds of that time. One
+// itself, with the file locked; in blocks that it has allocated it does not. One
 // write at a time: more of them would turn in circles for the kernel's lock of the file.
 Task<int> FileNode::write_reserved(uint64_t offset, Buffers from) {
   int error = 0;
