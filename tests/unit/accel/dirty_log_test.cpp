@@ -191,16 +191,7 @@ class FakeDirtyRing : public ::testing::Test {
   void SetUp() override {
     fake_.extensions = {{KVM_CAP_DIRTY_LOG_RING, 65536 * sizeof(kvm_dirty_gfn)}};
     rig_.vm = *kvm::Vm::create(*fake_.open(), rig_.memory, {.irqchip = {}, .dirty_ring_entries = kEntries});
-    engine_ = *kvm::KvmEngine::create({.vm = *rig_.vm,
-                                       .index = 0,
-                                       .model = rig_.model,
-                                       .memory = rig_.memory,
-                                       .ports = rig_.ports,
-                                       .code = rig_.code,
-                                       .interrupts = rig_.interrupts,
-                                       .paravirt = rig_.paravirt,
-                                       .bind_thread = [] {},
-                                       .info = {}});
+    engine_ = *kvm::KvmEngine::create(rig_.engine_context());
     rig_.start(*engine_, Mode::kReal);
     fake_.on_reset_rings = [this] { return reset(); };
     rig_.ram->start_dirty_log();

@@ -99,16 +99,7 @@ class NothingRuns : public ::testing::Test {
   void build(std::optional<Irqchip::Mode> irqchip = std::nullopt) {
     const auto system = fake_.open();
     rig_.vm = *Vm::create(*system, rig_.memory, {.irqchip = irqchip});
-    engine_ = *KvmEngine::create({.vm = *rig_.vm,
-                                  .index = 0,
-                                  .model = rig_.model,
-                                  .memory = rig_.memory,
-                                  .ports = rig_.ports,
-                                  .code = rig_.code,
-                                  .interrupts = rig_.interrupts,
-                                  .paravirt = rig_.paravirt,
-                                  .bind_thread = [] {},
-                                  .info = {}});
+    engine_ = *KvmEngine::create(rig_.engine_context());
     fake_.on_run = [this](kvm_run& run) {
       if (run.immediate_exit != 0) return -EINTR;
       ++failures_;

@@ -138,16 +138,7 @@ class FakeLateWrites : public WithLateDevices, public ::testing::Test {
     rig_.vm.reset();
     rig_.vm = *kvm::Vm::create(*fake_.open(), rig_.memory,
                                {.irqchip = {}, .dirty_ring_entries = 0, .ports = &rig_.ports});
-    engine_ = *kvm::KvmEngine::create({.vm = *rig_.vm,
-                                       .index = 0,
-                                       .model = rig_.model,
-                                       .memory = rig_.memory,
-                                       .ports = rig_.ports,
-                                       .code = rig_.code,
-                                       .interrupts = rig_.interrupts,
-                                       .paravirt = rig_.paravirt,
-                                       .bind_thread = [] {},
-                                       .info = {}});
+    engine_ = *kvm::KvmEngine::create(rig_.engine_context());
     rig_.start(*engine_, Mode::kReal);
   }
   FakeLateWrites() { fake_.extensions[KVM_CAP_COALESCED_MMIO] = kPage; }

@@ -31,16 +31,7 @@ class Refusals : public ::testing::Test {
     static_cast<void>(speed);
     TRY_ASSIGN(rig_.vm, Vm::create(system, rig_.memory,
                                    {.irqchip = irqchip, .dirty_ring_entries = dirty_ring_entries_}));
-    return KvmEngine::create({.vm = *rig_.vm,
-                              .index = 0,
-                              .model = rig_.model,
-                              .memory = rig_.memory,
-                              .ports = rig_.ports,
-                              .code = rig_.code,
-                              .interrupts = rig_.interrupts,
-                              .paravirt = rig_.paravirt,
-                              .bind_thread = [] {},
-                              .info = {}});
+    return KvmEngine::create(rig_.engine_context());
   }
   Rig rig_;
   FakeKvm fake_;

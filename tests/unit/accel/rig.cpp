@@ -86,6 +86,19 @@ Rig::Rig()
 
 Rig::~Rig() = default;
 
+kvm::EngineContext Rig::engine_context() {
+  return {.vm = *vm,
+          .index = 0,
+          .model = model,
+          .memory = memory,
+          .ports = ports,
+          .code = code,
+          .interrupts = interrupts,
+          .paravirt = paravirt,
+          .bind_thread = [] {},
+          .info = {}};
+}
+
 std::string Rig::why_no_kvm() {
   return kvm_system() ? "" : kvm_system().error().message();
 }

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "accel/engine.h"
+#include "accel/kvm/kvm_engine.h"
 #include "accel/kvm/vm.h"
 #include "accel/paravirt.h"
 #include "bt/shared.h"
@@ -107,6 +108,9 @@ class Rig {
     std::memcpy(ram->host() + address, &value, sizeof value);
     memory.ram_written(*ram, address, sizeof value);
   }
+
+  // Of a KVM engine whose vCPU is number 0, once there is a vm.
+  kvm::EngineContext engine_context();
 
   std::shared_ptr<memory::RamBlock> ram, rom;
   memory::AddressSpace memory{"memory", memory::AddressSpace::kMemorySize};
