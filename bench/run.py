@@ -5,6 +5,7 @@
     bench/run.py engine [NAME…] [--accel NAME]      bench/engine.py: programs in a guest
     bench/run.py image [--quick] [--runs N]         bench/image.py: ostler-img beside qemu-img
     bench/run.py io [NAME…] [--runs N]              bench/io.py: disks and networks of a guest
+    bench/run.py uring [--runs N]                   bench/uring.py: what registering with io_uring would save
     bench/run.py mixed [--minutes N] [--cpus N]     bench/mixed_load.py: not a figure but a verdict
 
 The two programs run alternately and the medians are compared, so that a busy machine slows both.
@@ -158,7 +159,8 @@ def record(table):
 
 
 def main():
-    if script := {"mixed": "mixed_load.py", "engine": "engine.py", "image": "image.py", "io": "io.py"}.get((sys.argv[1:2] or [""])[0]):
+    if script := {"mixed": "mixed_load.py", "engine": "engine.py", "image": "image.py", "io": "io.py",
+                  "uring": "uring.py"}.get((sys.argv[1:2] or [""])[0]):
         os.execv(sys.executable, [sys.executable, str(ROOT / "bench" / script), *sys.argv[2:]])
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME")
@@ -168,7 +170,7 @@ def main():
     parser.add_argument("--qemu", default="qemu-system-x86_64", help="default: %(default)s")
     options = parser.parse_args()
     if unknown := [name for name in options.names if name not in BENCHES]:
-        parser.error(f"there is no benchmark '{unknown[0]}'; there are {', '.join(BENCHES)}, mixed, engine, image and io")
+        parser.error(f"there is no benchmark '{unknown[0]}'; there are {', '.join(BENCHES)}, mixed, engine, image, io and uring")
     lines = ["| figure | unit | Ostler | QEMU TCG | Ostler / QEMU | goal |", "| --- | --- | ---: | ---: | ---: | --- |"]
     print("\n".join(lines), flush=True)
     failed = False

@@ -17,9 +17,11 @@ Task<Result<CheckReport>> Qcow2Node::check(CheckOptions options) {
     const int error = co_await commit();
     if (error != 0) co_return failed("its metadata cannot be written", error);
   }
-  if (read_only_)
+  if (read_only_) {
+    if (partial_l1_) CO_TRY(co_await read_l1(header_.l1_offset, header_.l1_entries));
     CO_TRY(co_await read_table(refcount_table_, header_.refcount_table_offset,
                                header_.refcount_table_clusters * cluster_bytes_ / 8, "refcount table"));
+  }
   RefcountCheck check(*this, options);
   auto report = co_await check.run();
   if (report && !read_only_ && report->corruptions == 0 && report->errors == 0 &&

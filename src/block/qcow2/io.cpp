@@ -25,9 +25,41 @@ uint64_t Qcow2Node::page_span(uint64_t offset) const {
   return covered - offset % covered;
 }
 
+bool Qcow2Node::find_table_locked(uint64_t offset, uint64_t& table) const {
+  const uint64_t index = offset >> (cluster_bits_ + l2_bits_);
+  table = 0;
+  if (!partial_l1_) {
+    if (index < l1_.words.size()) table = l1_.get(index) & kOffsetMask;
+    return true;
+  }
+  if (index >= partial_l1_->entries) return true;
+  const auto& part = partial_l1_->parts[index / PartialTable::kPartWords];
+  if (part) table = load_be<uint64_t>(&(*part)[index % PartialTable::kPartWords]) & kOffsetMask;
+  return part != nullptr;
+}
+
+Task<int> Qcow2Node::load_l1_part(uint64_t offset) {
+  const uint64_t index = align_down(offset >> (cluster_bits_ + l2_bits_), PartialTable::kPartWords);
+  uint64_t at, count;
+  {
+    const std::lock_guard lock(mutex_);
+    if (!partial_l1_) co_return 0;
+    at = partial_l1_->offset + index * 8;
+    count = std::min(PartialTable::kPartWords, partial_l1_->entries - index);
+  }
+  // Two that need it at the same time read it twice, which is seldom and does no harm.
+  auto part = std::make_unique<PartialTable::Part>();
+  const int error = co_await read_bytes(*file_, at, part->data(), count * 8);
+  if (error != 0) co_return error;
+  const std::lock_guard lock(mutex_);
+  if (partial_l1_) partial_l1_->parts[index / PartialTable::kPartWords] = std::move(part);
+  co_return 0;
+}
+
 Pin Qcow2Node::find_l2_locked(uint64_t offset, bool& no_table) {
-  const uint64_t l1_index = offset >> (cluster_bits_ + l2_bits_);
-  const uint64_t table = l1_index < l1_.words.size() ? l1_.get(l1_index) & kOffsetMask : 0;
+  uint64_t table;
+  no_table = false;
+  if (!find_table_locked(offset, table)) return Pin();
   no_table = table == 0;
   if (no_table || (table & cluster_mask()) != 0) return Pin();
   const uint64_t index = offset >> cluster_bits_ & ((uint64_t{1} << l2_bits_) - 1);
@@ -35,17 +67,20 @@ Pin Qcow2Node::find_l2_locked(uint64_t offset, bool& no_table) {
 }
 
 Task<int> Qcow2Node::load_l2(uint64_t offset, Pin& pin) {
-  uint64_t page;
-  {
-    const std::lock_guard lock(mutex_);
-    const uint64_t l1_index = offset >> (cluster_bits_ + l2_bits_);
-    const uint64_t table = l1_index < l1_.words.size() ? l1_.get(l1_index) & kOffsetMask : 0;
-    pin = Pin();
-    if (table == 0) co_return 0;
-    if ((table & cluster_mask()) != 0) co_return -EIO;
-    const uint64_t index = offset >> cluster_bits_ & ((uint64_t{1} << l2_bits_) - 1);
-    page = align_down(table + index * entry_bytes_, pages_.page_bytes());
+  uint64_t table;
+  for (bool known = false; !known;) {
+    {
+      const std::lock_guard lock(mutex_);
+      pin = Pin();
+      known = find_table_locked(offset, table);
+    }
+    const int error = known ? 0 : co_await load_l1_part(offset);
+    if (error != 0) co_return error;
   }
+  if (table == 0) co_return 0;
+  if ((table & cluster_mask()) != 0) co_return -EIO;
+  const uint64_t index = offset >> cluster_bits_ & ((uint64_t{1} << l2_bits_) - 1);
+  const uint64_t page = align_down(table + index * entry_bytes_, pages_.page_bytes());
   co_return co_await pages_.load(*file_, page, PageKind::kL2, pin);
 }
 

@@ -7,10 +7,12 @@
 // encryption.cpp.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <deque>
 #include <list>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <set>
 #include <unordered_set>
@@ -63,6 +65,17 @@ struct TopTable {
   uint64_t get(uint64_t index) const { return load_be<uint64_t>(&words[index]); }
   void set(uint64_t index, uint64_t value);
   void assign(uint64_t new_offset, std::vector<uint64_t> content);
+};
+
+// The L1 table of an image that is only read: the parts of it that were needed. A chain of large images has
+// megabytes of these tables, of which a guest's start looks at a few pages.
+struct PartialTable {
+  static constexpr uint64_t kPartWords = 512;
+  using Part = std::array<uint64_t, kPartWords>;  // big-endian
+  uint64_t offset = 0, entries = 0;
+  std::vector<std::unique_ptr<Part>> parts;  // null: not read yet
+  PartialTable(uint64_t in_file, uint64_t count)
+      : offset(in_file), entries(count), parts((count + kPartWords - 1) / kPartWords) {}
 };
 
 class Qcow2Node final : public Node, public Snapshots, public Checker {
@@ -131,6 +144,8 @@ class Qcow2Node final : public Node, public Snapshots, public Checker {
   Task<Result<void>> write_bitmap(const BitmapStore::Bitmap& bitmap, BitmapEntry& entry);
   Task<Result<void>> collect_bitmap_clusters(std::vector<GivenUp>& clusters);
   void add_bitmap_info(nlohmann::json& data) const;
+  // A table that does not reach beyond the end of the file.
+  Result<void> check_table(uint64_t offset, uint64_t entries, std::string_view what) const;
   Task<Result<void>> read_table(TopTable& table, uint64_t offset, uint64_t entries, std::string what);
 
   // Writes dirty metadata in its safe order; clusters given up before it become free. 0 or an error.
@@ -141,6 +156,11 @@ class Qcow2Node final : public Node, public Snapshots, public Checker {
   Task<int> flush_files();
   Task<Result<void>> write_header();
 
+  // Has the L1 table in memory as a whole from here on.
+  Task<Result<void>> read_l1(uint64_t offset, uint64_t entries);
+  // Where the L2 table for `offset` is, 0: there is none; false: that part of the L1 table is not in memory.
+  bool find_table_locked(uint64_t offset, uint64_t& table) const;
+  Task<int> load_l1_part(uint64_t offset);
   // L2. The page with the entry of `offset`; a null pin if there is no L2 table.
   Task<int> load_l2(uint64_t offset, Pin& pin);
   // The same, with a table of this image's own that may be changed.
@@ -263,6 +283,7 @@ class Qcow2Node final : public Node, public Snapshots, public Checker {
   // Of mutex_:
   PageCache pages_;
   TopTable l1_, refcount_table_;
+  std::unique_ptr<PartialTable> partial_l1_;  // instead of l1_, while nothing needs all of it
   Epochs epochs_;
   std::vector<GivenUp> given_up_;  // since the last commit
   struct Batch {

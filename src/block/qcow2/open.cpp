@@ -1,6 +1,5 @@
 // Opening and closing, and what the graph asks.
 #include <fmt/format.h>
-#include <sys/mman.h>
 
 #include <algorithm>
 #include <bit>
@@ -22,17 +21,6 @@ using nlohmann::json;
 constexpr size_t kCacheBytes = 8 << 20;
 constexpr uint64_t kPageBytes = 4096;
 
-// Asks for the pages of fresh memory at once, where that pays: a chain of large images has thousands, and
-// each would be a fault of its own.
-void populate(void* memory, size_t bytes) {
-  constexpr size_t kLeast = 64 << 10;
-  if (bytes < kLeast) return;
-  const auto begin = align_up(reinterpret_cast<uintptr_t>(memory), kPageBytes);
-  const auto end = align_down(reinterpret_cast<uintptr_t>(memory) + bytes, kPageBytes);
-  // Linux before 5.14 does not know how.
-  static_cast<void>(madvise(reinterpret_cast<void*>(begin), end - begin, MADV_POPULATE_WRITE));
-}
-
 }  // namespace
 
 Qcow2Node::Qcow2Node(Header header)
@@ -49,16 +37,18 @@ Qcow2Node::Qcow2Node(Header header)
 
 Qcow2Node::~Qcow2Node() = default;
 
+Result<void> Qcow2Node::check_table(uint64_t offset, uint64_t entries, std::string_view what) const {
+  if (entries != 0 && offset + entries * 8 > align_up(file_->size(), cluster_bytes_))
+    return Error(ErrorKind::kCorrupt,
+                 fmt::format("{}: the {} at {:#x} is beyond the end of the file", filename(), what, offset),
+                 EINVAL);
+  return {};
+}
+
 Task<Result<void>> Qcow2Node::read_table(TopTable& table, uint64_t offset, uint64_t entries,
                                          std::string what) {
-  if (entries != 0 && offset + entries * 8 > align_up(file_->size(), cluster_bytes_))
-    co_return Error(
-        ErrorKind::kCorrupt,
-        fmt::format("{}: the {} at {:#x} is beyond the end of the file", filename(), what, offset), EINVAL);
-  std::vector<uint64_t> words;
-  words.reserve(entries);
-  populate(words.data(), entries * 8);
-  words.resize(entries);
+  CO_TRY(check_table(offset, entries, what));
+  std::vector<uint64_t> words(entries);
   if (entries != 0) {
     const int error = co_await read_bytes(*file_, offset, words.data(), entries * 8);
     if (error != 0) co_return failed(fmt::format("the {} at {:#x} cannot be read", what, offset), error);
@@ -68,9 +58,24 @@ Task<Result<void>> Qcow2Node::read_table(TopTable& table, uint64_t offset, uint6
   co_return Result<void>();
 }
 
-// What is needed for writing is read when the image is opened for that.
+Task<Result<void>> Qcow2Node::read_l1(uint64_t offset, uint64_t entries) {
+  TopTable table;
+  CO_TRY(co_await read_table(table, offset, entries, "L1 table"));
+  const std::lock_guard lock(mutex_);
+  l1_ = std::move(table);
+  partial_l1_ = nullptr;
+  co_return Result<void>();
+}
+
+// What is needed for writing is read when the image is opened for that; the L1 table of an image that is only
+// read comes part by part.
 Task<Result<void>> Qcow2Node::finish_open(bool repair) {
-  CO_TRY(co_await read_table(l1_, header_.l1_offset, header_.l1_entries, "L1 table"));
+  if (read_only_) {
+    CO_TRY(check_table(header_.l1_offset, header_.l1_entries, "L1 table"));
+    partial_l1_ = std::make_unique<PartialTable>(header_.l1_offset, header_.l1_entries);
+  } else {
+    CO_TRY(co_await read_l1(header_.l1_offset, header_.l1_entries));
+  }
   CO_TRY(co_await read_snapshots());
   CO_TRY(co_await load_bitmaps());
   if (read_only_) co_return Result<void>();
@@ -179,8 +184,12 @@ Task<Result<void>> Qcow2Node::reopen(bool writable) {
   CO_TRY(co_await file_->reopen(true));
   if (data_file_) CO_TRY(co_await data_file_->reopen(true));
   read_only_ = false;
-  CO_TRY(co_await finish_open(true));
-  co_return Result<void>();
+  auto finished = co_await finish_open(true);
+  if (finished) co_return finished;
+  read_only_ = true;
+  for (Edge* const edge : {&file_, &data_file_})
+    if (*edge) static_cast<void>(co_await (*edge)->reopen(false));
+  co_return finished;
 }
 
 Task<Result<void>> Qcow2Node::change_backing_file(std::string file, std::string format) {

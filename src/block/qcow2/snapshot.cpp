@@ -333,6 +333,7 @@ Task<Result<void>> Qcow2Node::load(std::string which) {
   if (!l1) co_return std::move(l1).error();
   const std::lock_guard lock(mutex_);
   l1_.assign(snapshots_[index].l1_offset, *std::move(l1));
+  partial_l1_ = nullptr;
   virtual_size_ = snapshots_[index].info.disk_bytes;
   co_return Result<void>();
 }
