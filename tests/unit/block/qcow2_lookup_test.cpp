@@ -87,6 +87,22 @@ TEST_F(Qcow2LookupTest, all_of_the_l1_table_is_there_once_the_image_is_written_o
   expect_check_clean("disk");
 }
 
+TEST_F(Qcow2LookupTest, a_check_of_an_image_that_is_only_read_looks_at_all_copied_bits) {
+  create("disk", {{"size", 16 * kTiB}});
+  NodePtr node = open(path("disk"), "qcow2");
+  EXPECT_EQ(write(*node, 5 * kPart, "five"), 0);
+  close(node);
+  std::fstream file(path("disk"), std::ios::in | std::ios::out | std::ios::binary);
+  file.seekp(static_cast<std::streamoff>(l1_offset() + 5 * 4096));
+  file.put('\0');  // of the entry, big-endian, the "copied" bit is the first
+  file.close();
+  node = open(path("disk"), "qcow2", false);
+  const auto report = context.run_until(node->checker()->check({}));
+  ASSERT_TRUE(report);
+  EXPECT_EQ(report->corruptions, 1u);
+  close(node);
+}
+
 // Small clusters: 16 MiB to a part. Of the last one the file has less than 4 KiB.
 TEST_F(Qcow2LookupTest, an_image_reads_the_same_in_any_order_of_its_l1_tables_parts) {
   constexpr size_t kSize = 70 * kMiB;
