@@ -69,9 +69,9 @@ class Guest:
         return [float(word) for word in re.search(r"@rate (.*)", output)[1].split()]
 
 
-def disk(options, program, scratch, log):
-    """{figure: value} of both ways to open the file."""
-    image = scratch.path / "disk.img"
+def disk_image(scratch):
+    """What is read comes from the page cache or the disk, the same for whoever is next."""
+    image = scratch.path / "disk.raw"
     if not image.exists():
         with open(image, "wb") as file:
             for _ in range(DISK_MIB):
@@ -81,19 +81,43 @@ def disk(options, program, scratch, log):
     with open(image, "rb", buffering=0) as file:
         while file.read(1 << 20):
             pass
+    return image
+
+
+def fio(options, filename, access, output):
+    return (f"fio --name=io --filename={filename} --direct=1 --ioengine=libaio {access} --time_based "
+            f"--runtime={options.seconds} --randrepeat=1 --output-format=json --output={output} >/dev/null")
+
+
+def rate_of(title, access, goal, where, rates):
+    small = "4k" in access
+    return (f"{title}, {where}", "IOPS" if small else "MiB/s", f"≥ {goal}"), rates[0 if small else 1]
+
+
+def disk(options, program, scratch, log):
+    image = disk_image(scratch)
     extra = []
     for cache in ("writeback", "none"):
         extra += ["-drive", f"file={image},format=raw,if=virtio,cache={cache},file.locking=off"]
-    found = {}
+    found = []
     with Guest(program, log, extra) as guest:
         for device, where in (("vdb", "page cache"), ("vdc", "O_DIRECT")):
             for title, access, goal in ACCESSES:
-                rates = guest.rates(
-                    f"fio --name=io --filename=/dev/{device} --direct=1 --ioengine=libaio {access} --time_based "
-                    f"--runtime={options.seconds} --randrepeat=1 --output-format=json --output=/tmp/fio >/dev/null", FIO_SUM)
-                small = "4k" in access
-                found[f"{title}, {where}", "IOPS" if small else "MiB/s", f"≥ {goal}"] = rates[0 if small else 1]
-    return found
+                rates = guest.rates(fio(options, f"/dev/{device}", access, "/tmp/fio"), FIO_SUM)
+                found.append(rate_of(title, access, goal, where, rates))
+    return dict(found)
+
+
+def disk_of_host(options, scratch):
+    """The same requests past the page cache by the host's own fio: more than that no guest can get."""
+    image, output = disk_image(scratch), scratch.path / "fio.json"
+    found = []
+    for title, access, goal in ACCESSES:
+        subprocess.run(fio(options, image, access, output), shell=True, check=True)
+        summary = subprocess.run([sys.executable, "-c", FIO_SUM.replace("/tmp/fio", str(output))], check=True, text=True,
+                                 capture_output=True).stdout
+        found.append(rate_of(title, access, goal, "O_DIRECT", [float(word) for word in summary.split()[1:]]))
+    return dict(found)
 
 
 def network(options, program, log, namespace, netdev, own, host, goals):
@@ -219,14 +243,16 @@ def shown(value):
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def line(name, unit, goal, ours, theirs):
+def line(name, unit, goal, ours, theirs, host):
     """Of the table. A goal says how many times QEMU's figure ours is; one in % bounds our own."""
     ratio = ours / theirs if theirs else float("nan")
     missed = False
     if match := re.match(r"([≥≤<]) ([\d.]+)( %)?", goal):
         value, bound = ours if match[3] else ratio, float(match[2])
         missed = not (value >= bound if match[1] == "≥" else value <= bound)
-    return f"| {name} | {unit} | {shown(ours)} | {shown(theirs)} | {ratio:.2f} | {goal}{' **missed**' if missed else ''} |"
+    alone = shown(host) if host else "–"
+    return (f"| {name} | {unit} | {shown(ours)} | {shown(theirs)} | {ratio:.2f} | {goal}{' **missed**' if missed else ''} | "
+            f"{alone} |")
 
 
 def main():
@@ -241,7 +267,8 @@ def main():
     options = parser.parse_args()
     if unknown := [name for name in options.names if name not in MEASURES]:
         parser.error(f"there is no measurement '{unknown[0]}'; there are {', '.join(MEASURES)}")
-    lines = ["| figure | unit | Ostler | QEMU TCG | Ostler / QEMU | goal |", "| --- | --- | ---: | ---: | ---: | --- |"]
+    lines = ["| figure | unit | Ostler | QEMU TCG | Ostler / QEMU | goal | the host itself |",
+             "| --- | --- | ---: | ---: | ---: | --- | ---: |"]
     print("\n".join(lines), flush=True)
     wrong = []
     with guests.Scratch() as scratch:
@@ -253,12 +280,16 @@ def main():
                         found = MEASURES[name](options, program, scratch, scratch.path / f"{Path(program).name}.log")
                         for figure, value in found.items():
                             values.setdefault(figure, {}).setdefault(program, []).append(value)
+                    if name == "disk":
+                        for figure, value in disk_of_host(options, scratch).items():
+                            values[figure].setdefault("host", []).append(value)
             except Failed as failure:
                 wrong.append(f"{name}: {failure}")
                 print(wrong[-1], file=sys.stderr, flush=True)
                 continue
             for figure, by_program in values.items():
-                lines.append(line(*figure, *(statistics.median(by_program[p]) for p in (options.program, options.qemu))))
+                lines.append(line(*figure, *(statistics.median(by_program.get(p, [0]))
+                                             for p in (options.program, options.qemu, "host"))))
                 print(lines[-1], flush=True)
     if options.record:
         bench.record(f"`./dev bench io`, medians of {options.runs}, {options.seconds} s each\n\n" + "\n".join(lines)
