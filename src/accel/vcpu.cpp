@@ -131,6 +131,12 @@ bool Vcpu::wakes_from_halt() {
   return activity == Activity::kHalted && (unhalt_.load() || engine_->wants_wakeup());
 }
 
+void Vcpu::wait_for_wake() {
+  if (engine_->cpu_state().activity != Activity::kHalted) return sleep_until_woken();
+  if (!halt_poll_.look([this] { return has_reason_to_wake(); })) sleep_until_woken();
+  halt_poll_.end();
+}
+
 void Vcpu::sleep_until_woken() {
   std::unique_lock lock(mutex_);
   sleeping_.store(true);
@@ -182,7 +188,7 @@ void Vcpu::thread_main() {
     x86::CpuState& state = engine_->cpu_state();
     if (state.activity == Activity::kHalted && unhalt_.exchange(false)) state.activity = Activity::kRunning;
     if (state.activity != Activity::kRunning && !wakes_from_halt()) {
-      sleep_until_woken();
+      wait_for_wake();
       continue;
     }
     const VcpuExit exit = engine_->run();

@@ -18,6 +18,7 @@
 #include <thread>
 
 #include "accel/engine.h"
+#include "base/adaptive_poll.h"
 #include "bus/cpu_events.h"
 
 namespace ostler::accel {
@@ -61,6 +62,7 @@ class Vcpu final : public bus::CpuEvents {
   void thread_main();
   void take_events();
   void pause_for_debugger();
+  void wait_for_wake();
   void sleep_until_woken();
   bool has_reason_to_wake();
   bool wakes_from_halt();
@@ -79,6 +81,7 @@ class Vcpu final : public bus::CpuEvents {
   std::mutex mutex_;  // the following, and both condition variables
   std::condition_variable wake_, paused_cv_;
   std::atomic<bool> pause_{true}, quit_{false};
+  AdaptivePoll halt_poll_{200'000};
   bool paused_ = true;
   bool held_ = false;           // control thread
   bool at_debug_stop_ = false;  // written by the vCPU's thread, read while it is paused

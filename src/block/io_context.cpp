@@ -334,8 +334,18 @@ void IoContext::wait_on_event(bool block) {
   polls_.resize(left);
 }
 
+bool IoContext::has_work() {
+  if (backlog_first_ != nullptr || take_posted(false)) return true;
+  if (ring_) {
+    io_uring_submit_and_get_events(ring_.get());
+    if (io_uring_cq_ready(ring_.get()) != 0) return true;
+  }
+  return !timers_.empty() && timers_.top().time <= now();
+}
+
 void IoContext::wait(bool block) {
-  if (block && take_posted(true)) block = false;
+  const bool idle = block;
+  if (block && (poll_.look([this] { return has_work(); }) || take_posted(true))) block = false;
   if (ring_)
     wait_on_ring(block);
   else if (block || !polls_.empty())
@@ -344,6 +354,7 @@ void IoContext::wait(bool block) {
     const std::lock_guard lock(mutex_);
     sleeping_ = false;
   }
+  if (idle) poll_.end();
 }
 
 void IoContext::fire_timers() {
@@ -404,7 +415,8 @@ void IoContext::Sleep::await_suspend(std::coroutine_handle<> handle) {
   context.timers_.push({time, context.timer_order_++, handle});
 }
 
-IoThread::IoThread(Aio aio) : context_(aio) {
+IoThread::IoThread(Aio aio, uint64_t poll) : context_(aio) {
+  context_.poll_for(poll);
   // Signals are for the main thread.
   sigset_t all, old;
   sigfillset(&all);

@@ -19,6 +19,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/adaptive_poll.h"
 #include "base/fd.h"
 #include "block/task.h"
 #include "block/worker_pool.h"
@@ -82,6 +83,8 @@ class IoContext {
   // Runs until stop() and until nothing that was posted is left.
   void run();
   void stop();  // any thread
+  // Looks for work so many nanoseconds before it sleeps, while that pays. Before it first runs.
+  void poll_for(uint64_t most) { poll_ = AdaptivePoll(most); }
   // Runs `task` and whatever else is ready until it has finished. Not within run().
   template <class T>
   T run_until(Task<T> task) {
@@ -135,6 +138,7 @@ class IoContext {
   void begin();
   void turn(const std::function<bool()>& finished);
   void wait(bool block);
+  bool has_work();
   void wait_on_ring(bool block);
   void wait_on_event(bool block);
   bool fill(IoRequest& request);
@@ -151,6 +155,7 @@ class IoContext {
   Fd event_;
   uint64_t event_count_ = 0;  // where the ring reads event_ to
   bool wakeup_armed_ = false;
+  AdaptivePoll poll_{0};
   std::vector<std::coroutine_handle<>> ready_, running_;
   std::priority_queue<Timer> timers_;
   uint64_t timer_order_ = 0;
@@ -172,7 +177,9 @@ class IoContext {
 // A context with a thread of its own.
 class IoThread {
  public:
-  explicit IoThread(Aio aio = Aio::kIoUring);
+  // Looks for work so many nanoseconds before it sleeps, while that pays: a guest waits for it.
+  static constexpr uint64_t kPoll = 100'000;
+  explicit IoThread(Aio aio = Aio::kIoUring, uint64_t poll = kPoll);
   ~IoThread();  // after everything posted so far has run
   IoContext& context() { return context_; }
   // Runs `task` there and waits for it, on another thread.

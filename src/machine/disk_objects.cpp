@@ -11,6 +11,8 @@
 namespace ostler::machine {
 namespace {
 
+constexpr uint64_t kMostPoll = 1'000'000'000;  // nanoseconds
+
 using nlohmann::json;
 
 // Limits are properties of their own ("x-iops-total") or in a group ("limits.iops-total").
@@ -42,13 +44,15 @@ Result<void> DiskObjects::make(const config::Object& object, block::Opener& open
     return {};
   }
   block::OptionReader reader(std::move(options), where);
-  // Hints to a polling loop, which ours is not.
-  for (const char* hint : {"poll-max-ns", "poll-grow", "poll-shrink", "aio-max-batch"}) {
+  TRY_ASSIGN(const auto poll, reader.number("poll-max-ns", kMostPoll));
+  // Hints to a loop that is made otherwise.
+  for (const char* hint : {"poll-grow", "poll-shrink", "aio-max-batch"}) {
     TRY_ASSIGN(const auto value, reader.number(hint));
     static_cast<void>(value);
   }
   TRY(reader.finish());
-  iothreads_.emplace(object.id, std::make_unique<block::IoThread>());
+  iothreads_.emplace(object.id, std::make_unique<block::IoThread>(block::Aio::kIoUring,
+                                                                  poll.value_or(block::IoThread::kPoll)));
   return {};
 }
 

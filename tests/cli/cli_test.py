@@ -557,6 +557,10 @@ class Mistakes(Mistake):
         self.qemu("-drive", f"file={F.disk},if=virtio,werror=halt", words=["-drive", "werror", "'halt'", "stop"])
         self.qemu("-device", "virtio-blk-pci,drive=d,rerror=enospc", words=["-device", "rerror", "'enospc'", "stop"])
 
+    def test_how_long_an_io_thread_polls(self):
+        self.qemu("-object", "iothread,id=a,poll-max-ns=-1", words=["-object", "'a'", "poll-max-ns", "'-1'"])
+        self.qemu("-object", "iothread,id=a,poll-max-ns=1000000001", words=["poll-max-ns", "1000000001", "1000000000"])
+
     def _mapping(self, mapping, *words, threads=("a", "b")):
         objects = [word for name in threads for word in ("-object", f"iothread,id={name}")]
         device = f'{{"driver":"virtio-blk-pci","drive":"d","num-queues":2,"iothread-vq-mapping":{mapping}}}'
