@@ -11,12 +11,14 @@
 #include <array>
 #include <cerrno>
 
+#include "base/adaptive_poll.h"
 #include "base/assert.h"
 
 namespace ostler::event {
 namespace {
 
 constexpr int64_t kSecond = 1'000'000'000;
+constexpr uint64_t kPoll = 50'000;  // nanoseconds; frames that follow each other closely find the loop awake
 
 void drain(int fd) {
   uint64_t count = 0;
@@ -73,9 +75,15 @@ Loop::~Loop() {
 
 void Loop::run() {
   thread_.store(std::this_thread::get_id(), std::memory_order_relaxed);
+  AdaptivePoll poll(kPoll);
   while (!stop_.load(std::memory_order_acquire)) {
     std::array<epoll_event, 16> events;
-    const int count = epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), -1);
+    const auto wait = [&](int timeout) {
+      return epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), timeout);
+    };
+    int count = 0;
+    if (!poll.look([&] { return (count = wait(0)) != 0; })) count = wait(-1);
+    poll.end();
     ASSERT(count >= 0 || errno == EINTR, "the arguments of epoll_wait are ours");
     for (int i = 0; i < count; ++i) {
       const uint64_t tag = events[static_cast<size_t>(i)].data.u64;
