@@ -60,6 +60,11 @@ Result<DetectZeroes> apply_generic(OptionReader& options, OpenFlags& flags) {
   if (read_only.value_or(false)) flags.writable = false;
   TRY_ASSIGN(const auto force_share, options.boolean("force-share"));
   flags.force_share = force_share.value_or(flags.force_share);
+  if (flags.force_share && flags.writable)
+    return Error(ErrorKind::kInvalidArgument,
+                 options.where() +
+                     ": force-share=on, or -U, is for images that are only read, since two writers "
+                     "destroy an image's tables; open it with read-only=on too, or without sharing");
   TRY_ASSIGN(const auto discard, options.choice("discard", {"unmap", "on", "ignore", "off"}));
   if (discard) flags.unmap = *discard == "unmap" || *discard == "on";
   TRY_ASSIGN(const auto zeroes, options.choice("detect-zeroes", {"off", "on", "unmap"}));
@@ -242,7 +247,9 @@ Task<Result<NodePtr>> Opener::open_once(json options, OpenFlags flags, unsigned 
         ErrorKind::kCorrupt,
         fmt::format("the chain of backing files has more than {} images; it may be a circle", kMostImages));
   std::string driver_name = string_at(options, "driver");
-  std::string where = string_at(options, "filename", "block node");
+  const auto below = options.find("file");
+  std::string where =
+      string_at(below != options.end() && below->is_object() ? *below : options, "filename", "block node");
   OptionReader reader(std::move(options), where);
   reader.take("driver");
   CO_TRY_ASSIGN(const auto node_name, reader.string("node-name"));

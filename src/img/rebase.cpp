@@ -129,6 +129,7 @@ Result<int> rebase(Tool& tool, Words words) {
     return Error(ErrorKind::kInvalidArgument, "-b is missing: the new backing file, or -b \"\" for none");
   TRY_ASSIGN(const std::string name, one_operand(given, "the name of an image"));
   TRY_ASSIGN(auto request, image_request(given, name, true));
+  request.flags.force_share = false;  // -U is for the backing files, which are only read
   request.flags.no_backing = true;
   TRY_ASSIGN(Image image, Image::open(tool, request));
   const std::string file = image.node()->filename(), base = given.value("b");

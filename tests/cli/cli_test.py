@@ -545,6 +545,9 @@ class Mistakes(Mistake):
         self.qemu("-drive", f"file={F.disk},if=none,id=d,readonly=on", "-drive", f"file={F.disk},if=none,id=d,readonly=on",
                   words=["-drive", "'d'"])
 
+    def test_a_drive_that_is_written_and_shared(self):
+        self.qemu("-drive", f"file={F.disk},if=virtio,force-share=on", words=[F.disk, "force-share=on", "read-only=on"])
+
     def test_two_devices_on_one_drive(self):
         self.qemu("-drive", f"file={F.disk},if=none,id=d", "-device", "virtio-blk-pci,drive=d",
                   "-device", "virtio-blk-pci,drive=d", words=["-device virtio-blk-pci,drive=d", "'d'", "used"])

@@ -50,6 +50,25 @@ TEST_F(BlockTest, open_errors_name_what_is_wrong) {
 }
 
 // A guest that writes another format's head would have that format's backing file opened at the next start.
+// Two writers that do not know of each other overwrite each other's tables.
+TEST_F(BlockTest, what_is_shared_by_force_is_not_written) {
+  const std::string file = make_file("disk", std::string(1024, 'a'));
+  const json options = {
+      {"driver", "raw"}, {"force-share", true}, {"file", {{"driver", "file"}, {"filename", file}}}};
+  OpenFlags flags;
+  flags.writable = true;
+  const auto refused = context.run_until(opener.open(options, flags));
+  ASSERT_FALSE(refused);
+  EXPECT_NE(refused.error().message().find(file + ": force-share=on"), std::string::npos)
+      << refused.error().message();
+  EXPECT_NE(open_options(options, false), nullptr);
+  json read_only = options;
+  read_only["read-only"] = true;
+  EXPECT_NE(open_options(read_only), nullptr);
+  flags.force_share = true;
+  EXPECT_FALSE(context.run_until(opener.open(file, "raw", flags)));
+}
+
 TEST_F(BlockTest, a_guessed_raw_disk_stays_raw) {
   const std::string file = make_file("disk.dmg", std::string(256 << 10, 'a'));
   const std::string head("QFI\xfb\0\0\0\3", 8);
