@@ -1,6 +1,7 @@
 """Commands that copy content: convert, dd, commit, rebase; bench; and what only `ostler image` has."""
 
 import io
+import os
 import tarfile
 
 import judge
