@@ -220,6 +220,9 @@ Task<int> Qcow2Node::write_compressed(uint64_t offset, Buffers from) {
     if (error == 0) {
       give_up_locked(entry_locked(page, offset));
       set_entry_locked(page, offset, entry);
+      // Another cluster may have lain in this place, with this descriptor. Who read that has ended
+      // (epochs.h).
+      if (decompressed_ && decompressed_->descriptor == entry.word) decompressed_ = nullptr;
     } else if (placed) {
       give_up_locked(entry);
     }
