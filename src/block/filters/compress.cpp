@@ -41,9 +41,11 @@ void CompressNode::cancel() {
 Task<int> CompressNode::hold(uint64_t offset, uint64_t bytes, RangeLocks::Guard& range) {
   const unsigned cancels = cancels_;
   const uint64_t unit = std::max<uint64_t>(cluster(), 1);
-  const uint64_t first = offset / unit * unit, last = (offset + bytes + unit - 1) / unit * unit;
-  range = co_await writing_.lock(first, last - first, RangeLocks::Mode::kExclusive);
-  co_return cancels_ == cancels ? 0 : -ECANCELED;
+  // To the end of a cluster: all that is written in one overlaps there.
+  const uint64_t last = (offset + bytes + unit - 1) / unit * unit;
+  range = co_await writing_.lock(offset, last - offset, RangeLocks::Mode::kExclusive);
+  if (cancels_ != cancels) co_return -ECANCELED;
+  co_return offset > end() || bytes > end() - offset ? -EINVAL : 0;
 }
 
 // A whole cluster, of which `from` changes bytes from `offset` on.
@@ -60,7 +62,7 @@ Task<int> CompressNode::write_cluster(uint64_t begin, uint64_t length, uint64_t 
 
 // Within one cluster.
 Task<int> CompressNode::write_part(uint64_t offset, Buffers whole, uint64_t from, uint64_t bytes) {
-  const uint64_t unit = std::max<uint64_t>(cluster(), 1);
+  const uint64_t unit = cluster();
   const uint64_t begin = offset - offset % unit, length = std::min(unit, end() - begin);
   const Slice part(whole, from, bytes);
   int error = co_await write_cluster(begin, length, offset, part);
@@ -71,7 +73,6 @@ Task<int> CompressNode::write_part(uint64_t offset, Buffers whole, uint64_t from
 
 Task<int> CompressNode::write(uint64_t offset, Buffers from) {
   const uint64_t bytes = total_bytes(from);
-  if (offset > end() || bytes > end() - offset) co_return -EINVAL;
   RangeLocks::Guard range;
   int error = co_await hold(offset, bytes, range);
   if (error != 0) co_return error;
@@ -98,7 +99,6 @@ Task<int> CompressNode::zero_part(uint64_t offset, uint64_t bytes) {
 
 // The image knows zeros without storing them, in whole clusters; zeros in a part are a write to the rest.
 Task<int> CompressNode::write_zeroes(uint64_t offset, uint64_t bytes, ZeroFlags flags) {
-  if (offset > end() || bytes > end() - offset) co_return -EINVAL;
   RangeLocks::Guard range;
   int error = co_await hold(offset, bytes, range);
   if (error != 0) co_return error;
@@ -113,13 +113,6 @@ Task<int> CompressNode::write_zeroes(uint64_t offset, uint64_t bytes, ZeroFlags 
   error = co_await zero_part(offset, first_whole - offset);
   if (error != 0) co_return error;
   co_return co_await zero_part(end_whole, last - end_whole);
-}
-
-Task<int> CompressNode::discard(uint64_t offset, uint64_t bytes) {
-  RangeLocks::Guard range;
-  const int error = co_await hold(offset, bytes, range);
-  if (error != 0) co_return error;
-  co_return co_await child_->discard(offset, bytes);
 }
 
 Task<int> CompressNode::write_compressed(uint64_t offset, Buffers from) {

@@ -19,7 +19,6 @@ class CompressNode final : public FilterNode {
 
   Task<int> write(uint64_t offset, Buffers from) override;
   Task<int> write_zeroes(uint64_t offset, uint64_t bytes, ZeroFlags flags) override;
-  Task<int> discard(uint64_t offset, uint64_t bytes) override;
   Task<int> write_compressed(uint64_t offset, Buffers from) override;
   Task<Result<void>> truncate(uint64_t size, Preallocation preallocation) override;
   Task<Result<void>> reopen(bool writable) override;
@@ -28,7 +27,8 @@ class CompressNode final : public FilterNode {
   Limits limits() const override;
 
  private:
-  // -ECANCELED when cancel() came while it waited.
+  // -ECANCELED when cancel() came while it waited, -EINVAL beyond the disk's end: it may have moved
+  // meanwhile.
   Task<int> hold(uint64_t offset, uint64_t bytes, RangeLocks::Guard& range);
   Task<int> write_part(uint64_t offset, Buffers whole, uint64_t from, uint64_t bytes);
   Task<int> write_cluster(uint64_t begin, uint64_t length, uint64_t offset, Buffers from);
@@ -36,7 +36,7 @@ class CompressNode final : public FilterNode {
   uint64_t cluster() const { return child_->limits().cluster_bytes; }  // 0: the image has none
   uint64_t end() const;                                                // of the disk, whole sectors
 
-  RangeLocks writing_;  // whole clusters
+  RangeLocks writing_;  // each to the end of a cluster
   std::atomic<unsigned> cancels_{0};
 };
 

@@ -88,7 +88,7 @@ Task<int> PreallocateNode::write_zeroes(uint64_t offset, uint64_t bytes, ZeroFla
 Task<int> PreallocateNode::block_status(uint64_t offset, uint64_t bytes, StatusDetail detail,
                                         BlockStatus& status) {
   const int error = co_await child_->block_status(offset, bytes, detail, status);
-  if (error == 0 && offset >= size()) {
+  if (offset >= size()) {
     status.data = false;
     status.zero = true;
   }

@@ -1,38 +1,39 @@
 // The filter "preallocate", on files and below qcow2 images.
-#include <memory>
-
-#include "block/client.h"
-#include "block/filters/fault_node.h"
 #include "block/filters/preallocate.h"
-#include "qcow2_fixture.h"
+
+#include "block/null/null_node.h"
+#include "filter_fixture.h"
 
 namespace ostler::block {
 namespace {
 
 using nlohmann::json;
-using test::Qcow2Test;
+using test::FilterTest;
 
 // A file on any file system: zeros that it cannot reserve are written.
 class ZeroingFilter final : public FilterNode {
  public:
   ZeroingFilter() : FilterNode("zeroing", "file") {}
   Task<int> write_zeroes(uint64_t offset, uint64_t bytes, ZeroFlags flags) override {
+    reserved += flags.no_fallback ? bytes : 0;
     flags.no_fallback = false;
     return write_zeroes_anyhow(*child_, offset, bytes, flags);
   }
+  uint64_t reserved = 0;  // bytes that were to be zeros only if that is cheap
 };
 
-class PreallocateTest : public Qcow2Test {
+class PreallocateTest : public FilterTest {
  protected:
   static constexpr uint64_t kUnit = 1 << 20, kAhead = 1 << 20;
 
   // A file of that name with rules for faults below the filter.
   NodePtr open_filter(const std::string& name, const std::string& content) {
-    auto zeroing = std::make_shared<ZeroingFilter>();
+    const auto zeroing = std::make_shared<ZeroingFilter>();
+    reserved = &zeroing->reserved;
     EXPECT_TRUE(zeroing->connect(open_file(make_file(name, content)), pass_through_permissions(true)));
-    faults = std::make_shared<FaultNode>();
-    EXPECT_TRUE(faults->connect(zeroing, pass_through_permissions(true)));
-    EXPECT_TRUE(opener.add(faults, name + ".faults"));
+    faulty = std::make_shared<FaultNode>();
+    EXPECT_TRUE(faulty->connect(zeroing, pass_through_permissions(true)));
+    EXPECT_TRUE(opener.add(faulty, name + ".faults"));
     json options = {{"driver", "preallocate"},
                     {"node-name", name},
                     {"prealloc-align", kUnit},
@@ -42,12 +43,13 @@ class PreallocateTest : public Qcow2Test {
   }
   // All that is below a node goes with it.
   void close(NodePtr& node) {
-    faults = nullptr;
-    Qcow2Test::close(node);
+    faulty = nullptr;
+    FilterTest::close(node);
   }
   uint64_t length(const std::string& name) const { return std::filesystem::file_size(path(name)); }
 
-  std::shared_ptr<FaultNode> faults;
+  std::shared_ptr<FaultNode> faulty;
+  const uint64_t* reserved = nullptr;  // of the file's ZeroingFilter
 };
 
 TEST_F(PreallocateTest, a_write_beyond_the_end_reserves_and_the_close_cuts) {
@@ -57,14 +59,19 @@ TEST_F(PreallocateTest, a_write_beyond_the_end_reserves_and_the_close_cuts) {
   ASSERT_EQ(write(*node, 5, "more"), 0);
   EXPECT_EQ(node->size(), 9u);
   EXPECT_EQ(length("disk"), kUnit + kAhead);
-  EXPECT_EQ(faults->count(kFaultWriteZeroes), 1u);
+  EXPECT_EQ(faulty->count(kFaultWriteZeroes), 1u);
   ASSERT_EQ(write(*node, 1000, "last"), 0);  // in what was reserved
-  EXPECT_EQ(faults->count(kFaultWriteZeroes), 1u);
+  EXPECT_EQ(faulty->count(kFaultWriteZeroes), 1u);
+  EXPECT_EQ(*reserved, kUnit + kAhead - 5);  // from the file's end
+  EXPECT_EQ(node->size(), 1004u);
+  ASSERT_EQ(write(*node, 0, "begin"), 0);
   EXPECT_EQ(node->size(), 1004u);
   EXPECT_EQ(read(*node, 1002, 6), std::string("st\0\0\0\0", 6));
-  BlockStatus status;
-  ASSERT_EQ(context.run_until(node->block_status(1004, 100, StatusDetail::kPrecise, status)), 0);
-  EXPECT_TRUE(status.zero && !status.data);
+  for (const StatusDetail detail : {StatusDetail::kQuick, StatusDetail::kPrecise}) {
+    BlockStatus status;
+    ASSERT_EQ(context.run_until(node->block_status(1004, 100, detail, status)), 0);
+    EXPECT_TRUE(status.zero && !status.data);
+  }
   close(node);
   EXPECT_EQ(length("disk"), 1004u);
   EXPECT_EQ(content_of(path("disk")), "beginmore" + std::string(991, '\0') + "last");
@@ -72,8 +79,7 @@ TEST_F(PreallocateTest, a_write_beyond_the_end_reserves_and_the_close_cuts) {
 
 TEST_F(PreallocateTest, a_host_file_keeps_the_space) {
   make_file("disk", "");
-  NodePtr node =
-      open_options({{"driver", "preallocate"}, {"file", {{"driver", "file"}, {"filename", path("disk")}}}});
+  NodePtr node = open_options({{"driver", "preallocate"}, {"file", file_options("disk")}});
   ASSERT_NE(node, nullptr);
   ASSERT_EQ(write(*node, 0, "data"), 0);
   EXPECT_EQ(node->size(), 4u);
@@ -81,6 +87,26 @@ TEST_F(PreallocateTest, a_host_file_keeps_the_space) {
   EXPECT_EQ(node->options()["prealloc-size"], 128 << 20);
   close(node);
   EXPECT_EQ(content_of(path("disk")), "data");
+}
+
+TEST_F(PreallocateTest, what_needs_no_wait_goes_through) {
+  PreallocateNode node(kUnit, kAhead);
+  ASSERT_TRUE(node.connect(std::make_shared<NullNode>(kUnit), PreallocateNode::permissions(true)));
+  node.start(true);
+  std::string bytes(512, 'x');
+  const iovec piece{bytes.data(), bytes.size()};
+  EXPECT_EQ(node.try_read(0, Buffers(&piece, 1)), 0);
+  EXPECT_EQ(node.try_write(kUnit - 512, Buffers(&piece, 1)), 0);
+  EXPECT_EQ(node.try_write(kUnit - 511, Buffers(&piece, 1)), -EAGAIN);  // makes it longer
+}
+
+TEST_F(PreallocateTest, nothing_is_reserved_where_no_file_reaches) {
+  NodePtr node = open_filter("disk", "");
+  ASSERT_NE(node, nullptr);
+  EXPECT_LT(write(*node, (uint64_t{1} << 63) - 512, "far"), 0);
+  EXPECT_EQ(faulty->count(kFaultWriteZeroes), 0u);
+  EXPECT_EQ(node->size(), 0u);
+  close(node);
 }
 
 TEST_F(PreallocateTest, zeros_and_writes_grow_alike) {
@@ -92,7 +118,7 @@ TEST_F(PreallocateTest, zeros_and_writes_grow_alike) {
   EXPECT_EQ(length("disk"), 5 * kUnit);
   EXPECT_EQ(discard(*node, 0, 4096), 0);
   EXPECT_EQ(flush(*node), 0);
-  EXPECT_EQ(faults->count(kFaultFlush), 1u);
+  EXPECT_EQ(faulty->count(kFaultFlush), 1u);
   close(node);
   EXPECT_EQ(length("disk"), 3 * kUnit + 1);
 }
@@ -100,7 +126,7 @@ TEST_F(PreallocateTest, zeros_and_writes_grow_alike) {
 TEST_F(PreallocateTest, without_space_for_more_the_write_goes_on) {
   NodePtr node = open_filter("disk", "");
   ASSERT_NE(node, nullptr);
-  faults->add({.kinds = kFaultWriteZeroes, .error = ENOSPC, .once = true});
+  faulty->add({.kinds = kFaultWriteZeroes, .error = ENOSPC, .once = true});
   ASSERT_EQ(write(*node, 0, "first"), 0);
   EXPECT_EQ(length("disk"), 5u);
   ASSERT_EQ(write(*node, 5, "second"), 0);  // tried again
@@ -113,9 +139,9 @@ TEST_F(PreallocateTest, without_space_for_more_the_write_goes_on) {
 TEST_F(PreallocateTest, a_file_that_cannot_reserve_is_not_asked_again) {
   NodePtr node = open_filter("disk", "");
   ASSERT_NE(node, nullptr);
-  faults->add({.kinds = kFaultWriteZeroes, .error = ENOTSUP});
+  faulty->add({.kinds = kFaultWriteZeroes, .error = ENOTSUP});
   for (uint64_t i = 0; i < 5; ++i) ASSERT_EQ(write(*node, i * 3, "abc"), 0);
-  EXPECT_EQ(faults->count(kFaultWriteZeroes), 1u);
+  EXPECT_EQ(faulty->count(kFaultWriteZeroes), 1u);
   EXPECT_EQ(length("disk"), 15u);
   EXPECT_EQ(context.run_until(node->write_zeroes(15, 100, {.no_fallback = true})), -ENOTSUP);
   EXPECT_EQ(node->size(), 15u);
@@ -140,7 +166,7 @@ TEST_F(PreallocateTest, a_reservation_never_lies_over_a_write) {
     SCOPED_TRACE(skip);
     NodePtr node = open_filter("disk" + std::to_string(skip), "");
     ASSERT_NE(node, nullptr);
-    faults->add({.kinds = kFaultWriteZeroes, .error = ENOSPC, .skip = skip, .once = true});
+    faulty->add({.kinds = kFaultWriteZeroes, .error = ENOSPC, .skip = skip, .once = true});
     ASSERT_EQ(context.run_until(grow_at_once(*node, content, 192 << 10)), 0);
     EXPECT_EQ(node->size(), content.size());
     close(node);
@@ -152,13 +178,29 @@ TEST_F(PreallocateTest, what_a_failed_write_has_left_is_no_free_space) {
   NodePtr node = open_filter("disk", "");
   ASSERT_NE(node, nullptr);
   ASSERT_EQ(write(*node, 0, "a"), 0);
-  faults->add({.kinds = kFaultWrite, .once = true, .transfer = 50});
+  faulty->add({.kinds = kFaultWrite, .once = true, .transfer = 50});
   EXPECT_EQ(write(*node, 1, std::string(100, 'b')), -EIO);
   EXPECT_EQ(node->size(), 101u);
   ASSERT_TRUE(context.run_until(node->truncate(1, Preallocation::kOff)));
   ASSERT_TRUE(context.run_until(node->truncate(200, Preallocation::kOff)));
   EXPECT_EQ(read(*node, 0, 200), "a" + std::string(199, '\0'));
   close(node);
+}
+
+TEST_F(PreallocateTest, what_a_failed_request_did_not_reach_is_not_in_the_file) {
+  NodePtr node = open_filter("disk", "");
+  ASSERT_NE(node, nullptr);
+  faulty->add({.kinds = kFaultWriteZeroes, .error = ENOSPC, .once = true});
+  faulty->add({.kinds = kFaultWrite, .once = true, .transfer = 50});
+  EXPECT_EQ(write(*node, 0, std::string(100, 'b')), -EIO);
+  EXPECT_EQ(node->size(), 50u);
+  ASSERT_EQ(write(*node, 0, "a"), 0);
+  ASSERT_EQ(write(*node, 50, "c"), 0);  // reserves
+  faulty->add({.kinds = kFaultWriteZeroes, .error = ENOTSUP, .once = true});
+  EXPECT_EQ(context.run_until(node->write_zeroes(1000, 100, {.no_fallback = true})), -ENOTSUP);
+  EXPECT_EQ(node->size(), 51u);
+  close(node);
+  EXPECT_EQ(length("disk"), 51u);
 }
 
 TEST_F(PreallocateTest, a_new_size_counts_from_the_data) {
@@ -172,61 +214,118 @@ TEST_F(PreallocateTest, a_new_size_counts_from_the_data) {
   EXPECT_EQ(node->size(), 10u);
   EXPECT_EQ(read(*node, 0, 10), std::string("1234\0\0\0\0\0\0", 10));
   ASSERT_EQ(write(*node, 10, "x"), 0);
-  faults->add({.kinds = kFaultTruncate, .once = true});
-  EXPECT_FALSE(context.run_until(node->truncate(2000, Preallocation::kOff)));
-  EXPECT_EQ(node->size(), 11u);
+  for (const uint64_t skip : {0, 1}) {  // cutting, the new size
+    faulty->add({.kinds = kFaultTruncate, .skip = skip, .once = true});
+    EXPECT_FALSE(context.run_until(node->truncate(2000, Preallocation::kOff)));
+    EXPECT_EQ(node->size(), 11u);
+  }
+  ASSERT_TRUE(context.run_until(node->truncate(kUnit, Preallocation::kFull)));
+  EXPECT_GE(node->allocated_bytes(), static_cast<int64_t>(kUnit));
   close(node);
-  EXPECT_EQ(length("disk"), 11u);
+  EXPECT_EQ(length("disk"), kUnit);
+}
+
+TEST_F(PreallocateTest, a_new_size_waits_for_writes_that_have_begun) {
+  make_file("disk", std::string(1000, 'd'));
+  NodePtr node = open_options({{"driver", "preallocate"}, {"file", slow(file_options("disk"))}});
+  ASSERT_NE(node, nullptr);
+  EXPECT_EQ(read(*node, 0, 1), "d");  // the next request waits
+  EXPECT_EQ(context.run_until(test::run_both(write_bytes(*node, 900, "late", 4), test::shrink(*node, 10))),
+            0);
+  EXPECT_EQ(node->size(), 10u);
+  close(node);
+  EXPECT_EQ(content_of(path("disk")), std::string(10, 'd'));
 }
 
 TEST_F(PreallocateTest, a_file_that_cannot_be_cut_is_told) {
   NodePtr node = open_filter("disk", "");
   ASSERT_NE(node, nullptr);
   ASSERT_EQ(write(*node, 0, "x"), 0);
-  faults->add({.kinds = kFaultTruncate, .once = true});
-  faults = nullptr;
+  faulty->add({.kinds = kFaultTruncate, .once = true});
+  faulty = nullptr;
   EXPECT_FALSE(context.run_until(close_chain(std::move(node))));
 }
 
 TEST_F(PreallocateTest, giving_up_write_access_cuts) {
   make_file("disk", "");
-  NodePtr node = open_options({{"driver", "preallocate"},
-                               {"prealloc-size", kAhead},
-                               {"file", {{"driver", "file"}, {"filename", path("disk")}}}});
+  NodePtr node = open_options(
+      {{"driver", "preallocate"}, {"prealloc-size", kAhead}, {"file", with_faults(file_options("disk"))}});
   ASSERT_NE(node, nullptr);
   ASSERT_EQ(write(*node, 0, "first"), 0);
+  ASSERT_TRUE(context.run_until(node->reopen(true)));  // as it was
+  EXPECT_EQ(node->size(), 5u);
+  faults()->add({.kinds = kFaultTruncate, .once = true});
+  EXPECT_FALSE(context.run_until(node->reopen(false)));
+  EXPECT_FALSE(node->read_only());
   ASSERT_TRUE(context.run_until(node->reopen(false)));
   EXPECT_TRUE(node->read_only());
+  EXPECT_TRUE(node->filtered()->read_only());
   EXPECT_EQ(length("disk"), 5u);
   EXPECT_EQ(node->size(), 5u);
   ASSERT_TRUE(context.run_until(node->reopen(true)));
   EXPECT_FALSE(node->read_only());
+  EXPECT_FALSE(node->filtered()->read_only());
   ASSERT_EQ(write(*node, 5, "second"), 0);
+  ASSERT_TRUE(context.run_until(node->reopen(false)));
+  const uint64_t cuts = faults()->count(kFaultTruncate);
+  ASSERT_TRUE(context.run_until(node->reopen(true)));
+  ASSERT_TRUE(context.run_until(node->reopen(false)));  // there is nothing to cut
+  EXPECT_EQ(faults()->count(kFaultTruncate), cuts);
   close(node);
   EXPECT_EQ(content_of(path("disk")), "firstsecond");
+}
+
+TEST_F(PreallocateTest, a_file_that_stays_as_it_is_keeps_the_filter_so) {
+  for (const bool writable : {true, false}) {
+    const auto file = std::make_shared<NullNode>(kUnit, !writable);  // cannot change
+    PreallocateNode node(kUnit, kAhead);
+    ASSERT_TRUE(node.connect(file, PreallocateNode::permissions(writable)));
+    node.start(writable);
+    EXPECT_FALSE(context.run_until(node.reopen(!writable)));
+    EXPECT_EQ(node.read_only(), !writable);
+    EXPECT_EQ(others_may_write(file), !writable);
+  }
 }
 
 TEST_F(PreallocateTest, the_length_of_the_file_is_the_filters_alone) {
   NodePtr node = open_filter("disk", "");
   ASSERT_NE(node, nullptr);
-  const Permissions writer = {.used = kPermissionWrite, .shared = kPermissionsAll};
-  EXPECT_FALSE(Client::attach(node->filtered(), "other", writer));
+  EXPECT_FALSE(others_may_write(node->filtered()));
   EXPECT_FALSE(Client::attach(node->filtered(), "other", {.used = kPermissionResize}));
+  EXPECT_FALSE(Client::attach(node->filtered(), "other", {.shared = kPermissionsAll & ~kPermissionResize}));
   EXPECT_TRUE(Client::attach(node->filtered(), "reader", {}));
-  ASSERT_TRUE(Client::attach(node, "user", writer));
+  EXPECT_TRUE(others_may_write(node));
   ASSERT_TRUE(context.run_until(node->reopen(false)));
-  EXPECT_TRUE(Client::attach(node->filtered(), "other", writer));
+  EXPECT_TRUE(others_may_write(node->filtered()));
+  ASSERT_TRUE(context.run_until(node->reopen(true)));
+  EXPECT_FALSE(others_may_write(node->filtered()));
   close(node);
 }
 
 TEST_F(PreallocateTest, a_read_only_node_changes_nothing) {
-  const json below = {{"driver", "file"}, {"filename", make_file("disk", "text")}};
-  NodePtr node = open_options({{"driver", "preallocate"}, {"file", below}}, false);
+  make_file("disk", "text");
+  NodePtr file = open_options({{"driver", "file"}, {"node-name", "below"}, {"filename", path("disk")}});
+  ASSERT_NE(file, nullptr);
+  NodePtr node = open_options({{"driver", "preallocate"}, {"file", "below"}}, false);
   ASSERT_NE(node, nullptr);
   EXPECT_TRUE(node->read_only());
-  EXPECT_EQ(read(*node, 0, 4), "text");
+  EXPECT_TRUE(others_may_write(file));
+  ASSERT_EQ(write(*file, 4, " and more"), 0);
+  EXPECT_EQ(node->size(), 13u);
+  EXPECT_EQ(read(*node, 0, 13), "text and more");
   close(node);
-  EXPECT_EQ(content_of(path("disk")), "text");
+  close(file);
+  EXPECT_EQ(content_of(path("disk")), "text and more");
+}
+
+TEST_F(PreallocateTest, a_file_that_is_only_read_makes_a_read_only_node) {
+  make_file("disk", "text");
+  json file = file_options("disk");
+  file["read-only"] = true;
+  NodePtr node = open_options({{"driver", "preallocate"}, {"file", file}});
+  ASSERT_NE(node, nullptr);
+  EXPECT_TRUE(node->read_only());
+  close(node);
 }
 
 TEST_F(PreallocateTest, a_qcow2_image_above_is_clean_and_no_longer_than_its_data) {
@@ -251,7 +350,7 @@ TEST_F(PreallocateTest, a_qcow2_image_above_is_clean_and_no_longer_than_its_data
   NodePtr left = open(path("crashed"), "qcow2");
   ASSERT_NE(left, nullptr);
   ASSERT_EQ(write(*left, 0, std::string(1 << 20, 'l')), 0);
-  Qcow2Test::close(left);
+  FilterTest::close(left);
   expect_check_clean("crashed");
   const uint64_t data = node->file()->size();
   close(node);
@@ -260,50 +359,20 @@ TEST_F(PreallocateTest, a_qcow2_image_above_is_clean_and_no_longer_than_its_data
   expect_content("disk", work.model);
 }
 
-Task<int> grow_and_cancel(NodePtr node) {
-  TaskGroup group(64);
-  static const std::string bytes(512, 'c');
-  for (uint64_t i = 0; i < 50; ++i)
-    co_await group.start(write_bytes(*node, i * 65536, bytes.data(), bytes.size()));
-  node->cancel();
-  co_return co_await group.wait();
-}
-
-TEST_F(PreallocateTest, writes_that_wait_below_can_be_cancelled) {
+TEST_F(PreallocateTest, writes_that_wait_for_others_or_below_can_be_cancelled) {
   make_file("disk", "");
-  const json file = {{"driver", "file"}, {"filename", path("disk")}};
   NodePtr node = open_options({{"driver", "preallocate"},
                                {"prealloc-size", 0},
                                {"prealloc-align", 4 << 20},
-                               {"file",
-                                {{"driver", "throttle"},
-                                 {"throttle-group", "preallocate-test"},
-                                 {"limits", {{"iops-total", 5}}},
-                                 {"file", file}}}});
+                               {"file", with_faults(slow(file_options("disk")))}});
   ASSERT_NE(node, nullptr);
-  EXPECT_EQ(context.run_until(grow_and_cancel(node)), -ECANCELED);
+  EXPECT_EQ(read(*node, 0, 1), std::string(1, '\0'));  // the next request waits: the first reservation
+  const std::vector<int> results =
+      context.run_until(test::run_and_cancel(node, test::small_writes(*node, 50, 65536)));
+  EXPECT_EQ(results, std::vector<int>(50, -ECANCELED));
+  EXPECT_EQ(faults()->count(kFaultWriteZeroes | kFaultWrite), 1u);
+  EXPECT_EQ(node->size(), 0u);
   close(node);
-}
-
-Task<int> write_and_drain(std::shared_ptr<Client> user, NodePtr file, const std::string& bytes,
-                          unsigned& done) {
-  TaskGroup group(16);
-  const auto one = [](std::shared_ptr<Client> client, uint64_t offset, const std::string& from,
-                      unsigned& count) -> Task<int> {
-    const iovec piece{const_cast<char*>(from.data()), from.size()};
-    const int error = co_await client->write(offset, Buffers(&piece, 1));
-    ++count;
-    co_return error;
-  };
-  for (uint64_t i = 0; i < 4; ++i) {
-    const int error = co_await group.start(one(user, i * bytes.size(), bytes, done));
-    if (error != 0) co_return error;
-  }
-  {
-    const Drained drained = co_await Drained::begin(file);
-    if (done != 4) co_return -EBUSY;
-  }
-  co_return co_await group.wait();
 }
 
 TEST_F(PreallocateTest, a_drain_of_the_file_waits_for_reservations_and_writes) {
@@ -314,9 +383,8 @@ TEST_F(PreallocateTest, a_drain_of_the_file_waits_for_reservations_and_writes) {
   ASSERT_NE(node, nullptr);
   auto user = Client::attach(node, "user", pass_through_permissions(true));
   ASSERT_TRUE(user);
-  unsigned done = 0;
-  const std::string bytes(200 << 10, 'd');
-  EXPECT_EQ(context.run_until(write_and_drain(*user, file->filtered(), bytes, done)), 0);
+  EXPECT_EQ(context.run_until(test::write_and_drain(*user, file->filtered(), std::string(200 << 10, 'd'), 4)),
+            0);
   *user = nullptr;
   file = nullptr;
   close(node);
@@ -326,12 +394,9 @@ TEST_F(PreallocateTest, a_drain_of_the_file_waits_for_reservations_and_writes) {
 TEST_F(PreallocateTest, options_are_checked) {
   make_file("disk", "");
   const auto message = [&](const char* key, json value) {
-    OpenFlags flags;
-    flags.writable = true;
-    json options = {{"driver", "preallocate"}, {"file", {{"driver", "file"}, {"filename", path("disk")}}}};
+    json options = {{"driver", "preallocate"}, {"file", file_options("disk")}};
     options[key] = std::move(value);
-    const auto node = context.run_until(opener.open(std::move(options), flags));
-    return node ? std::string() : node.error().message();
+    return options_error(std::move(options));
   };
   EXPECT_NE(message("prealloc-align", 0).find("multiple of 512"), std::string::npos);
   EXPECT_NE(message("prealloc-align", "1000").find("prealloc-align"), std::string::npos);
