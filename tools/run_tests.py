@@ -18,9 +18,9 @@ sys.path.insert(0, str(ROOT / "tools"))
 from guestlib import guests  # noqa: E402
 
 
-def unit_tests(build, name_filter):
-    """(passed, failed) of ctest, whose output goes through."""
-    command = ["ctest", "--test-dir", str(build), "--output-on-failure", "--progress", "-j", str(os.cpu_count())]
+def unit_tests(folder, name_filter):
+    """(passed, failed) of ctest below a folder of the build, whose output goes through."""
+    command = ["ctest", "--test-dir", str(folder), "--output-on-failure", "--progress", "-j", str(os.cpu_count())]
     if name_filter:
         command += ["-R", name_filter]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, errors="replace")
@@ -73,13 +73,16 @@ def main():
     parser.add_argument("--unit", action="store_true", help="run the unit tests")
     parser.add_argument("--guest", action="store_true", help="run the guest tests")
     parser.add_argument("--filter", help="only tests whose name matches this regular expression")
+    parser.add_argument("folders", nargs="*", help="only unit tests of these folders, such as tests/unit/block")
     options = parser.parse_args()
     build = (ROOT / options.build).resolve()
     passed = failed = 0
-    for wanted, suite in ((options.unit, unit_tests), (options.guest, guest_tests)):
-        if wanted:
-            more_passed, more_failed = suite(build, options.filter)
-            passed, failed = passed + more_passed, failed + more_failed
+    suites = [(unit_tests, build / folder) for folder in options.folders or ["."]] if options.unit else []
+    if options.guest:
+        suites.append((guest_tests, build))
+    for suite, folder in suites:
+        more_passed, more_failed = suite(folder, options.filter)
+        passed, failed = passed + more_passed, failed + more_failed
     print(f"\n{passed} passed, {failed} failed", flush=True)
     return 1 if failed or not passed else 0
 

@@ -6,7 +6,16 @@
 namespace ostler::block::detail {
 namespace {
 
-constexpr size_t kStep = 128, kClasses = 16, kMostKept = 64;
+// Under AddressSanitizer each frame is memory of its own: one that is used after its end is noticed.
+#if defined(__SANITIZE_ADDRESS__)
+constexpr bool kFindMisuse = true;
+#elif defined(__has_feature)
+constexpr bool kFindMisuse = __has_feature(address_sanitizer);
+#else
+constexpr bool kFindMisuse = false;
+#endif
+constexpr size_t kStep = 128, kClasses = 16;
+constexpr size_t kMostKept = kFindMisuse ? 0 : 64;
 
 // Freed frames of this thread, by size class. The destructor gives them back when the thread ends.
 struct FrameCache {
