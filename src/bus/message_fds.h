@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 
 #include "memory/address.h"
 
@@ -26,6 +27,13 @@ class MessageFds {
   // Of the eventfd `fd`, which stays open until the result is gone. Null: the kernel has no room for more,
   // and whoever asks serves the eventfd.
   virtual std::unique_ptr<MessageFd> take(int fd) = 0;
+  // MessageFd::send() of each, which take() gave: the kernel's table of messages changes once for all.
+  struct Sending {
+    MessageFd* source;
+    GuestPhys address;
+    uint32_t data;
+  };
+  virtual void send(std::span<const Sending> each) = 0;
 };
 
 }  // namespace ostler::bus

@@ -1,5 +1,7 @@
 #include "accel/kvm/irq_routes.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <utility>
 
@@ -23,16 +25,12 @@ class IrqRoutes::Message final : public bus::MessageFd {
   }
 
   void send(GuestPhys address, uint32_t data) override {
-    if ((address.value & ~kApicsMask) != kApics) {
+    if (!is_for_apics(address)) {
       log::guest_error("apic: MSI to {:#x}, which is no APIC address", address.value);
       return hold();
     }
     auto done = routes_.set_message(gsi_, address, data);
-    if (done && !attached_) {
-      const int result = routes_.attach(gsi_, fd_);
-      attached_ = result >= 0;
-      if (!attached_) done = refusal("KVM_IRQFD", result);
-    }
+    if (done && !attached_) done = attach();
     if (done) return;
     hold();
     if (!std::exchange(told_, true)) log::warning(done.error().message());
@@ -40,8 +38,27 @@ class IrqRoutes::Message final : public bus::MessageFd {
   void hold() override {
     if (std::exchange(attached_, false)) routes_.detach(gsi_, fd_);
   }
+  uint32_t gsi() const { return gsi_; }
+  static bool is_for_apics(GuestPhys address) { return (address.value & ~kApicsMask) == kApics; }
 
  private:
+  // KVM sends what waits in the eventfd when it gets it, and leaves the count there: it would read as
+  // pending, and be sent again each time. A signal that finds KVM there is taken out, so the count goes in
+  // anew.
+  Result<void> attach() {
+    uint64_t count = 0;
+    const bool waits = ::read(fd_, &count, sizeof count) == sizeof count;
+    const int result = routes_.attach(gsi_, fd_);
+    attached_ = result >= 0;
+    if (waits) {
+      const uint64_t one = 1;
+      // Full means that it is signalled.
+      [[maybe_unused]] const ssize_t written = ::write(fd_, &one, sizeof one);
+    }
+    if (!attached_) return refusal("KVM_IRQFD", result);
+    return {};
+  }
+
   IrqRoutes& routes_;
   const uint32_t gsi_;
   const int fd_;
@@ -56,17 +73,37 @@ Result<void> IrqRoutes::set_pins(std::vector<kvm_irq_routing_entry> pins) {
 
 Result<void> IrqRoutes::set_message(uint32_t gsi, GuestPhys address, uint32_t data) {
   const std::lock_guard lock(mutex_);
+  if (!note_message_locked(gsi, address, data)) return {};
+  auto done = set_routes_locked();
+  if (!done) messages_.erase(gsi);  // asked again, it is tried again
+  return done;
+}
+
+bool IrqRoutes::note_message_locked(uint32_t gsi, GuestPhys address, uint32_t data) {
   const auto [found, fresh] = messages_.try_emplace(gsi);
   kvm_irq_routing_msi& message = found->second;
   const auto low = static_cast<uint32_t>(address.value), high = static_cast<uint32_t>(address.value >> 32);
-  if (!fresh && message.address_lo == low && message.address_hi == high && message.data == data) return {};
+  if (!fresh && message.address_lo == low && message.address_hi == high && message.data == data) return false;
   message = {};
   message.address_lo = low;
   message.address_hi = high;
   message.data = data;
-  auto done = set_routes_locked();
-  if (!done) messages_.erase(found);  // asked again, it is tried again
-  return done;
+  return true;
+}
+
+void IrqRoutes::send(std::span<const Sending> each) {
+  if (each.size() > 1) {
+    const std::lock_guard lock(mutex_);
+    auto before = messages_;
+    bool changed = false;
+    for (const Sending& one : each)
+      if (Message::is_for_apics(one.address) &&
+          note_message_locked(static_cast<const Message*>(one.source)->gsi(), one.address, one.data))
+        changed = true;
+    if (changed && !set_routes_locked())
+      messages_ = std::move(before);  // then one by one, as far as that goes
+  }
+  for (const Sending& one : each) one.source->send(one.address, one.data);
 }
 
 Result<void> IrqRoutes::set_routes_locked() {

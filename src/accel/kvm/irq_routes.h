@@ -11,6 +11,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "base/result.h"
@@ -31,6 +32,7 @@ class IrqRoutes final : public bus::MessageFds {
   // `gsi` is this message from now on. Errors: KVM's.
   Result<void> set_message(uint32_t gsi, GuestPhys address, uint32_t data);
   std::unique_ptr<bus::MessageFd> take(int fd) override;
+  void send(std::span<const Sending> each) override;
 
   // A level: a signal of `fd` raises the pin `gsi` of a chip in the kernel. At the end of the interrupt it
   // falls, and `resample` is signalled: a source that still wants the interrupt signals `fd` again. Errors:
@@ -40,6 +42,8 @@ class IrqRoutes final : public bus::MessageFds {
 
  private:
   class Message;
+  // Whether that is a change.
+  bool note_message_locked(uint32_t gsi, GuestPhys address, uint32_t data);
   Result<void> set_routes_locked();
   int attach(uint32_t gsi, int fd, std::optional<int> resample = {});
   void detach(uint32_t gsi, int fd);

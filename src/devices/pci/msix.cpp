@@ -83,13 +83,15 @@ std::optional<unsigned> Msix::add_source(int fd, bus::MessageFds& kernel) {
   const std::lock_guard lock(mutex_);
   auto free = std::ranges::find_if(sources_, [](const Source& source) { return source.kernel == nullptr; });
   if (free == sources_.end()) free = sources_.insert(sources_.end(), Source{});
+  message_fds_ = &kernel;
   *free = {.fd = fd, .kernel = std::move(taken), .vector = {}};
   return static_cast<unsigned>(free - sources_.begin());
 }
 
-void Msix::assign_source(unsigned source, std::optional<unsigned> index) {
+void Msix::assign_sources(std::span<const Assignment> assignments) {
   const std::lock_guard lock(mutex_);
-  sources_[source].vector = index && *index < entries_.size() ? index : std::nullopt;
+  for (const auto& [source, index] : assignments)
+    sources_[source].vector = index && *index < entries_.size() ? index : std::nullopt;
   update_sources_locked();
 }
 
@@ -99,6 +101,7 @@ void Msix::remove_source(unsigned source) {
 }
 
 void Msix::update_sources_locked() {
+  std::vector<bus::MessageFds::Sending> sending;
   for (Source& source : sources_) {
     if (source.kernel == nullptr) continue;
     source.sends = source.vector && leaves_locked(*source.vector);
@@ -107,8 +110,9 @@ void Msix::update_sources_locked() {
       continue;
     }
     const Entry& entry = entries_[*source.vector];
-    source.kernel->send(entry.address(), entry.words[2]);
+    sending.push_back({source.kernel.get(), entry.address(), entry.words[2]});
   }
+  if (!sending.empty()) message_fds_->send(sending);
 }
 
 // Also what waits in an eventfd is pending.

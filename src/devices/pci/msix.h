@@ -6,6 +6,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -49,7 +50,16 @@ class Msix final : public bus::IoHandler {
   // no room.
   std::optional<unsigned> add_source(int fd, bus::MessageFds& kernel);
   // Of vector `index` from now on; none, or no such vector: they wait, and nothing tells.
-  void assign_source(unsigned source, std::optional<unsigned> index);
+  void assign_source(unsigned source, std::optional<unsigned> index) {
+    const Assignment one{source, index};
+    assign_sources({&one, 1});
+  }
+  struct Assignment {
+    unsigned source;
+    std::optional<unsigned> index;
+  };
+  // The same for several, of which the kernel hears at once.
+  void assign_sources(std::span<const Assignment> assignments);
   void remove_source(unsigned source);
 
   std::string_view name() const override { return name_; }
@@ -88,6 +98,7 @@ class Msix final : public bus::IoHandler {
   std::vector<Entry> entries_;
   std::vector<bool> pending_;
   std::vector<Source> sources_;
+  bus::MessageFds* message_fds_ = nullptr;  // of all sources
   bool function_masked_ = false;
   bus::MsiSink* sink_ = nullptr;
 };

@@ -14,6 +14,12 @@
 #include "machine/kernel_irqchip.h"
 #include "rig.h"
 
+// Guest code that turns the x2APIC on; it overwrites eax, ecx and edx.
+#define WITH_X2APIC                                                                                     \
+  "mov $0x1b, %ecx; mov $0xfee00d00, %eax; xor %edx, %edx; wrmsr; mov $0x80f, %ecx; mov $0x1ff, %eax; " \
+  "wrmsr\n"
+// It says at the data port how many interrupts it has seen, and stops after three.
+
 namespace ostler::accel {
 
 using kvm::Irqchip;

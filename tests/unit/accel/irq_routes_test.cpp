@@ -99,9 +99,6 @@ INSTANTIATE_TEST_SUITE_P(Here, KernelIrqRoutes,
                          });
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(KernelIrqRoutes);
 
-#define WITH_X2APIC                                                                                     \
-  "mov $0x1b, %ecx; mov $0xfee00d00, %eax; xor %edx, %edx; wrmsr; mov $0x80f, %ecx; mov $0x1ff, %eax; " \
-  "wrmsr\n"
 GUEST(wait_for_irq16, ".code16",
       WITH_X2APIC "out %al, $0x90; sti; 1: test %bp, %bp; jz 1b; cli; out %al, $0x80; hlt")
 GUEST(count_irq16, ".code16", "inc %bp; mov $0x80b, %ecx; xor %eax, %eax; xor %edx, %edx; wrmsr; iret")
@@ -125,6 +122,19 @@ TEST_P(KernelIrqRoutes, ASignalThatFindsTheVectorMaskedComesWhenItIsNot) {
     source_->program(kVector, false);
   });
   EXPECT_EQ(rbp(), 1u) << "once";
+}
+
+TEST_P(KernelIrqRoutes, WhatWaitedIsSentOnceAndNotPendingAgain) {
+  chips_->start(wait_for_irq16(), count_irq16());
+  source_->program(kVector, true);
+  run([this] {
+    source_->event.signal();
+    source_->program(kVector, false);
+    EXPECT_FALSE(source_->event.waits()) << "KVM has it";
+    source_->program(kVector, true);
+    EXPECT_FALSE(source_->pending());
+  });
+  EXPECT_EQ(rbp(), 1u);
 }
 
 TEST_P(KernelIrqRoutes, AVectorThatIsProgrammedAnewIsTheOneThatComes) {
@@ -252,6 +262,47 @@ TEST_F(FakeIrqRoutes, AMessageIsToldOnce) {
   EXPECT_EQ(table[0].type, uint32_t{KVM_IRQ_ROUTING_MSI});
   EXPECT_EQ(table[0].u.msi.address_lo, 0xfee00000u);
   EXPECT_EQ(table[0].u.msi.data, 0x41u);
+}
+
+TEST_F(FakeIrqRoutes, SeveralMessagesChangeTheTableOnce) {
+  Event second_event, third_event;
+  const auto first = routes.take(event.get()), second = routes.take(second_event.get()),
+             third = routes.take(third_event.get());
+  std::vector<bus::MessageFds::Sending> all = {
+      {first.get(), {0xfee00000}, 0x41}, {second.get(), {0xfee00000}, 0x42}, {third.get(), {0x1000}, 0x43}};
+  routes.send(all);
+  EXPECT_THAT(calls, ElementsAre("table", "attach 64", "attach 65")) << "the third is to no APIC";
+  EXPECT_EQ(table.size(), 2u);
+  calls.clear();
+  routes.send(all);
+  EXPECT_THAT(calls, IsEmpty());
+  all[0].data = 0x51;
+  all[2].address = {0xfee00000};
+  routes.send(all);
+  EXPECT_THAT(calls, ElementsAre("table", "attach 66"));
+}
+
+TEST_F(FakeIrqRoutes, SeveralMessagesThatAreRefusedAreHeld) {
+  Event second_event;
+  const auto first = routes.take(event.get()), second = routes.take(second_event.get());
+  routes.send(std::vector<bus::MessageFds::Sending>{{first.get(), {0xfee00000}, 0x41}});
+  const std::vector<bus::MessageFds::Sending> all = {{first.get(), {0xfee00000}, 0x41},
+                                                     {second.get(), {0xfee00000}, 0x42}};
+  refuses_routes = true;
+  calls.clear();
+  routes.send(all);
+  EXPECT_THAT(calls, IsEmpty()) << "the first is as it was";
+  refuses_routes = false;
+  routes.send(all);
+  EXPECT_THAT(calls, ElementsAre("table", "attach 65"));
+}
+
+TEST_F(FakeIrqRoutes, WhatWaitsStaysWhenTheEventfdIsRefused) {
+  const auto source = routes.take(event.get());
+  event.signal();
+  refuses_eventfds = true;
+  source->send({0xfee00000}, 0x41);
+  EXPECT_TRUE(event.waits());
 }
 
 // A guest masks its vectors around each change, and often without one.

@@ -156,7 +156,12 @@ struct FakeMessageFds final : bus::MessageFds {
     if (full) return nullptr;
     return std::make_unique<One>(*this);
   }
+  void send(std::span<const Sending> each) override {
+    ++tables;
+    for (const Sending& one : each) one.source->send(one.address, one.data);
+  }
   std::vector<std::string> log;
+  unsigned tables = 0;  // how often it was told of messages
   bool full = false;
 };
 
