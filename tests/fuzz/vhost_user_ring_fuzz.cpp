@@ -1,4 +1,5 @@
 // What a vhost-user back end does with a ring that it shares with us: it writes anywhere in it at any time.
+// With the guest's used ring, the guest does too.
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -29,23 +30,30 @@ class Input {
   size_t left_;
 };
 
-Chain chain(uint8_t readable, uint8_t writable) {
+constexpr uint16_t kGuestSize = 16;
+
+Chain chain(uint8_t readable, uint8_t writable, uint16_t head = 0) {
   std::vector<Segment> segments;
   for (unsigned i = 0; i < 1u + readable + writable; ++i) segments.push_back({GuestPhys{i}, 4096});
-  return Chain(0, std::move(segments), readable + 1u);
+  return Chain(head, std::move(segments), readable + 1u);
 }
 
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  static std::vector<std::byte> memory(ShadowRing::kBytes);
+  static std::vector<std::byte> memory(ShadowRing::kBytes), guest(4 + 8 * kGuestSize);
   ShadowRing ring(memory.data());
   size_t given = 0;
+  const auto lend = [&](uint16_t index) {
+    ring.reset({.ram = {}, .used = guest.data(), .size = kGuestSize, .index = index});
+    given = 0;
+  };
   for (Input input(data, size); !input.empty();) {
-    switch (input.byte() % 6) {
+    switch (input.byte() % 8) {
       case 0: {
-        Chain next = chain(input.byte(), input.byte());
-        if (!ring.fits(next)) break;
+        const uint8_t readable = input.byte(), writable = input.byte();
+        Chain next = chain(readable, writable, ring.lent() ? input.byte() : 0);
+        if (!ring.takes(next.head()) || !ring.fits(next)) break;
         ring.add(std::move(next));
         ++given;
         break;
@@ -64,6 +72,12 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
         break;
       case 4:
         memory[input.word() % ShadowRing::kUsed] = std::byte{input.byte()};
+        break;
+      case 5:
+        lend(input.word());
+        break;
+      case 6:
+        guest[input.byte() % guest.size()] = std::byte{input.byte()};
         break;
       default:
         if (ring.give_back().size() != given) std::abort();

@@ -40,6 +40,21 @@ class Transport {
   virtual void interrupt_config() = 0;
   // Sets DEVICE_NEEDS_RESET and tells the driver (§2.1.2).
   virtual void needs_reset() = 0;
+
+  // Interrupts that another process causes, by signals of an eventfd, and that need nobody here: the host's
+  // kernel sends the queue's message. Whether that can be for `queue`, as its driver has set interrupts up;
+  // Device::interrupts_changed() tells of changes.
+  virtual bool can_lend_interrupt(unsigned /*queue*/) const { return false; }
+  struct LentInterrupt {
+    unsigned queue;
+    int fd;  // does not block, open until it is taken back
+    bool lent = false;
+  };
+  // Whatever was and is signalled interrupts as interrupt_queue() does, from now on, where `lent` is true
+  // afterwards: the kernel may have no room. A queue is lent once.
+  virtual void lend_interrupts(std::span<LentInterrupt> /*each*/) {}
+  // What was signalled and not yet sent stays in the eventfd.
+  virtual void take_interrupt_back(unsigned /*queue*/) {}
 };
 
 class Device {
@@ -70,6 +85,10 @@ class Device {
   // has ended before. Without a loop it waits for the queue's next notification: for a driver of one thread,
   // which cannot add while it is served.
   void serve_rest_on(event::Loop& loop) { loop_ = &loop; }
+
+  // What Transport::can_lend_interrupt() says of all queues may have changed. Any thread; takes no locks of
+  // the device.
+  virtual void interrupts_changed() {}
 
   uint64_t config_size();  // bytes
   // The device-specific configuration (§2.5). Bytes past its end read as 0, writes there are ignored.
@@ -127,6 +146,8 @@ class Device {
   Queue* queue(unsigned index) { return queues_[index] ? &*queues_[index] : nullptr; }
   // Tells the driver if it wants to know; reports a broken queue. After one or several pushes.
   void signal_locked(Queue& queue);
+  // Null for a device that is not connected.
+  Transport* transport() const { return transport_; }
   void config_changed_locked();
   // Hands chains to `serve`, which takes a Chain&& and returns whether to go on. At most two rounds of the
   // ring: a driver that keeps adding costs its own time, and no more of it than its share.

@@ -150,6 +150,19 @@ void Queue::set_notifications(bool on) {
   look();
 }
 
+std::optional<UsedRing> Queue::lend_used() {
+  if (broken_ || closed_ || in_order_) return std::nullopt;
+  auto lent = ring_->lend_used();
+  if (!look()) return std::nullopt;
+  return lent;
+}
+
+void Queue::used_elsewhere(uint16_t count) {
+  if (broken_) return;
+  ring_->used_elsewhere(count);
+  look();
+}
+
 void Queue::state(state::Archive& archive) {
   archive.section("virtqueue", 2);
   ring_->state(archive);

@@ -66,6 +66,12 @@ class Queue {
   // more.
   void set_notifications(bool on);
 
+  // Lets somebody else write the used ring: until all that it did was told by used_elsewhere(), nothing is
+  // pushed here. Chains are popped as ever. None: not of this queue (split, with EVENT_IDX, not in order).
+  std::optional<UsedRing> lend_used();
+  // So many more elements were written there, which the driver may have seen; should_interrupt() counts them.
+  void used_elsewhere(uint16_t count);
+
   // The owner found the content of a chain against the rules of its device (§2.1.2).
   void break_queue(std::string_view why);
   // No chain is taken any more: the queue is being reset.

@@ -26,6 +26,13 @@ struct QueueSetup {
   uint64_t device = 0;       // used ring, or the device's event suppression structure
 };
 
+// A used ring that somebody else fills: `bytes` of flags, index and elements, but not avail_event.
+struct UsedRing {
+  GuestPhys address;
+  uint64_t bytes = 0;
+  uint16_t index = 0;  // free-running, of the next element
+};
+
 class Ring {
  public:
   Ring(memory::AddressSpace& memory, const QueueSetup& setup, uint64_t features)
@@ -52,6 +59,9 @@ class Ring {
   virtual void publish() = 0;
   virtual bool should_interrupt() = 0;
   virtual void set_notifications(bool on) = 0;
+  // For Queue's functions of these names.
+  virtual std::optional<UsedRing> lend_used() { return std::nullopt; }
+  virtual void used_elsewhere(uint16_t /*count*/) {}
   virtual void state(state::Archive& archive) = 0;
 
   // Every buffer of `chain` is still in RAM.

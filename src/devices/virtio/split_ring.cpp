@@ -134,6 +134,26 @@ void SplitRing::set_notifications(bool on) {
   if (on) full_fence();
 }
 
+// Without EVENT_IDX the driver would take flags that others write there for wishes of ours.
+std::optional<UsedRing> SplitRing::lend_used() {
+  if (!event_index_) return std::nullopt;
+  // Flags that an earlier one left are no wish of the next.
+  if (!dma_.store_release(used(kFlags), uint16_t{0}) || !dma_.store_release(used(kIndex), next_used_)) {
+    fail("the used ring is not in RAM");
+    return std::nullopt;
+  }
+  return UsedRing{.address = used(0), .bytes = kRing + 8 * uint64_t{setup_.size}, .index = next_used_};
+}
+
+void SplitRing::used_elsewhere(uint16_t count) {
+  if (count == 0) return;
+  next_used_ = static_cast<uint16_t>(next_used_ + count);
+  memory::Mapping mapping;
+  if (!dma_.map(used(0), used_bytes(setup_.size), memory::Direction::kToGuest, mapping))
+    return fail("the used ring is not in RAM");
+  dma_.written(mapping, mapping.bytes);
+}
+
 void SplitRing::state(state::Archive& archive) {
   archive.field("next_available", next_available_);
   archive.field("next_used", next_used_);

@@ -21,6 +21,8 @@ class SplitRing final : public Ring {
   void publish() override;
   bool should_interrupt() override;
   void set_notifications(bool on) override;
+  std::optional<UsedRing> lend_used() override;
+  void used_elsewhere(uint16_t count) override;
   void state(state::Archive& archive) override;
 
  private:

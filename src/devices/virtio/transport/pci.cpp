@@ -136,7 +136,11 @@ void Pci::add_capabilities() {
 }
 
 void Pci::config_changed_locked(uint16_t, unsigned) {
-  if (msix_) msix_->update(config(), bus_master() && bus() != nullptr ? &bus()->msi() : nullptr);
+  if (!msix_) return;
+  const bool before = msix_->enabled();
+  message_fds_.store(bus() != nullptr ? bus()->message_fds() : nullptr);
+  msix_->update(config(), bus_master() && bus() != nullptr ? &bus()->msi() : nullptr);
+  if (msix_->enabled() != before) device_->interrupts_changed();
 }
 
 // §4.1.4.9: reading or writing pci_cfg_data accesses the BAR.
@@ -314,7 +318,7 @@ void Pci::write_common_locked(uint64_t offset, uint32_t value) {
       control_.write_queue_size(static_cast<uint16_t>(value));
       break;
     case kQueueMsixVector:
-      if (control_.queue() != nullptr) queue_vectors_[control_.queue_select].store(checked_vector(value));
+      if (control_.queue() != nullptr) write_queue_vector(control_.queue_select, checked_vector(value));
       break;
     case kQueueEnable:
       if (value == 1)
@@ -346,6 +350,35 @@ void Pci::write_common_locked(uint64_t offset, uint32_t value) {
     default:
       log::guest_error("{}: write of {:#x} to {:#x}", device_->name(), value, offset);
   }
+}
+
+void Pci::write_queue_vector(unsigned queue, uint16_t vector) {
+  const std::lock_guard lock(lent_mutex_);
+  queue_vectors_[queue].store(vector);
+  if (lent_[queue]) msix_->assign_source(*lent_[queue], vector);  // none: VIRTIO_MSI_NO_VECTOR
+}
+
+bool Pci::can_lend_interrupt(unsigned queue) const {
+  return msix_ && msix_->enabled() && queue_vectors_[queue].load() != VIRTIO_MSI_NO_VECTOR &&
+         message_fds_.load() != nullptr;
+}
+
+void Pci::lend_interrupts(std::span<LentInterrupt> each) {
+  const std::lock_guard lock(lent_mutex_);
+  std::vector<pci::Msix::Assignment> assignments;
+  for (LentInterrupt& interrupt : each) {
+    if (!can_lend_interrupt(interrupt.queue)) continue;
+    auto& source = lent_[interrupt.queue];
+    source = msix_->add_source(interrupt.fd, *message_fds_.load());
+    interrupt.lent = source.has_value();
+    if (source) assignments.push_back({*source, queue_vectors_[interrupt.queue].load()});
+  }
+  msix_->assign_sources(assignments);
+}
+
+void Pci::take_interrupt_back(unsigned queue) {
+  const std::lock_guard lock(lent_mutex_);
+  if (lent_[queue]) msix_->remove_source(*std::exchange(lent_[queue], std::nullopt));
 }
 
 // §4.1.4.5.1: reading clears, and de-asserts the pin.

@@ -53,6 +53,9 @@ class Pci final : public pci::Function, public bus::IoHandler, public bus::Doorb
   void interrupt_queue(unsigned queue) override;
   void interrupt_config() override;
   void needs_reset() override;
+  bool can_lend_interrupt(unsigned queue) const override;
+  void lend_interrupts(std::span<LentInterrupt> each) override;
+  void take_interrupt_back(unsigned queue) override;
 
  private:
   friend class LegacyPorts;
@@ -68,6 +71,7 @@ class Pci final : public pci::Function, public bus::IoHandler, public bus::Doorb
   uint8_t take_isr();
   void clear_interrupts();
   void raise(uint16_t vector, uint8_t isr_bit);
+  void write_queue_vector(unsigned queue, uint16_t vector);
   uint16_t checked_vector(uint32_t value) const;
   // The access that the configuration access capability describes now; false: none that we allow.
   bool window(uint64_t& offset, unsigned& size);
@@ -83,6 +87,11 @@ class Pci final : public pci::Function, public bus::IoHandler, public bus::Doorb
   Control control_;
   std::atomic<uint16_t> config_vector_;
   std::array<std::atomic<uint16_t>, Device::kMaxQueues> queue_vectors_;
+
+  std::atomic<bus::MessageFds*> message_fds_{nullptr};  // of the bus, while there is one
+  std::mutex
+      lent_mutex_;  // below the device's lock, above MSI-X: lent_, and queue_vectors_ while they are lent
+  std::array<std::optional<unsigned>, Device::kMaxQueues> lent_;  // sources of msix_
 
   std::mutex isr_mutex_;  // below the device's lock, above the interrupt pin
   uint8_t isr_ = 0;

@@ -77,8 +77,9 @@ VhostUserDevice::VhostUserDevice(memory::AddressSpace& memory, event::Loop& loop
   for (unsigned i = 0; i < rings_.size(); ++i) {
     rings_[i].kick = std::move(parts.kicks[i]);
     rings_[i].call = std::move(parts.calls[i]);
-    rings_[i].shadow = std::make_unique<ShadowRing>(rings_memory_->host() + i * ShadowRing::kBytes);
-    loop_.watch(rings_[i].call.get(), EPOLLIN, [this, i](uint32_t) { collect(i); });
+    const uint64_t offset = i * ShadowRing::kBytes;
+    rings_[i].shadow = std::make_unique<ShadowRing>(rings_memory_->host() + offset, kRingsAddress + offset);
+    watch_call(i);
   }
   loop_.watch(wake_.get(), EPOLLIN, [this](uint32_t) { go_on(); });
   watch();
@@ -86,7 +87,8 @@ VhostUserDevice::VhostUserDevice(memory::AddressSpace& memory, event::Loop& loop
 
 VhostUserDevice::~VhostUserDevice() {
   loop_.unwatch(wake_.get());
-  for (const Ring& ring : rings_) loop_.unwatch(ring.call.get());
+  for (const Ring& ring : rings_)
+    if (ring.watched) loop_.unwatch(ring.call.get());
   unwatch_own_requests();
   if (session_ != nullptr)
     loop_.unwatch(session_->fd());
@@ -147,6 +149,7 @@ void VhostUserDevice::lose_locked(const std::string& why) {
 void VhostUserDevice::dispose_locked(unsigned index, Rest rest) {
   Ring& ring = rings_[index];
   ring.started = false;
+  take_call_back_locked(index);
   if (ring.shadow->fault().empty()) collect_locked(index);  // what it finished before
   std::deque<Chain> kept;
   for (Chain& chain : ring.shadow->give_back()) kept.push_back(std::move(chain));
@@ -228,21 +231,82 @@ Result<void> VhostUserDevice::start_ring_locked(unsigned index) {
   if (ring.started && ring.enabled != enabled) TRY(session_->enable_ring(index, enabled));
   ring.enabled = enabled;
   if (ring.started) return {};
-  ring.shadow->reset();
+  ring.shadow->reset(lend_used_locked(index));
   clear_event(ring.kick);
   const auto base = reinterpret_cast<uint64_t>(rings_memory_->host()) + index * ShadowRing::kBytes;
   TRY(session_->start_ring(index,
-                           {.size = ShadowRing::kSize,
+                           {.size = ring.shadow->size(),
                             .descriptors = base + ShadowRing::kDescriptors,
                             .available = base + ShadowRing::kAvailable,
-                            .used = base + ShadowRing::kUsed},
+                            .used = reinterpret_cast<uint64_t>(ring.shadow->used()),
+                            .base = ring.shadow->index()},
                            ring.kick.get(), ring.call.get(), enabled));
   ring.started = true;
+  if (ring.shadow->lent()) signal_event(wake_);  // for move_calls_locked()
   return {};
 }
 
+// Nothing where the used ring stays ours to write.
+ShadowRing::Lent VhostUserDevice::lend_used_locked(unsigned index) {
+  if (transport() == nullptr || !transport()->can_lend_interrupt(index) || legacy_driver() ||
+      (session_->features() & feature(VIRTIO_F_INDIRECT_DESC)) == 0)
+    return {};
+  const auto lent = queue(index)->lend_used();
+  if (!lent) return {};
+  auto place = table_.find(lent->address, lent->bytes);
+  if (place.host == nullptr || reinterpret_cast<uintptr_t>(place.host) % 4 != 0) return {};
+  rings_[index].used = lent->address;
+  return {
+      .ram = std::move(place.ram), .used = place.host, .size = queue(index)->size(), .index = lent->index};
+}
+
+// The memory behind the lent used ring is the same still.
+bool VhostUserDevice::follow_used_ring_locked(unsigned index) {
+  const Ring& ring = rings_[index];
+  return !ring.shadow->lent() ||
+         table_.find(ring.used, 4 + 8 * uint64_t{ring.shadow->size()}).host == ring.shadow->used();
+}
+
+// --- who hears the back end's calls -------------------------------------------------------------------
+
+void VhostUserDevice::watch_call(unsigned index) {
+  rings_[index].watched = true;
+  loop_.watch(rings_[index].call.get(), EPOLLIN, [this, index](uint32_t) { collect(index); });
+}
+
+// On the loop's thread. What was called meanwhile waits in the eventfd for whoever has it next.
+void VhostUserDevice::move_calls_locked() {
+  std::vector<Transport::LentInterrupt> lend;
+  for (unsigned i = 0; i < rings_.size(); ++i) {
+    Ring& ring = rings_[i];
+    const bool wanted =
+        ring.started && ring.shadow->lent() && !ring.crowded && transport()->can_lend_interrupt(i);
+    if (!wanted) take_call_back_locked(i);
+    if (!wanted || ring.kernels) continue;
+    if (std::exchange(ring.watched, false)) loop_.unwatch(ring.call.get());
+    lend.push_back({.queue = i, .fd = ring.call.get()});
+  }
+  if (!lend.empty()) transport()->lend_interrupts(lend);
+  for (const auto& each : lend) rings_[each.queue].kernels = each.lent;
+  for (unsigned i = 0; i < rings_.size(); ++i)
+    if (!rings_[i].kernels && !rings_[i].watched) watch_call(i);
+}
+
+// Any thread: the loop watches it some time later.
+void VhostUserDevice::take_call_back_locked(unsigned index) {
+  if (!std::exchange(rings_[index].kernels, false)) return;
+  transport()->take_interrupt_back(index);
+  signal_event(wake_);
+}
+
+void VhostUserDevice::interrupts_changed() {
+  signal_event(wake_);
+}
+
 Result<void> VhostUserDevice::set_up_locked() {
-  TRY(session_->set_features(back_end_features() | (modern_requests() ? feature(VIRTIO_F_VERSION_1) : 0)));
+  // Indirect tables are for lent rings.
+  TRY(session_->set_features(back_end_features() | (modern_requests() ? feature(VIRTIO_F_VERSION_1) : 0) |
+                             (session_->features() & feature(VIRTIO_F_INDIRECT_DESC))));
   shared_view_.reset();
   TRY(share_memory_locked());
   for (unsigned i = 0; wants_rings() && i < rings_.size(); ++i)
@@ -303,6 +367,7 @@ void VhostUserDevice::go_on() {
   clear_event(wake_);
   if (session_locked() != nullptr && session_->take_config_change())
     if (auto done = config_told_locked(*session_); !done) lose_locked(done.error().message());
+  move_calls_locked();
   if (!running()) return;
   if (session_locked() == nullptr)
     for (unsigned i = 0; i < rings_.size(); ++i) refuse_kept_locked(i);
@@ -337,10 +402,12 @@ void VhostUserDevice::queue_stopped_locked(unsigned index) {
   ring.kept.clear();
   ring.records.clear();
   if (!ring.started) return;
+  take_call_back_locked(index);
   if (session_locked() != nullptr)
     if (auto done = session_->stop_ring(index); !done) lose_locked(done.error().message());
   ring.started = false;
   ring.shadow->reset();
+  clear_event(ring.call);
 }
 
 void VhostUserDevice::process(unsigned index, Lock&) {
@@ -359,16 +426,30 @@ void VhostUserDevice::submit_locked(unsigned index) {
   if (auto shared = share_memory_locked(); !shared) return lose_locked(shared.error().message());
   if (auto started = start_ring_locked(index); !started) return lose_locked(started.error().message());
   Ring& ring = rings_[index];
+  if (!follow_used_ring_locked(index)) return fail_locked(guest, "its used ring has moved");
+  if (ring.shadow->lent()) take_used_locked(index);
+  const bool crowded = std::exchange(ring.crowded, false);
   for (;;) {
     const bool kept = !ring.kept.empty();
     auto chain = kept ? std::optional(std::move(ring.kept.front())) : guest.pop();
     if (kept) ring.kept.pop_front();
     if (!chain) break;
-    if (!ring.shadow->fits(*chain)) {  // until others are done
+    if (!ring.shadow->takes(chain->head())) take_used_locked(index);  // used since we last looked
+    if (!ring.shadow->takes(chain->head()) && ring.shadow->fault().empty())
+      return fail_locked(guest, "a chain is made available that is in use");
+    if (!ring.shadow->fits(*chain) && ring.kernels) {
+      // Calls must come to us again. Those that KVM had may have told of room.
+      take_call_back_locked(index);
+      take_used_locked(index);
+    }
+    const bool faulty = !ring.shadow->fault().empty();
+    if (faulty || !ring.shadow->fits(*chain)) {  // until others are done
       if (kept)
         ring.kept.push_front(*std::move(chain));
       else
         guest.unpop(*std::move(chain));
+      if (faulty) return lose_locked(std::string(ring.shadow->fault()));
+      ring.crowded = true;
       break;
     }
     for (const auto part : {chain->readable(), chain->writable()})
@@ -377,6 +458,7 @@ void VhostUserDevice::submit_locked(unsigned index) {
           return fail_locked(guest, "a buffer in memory that the back end cannot map");
     ring.shadow->add(*std::move(chain));
   }
+  if (crowded && !ring.crowded) signal_event(wake_);  // for move_calls_locked()
   if (ring.shadow->publish()) signal_event(ring.kick);
 }
 
@@ -401,18 +483,29 @@ void VhostUserDevice::collect(unsigned index) {
 
 void VhostUserDevice::collect_locked(unsigned index) {
   if (!running() || queue(index) == nullptr) return;
+  take_used_locked(index);
+  signal_locked(*queue(index));
+}
+
+void VhostUserDevice::take_used_locked(unsigned index) {
   Queue& guest = *queue(index);
   ShadowRing& shadow = *rings_[index].shadow;
-  // The driver sees them at once: some belong together (mergeable buffers of a network).
+  uint16_t seen = 0;  // elements that the driver has before us
   while (auto done = shadow.take()) {
     // All of the writable part, whatever length it tells.
     memory::Mapping mapping;
     if (done->chain.map_writable(guest.dma(), 0, done->chain.writable_bytes(), mapping))
       guest.dma().written(mapping, mapping.bytes);
-    guest.stage(std::move(done->chain), done->written);
+    if (shadow.lent())
+      ++seen;
+    else
+      guest.stage(std::move(done->chain), done->written);
   }
-  guest.publish();
-  signal_locked(guest);
+  // The driver sees what is staged at once: some belong together (mergeable buffers of a network).
+  if (shadow.lent())
+    guest.used_elsewhere(seen);
+  else
+    guest.publish();
 }
 
 }  // namespace ostler::virtio::vhost_user

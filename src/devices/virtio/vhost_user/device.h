@@ -4,6 +4,15 @@
 //     guest's ring ──pop──> Chain ──add──> shadow ring ──kick──> back end
 //     guest's ring <─push── Chain <─take── shadow ring <─call── back end
 //
+// Where the host's kernel can send the queue's interrupt by the back end's call
+// (Transport::can_lend_interrupt) the guest's used ring is lent to the back end, which then tells the guest
+// without us; what was used is collected with the next requests:
+//
+//     guest's ring ──pop──> Chain ──add──> shadow ring ──kick──> back end
+//     guest's used ring <──────────────── used ───────────────── back end ──call──> KVM ──> interrupt
+//
+// Not while MSI-X is off or the kernel has no room: then the call comes to us, and we interrupt.
+//
 // A back end that dies, lies or does not answer in time loses its connection; the device goes on. Without a
 // back end each request is refused in the device's own way, or kept for the next back end.
 //
@@ -88,6 +97,7 @@ class VhostUserDevice : public Device {
   void stopped_locked() override;
   void queue_stopped_locked(unsigned queue) override;
   void process(unsigned queue, Lock& lock) override;
+  void interrupts_changed() override;
   void loaded_locked() override;
   void quiesced_locked() override;
   // The requests that a back end had; part of a device's state.
@@ -100,6 +110,10 @@ class VhostUserDevice : public Device {
     Fd kick, call;
     std::unique_ptr<ShadowRing> shadow;
     bool started = false, enabled = false;
+    bool watched = true;               // `call`, by the loop: on its thread alone
+    bool kernels = false;              // `call` is lent to the transport; not while it is watched
+    bool crowded = false;              // chains wait for room, of which only calls tell
+    GuestPhys used{};                  // the guest's used ring, while it is lent
     std::deque<Chain> kept;            // before those in the queue
     std::vector<ChainRecord> records;  // between a load and loaded_locked()
   };
@@ -113,8 +127,14 @@ class VhostUserDevice : public Device {
   void refuse_kept_locked(unsigned index);
   void submit_locked(unsigned index);
   void refuse_all_locked(unsigned index);
+  ShadowRing::Lent lend_used_locked(unsigned index);
+  bool follow_used_ring_locked(unsigned index);
+  void move_calls_locked();
+  void take_call_back_locked(unsigned index);
+  void watch_call(unsigned index);
   void collect(unsigned index);
   void collect_locked(unsigned index);
+  void take_used_locked(unsigned index);
   void watch();
   void unwatch_own_requests();
   void hear_back_end();

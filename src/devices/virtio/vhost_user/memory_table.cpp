@@ -36,4 +36,14 @@ bool MemoryTable::covers(GuestPhys address, uint64_t length) const {
   return false;
 }
 
+MemoryTable::Place MemoryTable::find(GuestPhys address, uint64_t length) const {
+  for (const Entry& entry : entries_) {
+    const uint64_t at = address.value - entry.region.guest_address;
+    if (address.value >= entry.region.guest_address && at < entry.region.size &&
+        length <= entry.region.size - at)
+      return {entry.ram, reinterpret_cast<std::byte*>(entry.region.user_address + at)};
+  }
+  return {};
+}
+
 }  // namespace ostler::virtio::vhost_user

@@ -30,6 +30,12 @@ class MemoryTable {
   const std::vector<Entry>& entries() const { return entries_; }
   // True when the back end can reach each of `length` > 0 bytes.
   bool covers(GuestPhys address, uint64_t length) const;
+  // The same bytes here, in one piece; null: they are not.
+  struct Place {
+    std::shared_ptr<memory::RamBlock> ram;
+    std::byte* host = nullptr;
+  };
+  Place find(GuestPhys address, uint64_t length) const;
   friend bool operator==(const MemoryTable&, const MemoryTable&) = default;
 
  private:

@@ -129,7 +129,7 @@ Result<void> Session::set_memory(const MemoryTable& table, const MemoryTable::En
 Result<void> Session::start_ring(unsigned index, const RingPlace& place, int kick, int call, bool enabled) {
   using enum Request;
   TRY(set_object(VHOST_USER_SET_VRING_NUM, VringState{index, place.size}));
-  TRY(set_object(VHOST_USER_SET_VRING_BASE, VringState{index, 0}));
+  TRY(set_object(VHOST_USER_SET_VRING_BASE, VringState{index, place.base}));
   TRY(set_object(VHOST_USER_SET_VRING_ADDR, VringAddress{.index = index,
                                                          .flags = 0,
                                                          .descriptors = place.descriptors,

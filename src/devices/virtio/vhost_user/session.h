@@ -22,6 +22,7 @@ namespace ostler::virtio::vhost_user {
 struct RingPlace {
   uint16_t size = 0;  // descriptors
   uint64_t descriptors = 0, available = 0, used = 0;
+  uint16_t base = 0;  // both indices, at the start
 };
 
 // One thread at a time.

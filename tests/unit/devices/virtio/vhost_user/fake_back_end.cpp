@@ -189,9 +189,13 @@ bool FakeBackEnd::serve_one(int socket) {
     case VHOST_USER_SET_VRING_NUM:
       rings_[object<VringState>(payload).index].size = object<VringState>(payload).num;
       break;
-    case VHOST_USER_SET_VRING_ADDR:
-      rings_[object<VringAddress>(payload).index].address = object<VringAddress>(payload);
-      break;
+    case VHOST_USER_SET_VRING_ADDR: {
+      Ring& ring = rings_[object<VringAddress>(payload).index];
+      ring.address = object<VringAddress>(payload);
+      // As back ends do: they go on where the used index is.
+      if (const auto* used = reinterpret_cast<const uint16_t*>(user_locked(ring.address.used)))
+        ring.used = __atomic_load_n(used + 1, __ATOMIC_ACQUIRE);
+    } break;
     case VHOST_USER_SET_VRING_BASE:
       rings_[object<VringState>(payload).index].available =
           static_cast<uint16_t>(object<VringState>(payload).num);
@@ -357,10 +361,15 @@ std::optional<FakeBackEnd::Chain> FakeBackEnd::pop(unsigned index) {
     uint32_t length;
     uint16_t flags, next;
   };
-  const auto* const table = reinterpret_cast<const Descriptor*>(user_locked(ring.address.descriptors));
+  const auto* table = reinterpret_cast<const Descriptor*>(user_locked(ring.address.descriptors));
   Chain chain;
   chain.head = available[2 + ring.available++ % ring.size];
-  for (uint16_t at = chain.head;; at = table[at].next) {
+  uint16_t first = chain.head;
+  if ((table[first].flags & 4) != 0) {  // an indirect table
+    table = reinterpret_cast<const Descriptor*>(guest_locked(table[first].address));
+    first = 0;
+  }
+  for (uint16_t at = first;; at = table[at].next) {
     std::byte* const host = guest_locked(table[at].address);
     if ((table[at].flags & 2) != 0)
       chain.writable.emplace_back(host, table[at].length);

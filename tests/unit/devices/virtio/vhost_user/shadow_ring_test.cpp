@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cstring>
 
 namespace ostler::virtio::vhost_user {
@@ -158,6 +159,84 @@ TEST_F(ShadowRingTest, unused_chains_are_given_back_in_order) {
   for (const Chain& each : ring.give_back()) heads.push_back(each.head());
   EXPECT_EQ(heads, (std::vector<uint16_t>{0, 2, 4, 9}));
   EXPECT_EQ(ring.outstanding(), 0u);
+}
+
+// ---- with the guest's used ring ----
+class LentShadowRingTest : public ShadowRingTest {
+ protected:
+  static constexpr uint16_t kSize = 8, kIndex = 0xfffe;
+  void SetUp() override { lend(); }
+  void lend() {
+    std::memcpy(used_part.data() + 2, &kIndex, sizeof kIndex);
+    used = kIndex;
+    lent.reset({.ram = {}, .used = used_part.data(), .size = kSize, .index = kIndex});
+  }
+  void use(uint32_t id) {
+    std::memcpy(used_part.data() + 4 + 8 * (used % kSize), &id, sizeof id);
+    ++used;
+    std::memcpy(used_part.data() + 2, &used, sizeof used);
+  }
+
+  alignas(4) std::array<std::byte, 4 + 8 * kSize> used_part{};
+  ShadowRing lent{memory.data(), uint64_t{1} << 40};
+};
+
+TEST_F(LentShadowRingTest, chain_is_a_table_behind_its_own_head) {
+  EXPECT_EQ(get<uint16_t>(ShadowRing::kAvailable + 2), kIndex);
+  lent.add(chain(5, 1, 2));
+  EXPECT_TRUE(lent.publish());
+  EXPECT_EQ(get<uint16_t>(ShadowRing::kAvailable + 2), 0xffff);
+  EXPECT_EQ(available(kIndex % kSize), 5);
+  const uint64_t head = ShadowRing::kDescriptors + 16 * 5;
+  EXPECT_EQ(get<uint64_t>(head), (uint64_t{1} << 40) + ShadowRing::kTables);
+  EXPECT_EQ(get<uint32_t>(head + 8), 3 * 16u);
+  EXPECT_EQ(get<uint16_t>(head + 12), 4);
+  for (unsigned i = 0; i < 3; ++i) {
+    const uint64_t descriptor = ShadowRing::kTables + 16u * i;
+    EXPECT_EQ(get<uint64_t>(descriptor), 0x1000u * (i + 1));
+    EXPECT_EQ(get<uint32_t>(descriptor + 8), 16 + i);
+    EXPECT_EQ(get<uint16_t>(descriptor + 12), (i > 0 ? 2 : 0) | (i < 2 ? 1 : 0));
+    if (i < 2) {
+      EXPECT_EQ(get<uint16_t>(descriptor + 14), i + 1);
+    }
+  }
+}
+
+TEST_F(LentShadowRingTest, head_is_taken_once_and_within_the_ring) {
+  EXPECT_TRUE(lent.takes(7));
+  EXPECT_FALSE(lent.takes(8)) << "as a saved state may say";
+  lent.add(chain(7, 1, 1));
+  EXPECT_FALSE(lent.takes(7));
+  lent.publish();
+  use(7);
+  EXPECT_EQ(lent.take()->chain.head(), 7);
+  EXPECT_TRUE(lent.takes(7));
+  EXPECT_EQ(lent.index(), 0xffff);
+}
+
+TEST_F(LentShadowRingTest, ids_past_the_guests_ring_are_a_fault) {
+  lent.add(chain(1, 1, 1));
+  lent.publish();
+  use(8);
+  EXPECT_FALSE(lent.take());
+  EXPECT_FALSE(lent.fault().empty());
+}
+
+TEST_F(LentShadowRingTest, tables_are_free_again_after_use_and_after_a_reset) {
+  const auto fill = [this] {
+    uint16_t head = 0;
+    for (; lent.fits(chain(head, 1000, 0)); ++head) lent.add(chain(head, 1000, 0));
+    return head;
+  };
+  EXPECT_EQ(fill(), 4);
+  lent.publish();
+  use(2);
+  EXPECT_TRUE(lent.take());
+  EXPECT_TRUE(lent.fits(chain(4, 1000, 0)));
+  lend();
+  EXPECT_EQ(fill(), 4);
+  EXPECT_EQ(lent.give_back().size(), 4u);
+  EXPECT_FALSE(lent.lent());
 }
 
 }  // namespace
