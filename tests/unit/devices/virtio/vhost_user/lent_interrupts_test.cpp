@@ -103,9 +103,9 @@ TEST_F(LentInterrupts, the_driver_is_told_without_us) {
   ASSERT_TRUE(used) << "the loop has not run";
   EXPECT_EQ(used->id, asked->head);
   EXPECT_EQ(used->length, 513u);
-  EXPECT_THAT(kernel.sent(), ElementsAre(0x40));
   disk.pump();
   EXPECT_THAT(sink.messages, IsEmpty());
+  EXPECT_THAT(kernel.sent(), ElementsAre(0x40)) << "the loop does not listen";
   EXPECT_NE(disk.fake.set_features() & feature(VIRTIO_F_INDIRECT_DESC), 0u);
 }
 
@@ -418,6 +418,26 @@ TEST_F(LentInterrupts, a_used_ring_may_not_move) {
   }
   disk.ask();
   EXPECT_TRUE(failed());
+  disk.unplug();
+  memory::Transaction change(disk.memory.space);
+  change.remove(region);
+}
+
+TEST_F(LentInterrupts, memory_that_comes_leaves_the_ring_where_it_is) {
+  disk.start();
+  const auto other = *memory::RamBlock::create(
+      {.name = "other", .size = 4096, .backing = memory::Backing::kMemfd, .share = true});
+  memory::RamRegion region("other", other);
+  {
+    memory::Transaction change(disk.memory.space);
+    change.add(disk.memory.space.root(), uint64_t{4} << 20, region);
+  }
+  const size_t before = disk.fake.regions();
+  disk.ask();
+  EXPECT_EQ(disk.fake.regions(), before + 1);
+  disk.answer();
+  expect_used();
+  EXPECT_THAT(kernel.sent(), ElementsAre(0x40));
   disk.unplug();
   memory::Transaction change(disk.memory.space);
   change.remove(region);
