@@ -187,6 +187,7 @@ Result<void> PluggedDevices::plug(const config::Device& device) {
   if (!interfaces) return std::move(interfaces).error().with_context(device.origin);
   auto function = std::make_shared<virtio::Pci>(std::move(made), bus_options.vectors_wanted(), *interfaces);
   if (doorbells != nullptr) function->serve_on(*doorbells);
+  if (bus_options.irqfd) function->lend_to_kernel();
   auto added = board_.pci()->add(std::move(function), address, bus_options.multifunction);
   if (!added) return std::move(added).error().with_context(device.origin);
   return {};

@@ -26,6 +26,7 @@ struct DeviceOptions {
   bool notification_data = false;
   bool iommu_platform = false;
   bool ioeventfd = true;
+  bool irqfd = false;
   config::OnOffAuto disable_legacy = config::OnOffAuto::kAuto;  // auto: off
   bool disable_modern = false;
 
@@ -66,6 +67,9 @@ std::vector<config::Property<Options>> with_bus_properties(std::vector<config::P
       "ioeventfd", &Options::ioeventfd,
       "with -accel kvm: the guest's notifications wake the main loop, and do not stop the vCPU"));
   if (!pci) return own;
+  own.push_back(config::boolean<Options>("irqfd", &Options::irqfd,
+                                         "with -accel kvm: interrupts of a device in another process "
+                                         "(vhost-user) go by the host's kernel alone"));
   own.push_back(config::on_off_auto<Options>("disable-legacy", &Options::disable_legacy,
                                              "leave the interface of virtio 0.9.5 out; auto: off"));
   own.push_back(config::boolean<Options>("disable-modern", &Options::disable_modern,

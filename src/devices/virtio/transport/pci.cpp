@@ -359,7 +359,7 @@ void Pci::write_queue_vector(unsigned queue, uint16_t vector) {
 }
 
 bool Pci::can_lend_interrupt(unsigned queue) const {
-  return msix_ && msix_->enabled() && queue_vectors_[queue].load() != VIRTIO_MSI_NO_VECTOR &&
+  return lends_ && msix_ && msix_->enabled() && queue_vectors_[queue].load() != VIRTIO_MSI_NO_VECTOR &&
          message_fds_.load() != nullptr;
 }
 

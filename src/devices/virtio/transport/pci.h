@@ -42,6 +42,8 @@ class Pci final : public pci::Function, public bus::IoHandler, public bus::Doorb
   LegacyPorts* legacy_ports() { return legacy_.get(); }  // null: there is no legacy interface
   // Before it is plugged: notifications may come as eventfds, and are then served on the loop's thread.
   void serve_on(event::Loop& loop);
+  // Before it is plugged: lend_interrupts() may do so, where the bus has bus::MessageFds.
+  void lend_to_kernel() { lends_ = true; }
   // Waits until no request is in flight. vCPUs do not run meanwhile.
   void quiesce();
 
@@ -88,6 +90,7 @@ class Pci final : public pci::Function, public bus::IoHandler, public bus::Doorb
   std::atomic<uint16_t> config_vector_;
   std::array<std::atomic<uint16_t>, Device::kMaxQueues> queue_vectors_;
 
+  bool lends_ = false;
   std::atomic<bus::MessageFds*> message_fds_{nullptr};  // of the bus, while there is one
   std::mutex
       lent_mutex_;  // below the device's lock, above MSI-X: lent_, and queue_vectors_ while they are lent

@@ -196,6 +196,14 @@ TEST_F(LentInterrupts, with_msix_off_the_pin_rises_by_us) {
   EXPECT_THAT(kernel.sent(), ElementsAre(0x40));
 }
 
+TEST_F(LentInterrupts, nothing_is_lent_unless_the_user_wants_it) {
+  disk.lends = false;
+  disk.start();
+  EXPECT_EQ(kernel.count(), 0u);
+  round(1);
+  EXPECT_THAT(sink.messages, ElementsAre(0x40u));
+}
+
 TEST_F(LentInterrupts, without_a_vector_or_msix_nothing_is_lent) {
   ASSERT_NO_FATAL_FAILURE(disk.plug());
   disk.drive(PluggedDisk::kFeatures, false);

@@ -65,6 +65,7 @@ struct PluggedDisk {
     ASSERT_TRUE(made) << made.error().message();
     device = made->get();
     function = std::make_shared<Pci>(*std::move(made));
+    if (lends) function->lend_to_kernel();
     ASSERT_TRUE(bus.add(function, pci::Address{1, 0}));
     bus.config_write(kDevfn, 0x20, 4, kBar & 0xffffffff);
     bus.config_write(kDevfn, 0x24, 4, kBar >> 32);
@@ -176,6 +177,7 @@ struct PluggedDisk {
   event::VirtualClock clock;  // paused: moved by advance() alone
   event::Loop loop{clock};
   unsigned reconnect = 0;
+  bool lends = true;  // irqfd=on
   IrqPins pins;
   pci::Bus bus;
   memory::AddressSpace::Reader reader{memory.space};
