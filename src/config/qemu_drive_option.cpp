@@ -17,7 +17,8 @@ using nlohmann::json;
 constexpr std::string_view kKeys[] = {
     "file",           "if",           "id",    "index",  "bus",     "unit",      "media",    "format",
     "snapshot",       "cache",        "aio",   "serial", "werror",  "rerror",    "discard",  "detect-zeroes",
-    "auto-read-only", "copy-on-read", "group", "driver", "locking", "read-only", "readonly", "node-name"};
+    "auto-read-only", "copy-on-read", "group", "driver", "locking", "read-only", "readonly", "node-name",
+    "backing"};
 
 // The short names of limits, by the long ones.
 struct Limit {
@@ -174,6 +175,7 @@ Result<void> option_drive(QemuBuilder& b, std::string_view value) {
                                   pending.interface));
   const bool has_node = !drive.file.empty() || options.contains("driver") ||
                         options.contains("file.driver") || options.contains("file.filename");
+  if (!has_node && pending.interface == "none") drive.cdrom = drive.read_only = true;  // for a tray
   if (!has_node && !drive.cdrom) return keys.error("file", "is missing: the disk has no image");
   if (!has_node) drive.options = "{}";
   if (drive.id.empty()) drive.id = b.anonymous_id("drive");

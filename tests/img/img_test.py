@@ -11,6 +11,7 @@ from describe_tests import Describe
 from make_tests import Make
 from content_tests import Content
 from fault_tests import Fault
+from history_tests import History
 
 
 def main():
@@ -19,7 +20,7 @@ def main():
     parser.add_argument("tests", nargs="*", help="TestCase or TestCase.test_name; all without")
     options = parser.parse_args()
     judge.BIN = options.bin.resolve()
-    names = options.tests or [each.__name__ for each in (Describe, Make, Content, Fault)]
+    names = options.tests or [each.__name__ for each in (Describe, Make, Content, Fault, History)]
     suite = unittest.defaultTestLoader.loadTestsFromNames(names, sys.modules[__name__])
     sys.exit(not unittest.TextTestRunner(verbosity=1).run(suite).wasSuccessful())
 

@@ -31,6 +31,8 @@ Result<NodePtr> open_now(OpenRequest& request) {
   TRY_ASSIGN(const auto locking, options.choice("locking", {"auto", "on", "off"}));
   TRY_ASSIGN(const auto drop_cache, options.choice("drop-cache", {"on", "off"}));
   static_cast<void>(drop_cache);
+  TRY_ASSIGN(const auto batch, options.size("aio-max-batch"));
+  static_cast<void>(batch);  // requests go to the kernel as they come together
   TRY(options.finish());
   FileOptions file;
   file.path = *filename;

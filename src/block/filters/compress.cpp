@@ -61,8 +61,8 @@ Task<int> CompressNode::write_cluster(uint64_t begin, uint64_t length, uint64_t 
 }
 
 // Within one cluster.
-Task<int> CompressNode::write_part(uint64_t offset, Buffers whole, uint64_t from, uint64_t bytes) {
-  const uint64_t unit = cluster();
+Task<int> CompressNode::write_part(uint64_t unit, uint64_t offset, Buffers whole, uint64_t from,
+                                   uint64_t bytes) {
   const uint64_t begin = offset - offset % unit, length = std::min(unit, end() - begin);
   const Slice part(whole, from, bytes);
   int error = co_await write_cluster(begin, length, offset, part);
@@ -82,19 +82,19 @@ Task<int> CompressNode::write(uint64_t offset, Buffers from) {
   for (uint64_t done = 0; done < bytes && error == 0;) {
     const uint64_t at = offset + done;
     const uint64_t run = std::min(bytes - done, unit - at % unit);
-    error = co_await group.start(write_part(at, from, done, run));
+    error = co_await group.start(write_part(unit, at, from, done, run));
     done += run;
   }
   co_return co_await group.wait();
 }
 
-Task<int> CompressNode::zero_part(uint64_t offset, uint64_t bytes) {
+Task<int> CompressNode::zero_part(uint64_t unit, uint64_t offset, uint64_t bytes) {
   if (bytes == 0) co_return 0;
   const AlignedBuffer zeroes(bytes);
   if (!zeroes) co_return -ENOMEM;
   const iovec piece = zeroes.as_iovec();
   fill_zeroes(Buffers(&piece, 1));
-  co_return co_await write_part(offset, Buffers(&piece, 1), 0, bytes);
+  co_return co_await write_part(unit, offset, Buffers(&piece, 1), 0, bytes);
 }
 
 // The image knows zeros without storing them, in whole clusters; zeros in a part are a write to the rest.
@@ -110,9 +110,9 @@ Task<int> CompressNode::write_zeroes(uint64_t offset, uint64_t bytes, ZeroFlags 
     error = co_await child_->write_zeroes(first_whole, end_whole - first_whole, flags);
     if (error != 0) co_return error;
   }
-  error = co_await zero_part(offset, first_whole - offset);
+  error = co_await zero_part(unit, offset, first_whole - offset);
   if (error != 0) co_return error;
-  co_return co_await zero_part(end_whole, last - end_whole);
+  co_return co_await zero_part(unit, end_whole, last - end_whole);
 }
 
 Task<int> CompressNode::write_compressed(uint64_t offset, Buffers from) {

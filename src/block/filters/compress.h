@@ -30,9 +30,10 @@ class CompressNode final : public FilterNode {
   // -ECANCELED when cancel() came while it waited, -EINVAL beyond the disk's end: it may have moved
   // meanwhile.
   Task<int> hold(uint64_t offset, uint64_t bytes, RangeLocks::Guard& range);
-  Task<int> write_part(uint64_t offset, Buffers whole, uint64_t from, uint64_t bytes);
+  // `unit`: cluster(), which is not 0 here.
+  Task<int> write_part(uint64_t unit, uint64_t offset, Buffers whole, uint64_t from, uint64_t bytes);
   Task<int> write_cluster(uint64_t begin, uint64_t length, uint64_t offset, Buffers from);
-  Task<int> zero_part(uint64_t offset, uint64_t bytes);
+  Task<int> zero_part(uint64_t unit, uint64_t offset, uint64_t bytes);
   uint64_t cluster() const { return child_->limits().cluster_bytes; }  // 0: the image has none
   uint64_t end() const;                                                // of the disk, whole sectors
 

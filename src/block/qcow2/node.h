@@ -275,6 +275,7 @@ class Qcow2Node final : public Node, public Snapshots, public Checker {
   unsigned refcount_block_bits_;  // refcounts of a block, log2
   std::atomic<uint64_t> virtual_size_;
   bool read_only_ = true;
+  bool discards_ = true;      // as requests ask for
   bool discard_host_ = true;  // freed clusters give their space back
   Edge file_, data_file_, backing_;
   OpenFlags flags_;

@@ -211,7 +211,31 @@ Task<Result<void>> Qcow2Node::change_backing_file(std::string file, std::string 
 
 namespace {
 
-Result<void> take_tuning(OptionReader& options, OpenFlags& flags) {
+// Of QEMU's settings, those that mean something here. Metadata is always kept from being overwritten, and the
+// order of writing it needs no lazy refcounts (docs/block.md).
+struct Tuning {
+  bool pass_discards = true;  // to the file, when the image's clusters become free
+};
+
+Result<void> check_overlap_choice(OptionReader& options) {
+  static const std::vector<std::string_view> kTemplates = {"none", "constant", "cached", "all"};
+  const auto value = options.take("overlap-check");
+  if (!value) return {};
+  json named = value->is_object() ? *value : json::object();
+  if (!value->is_object()) named["template"] = *value;
+  OptionReader inner(std::move(named), options.where() + ": overlap-check");
+  TRY_ASSIGN(const auto choice, inner.choice("template", kTemplates));
+  static_cast<void>(choice);
+  for (const char* part : {"main-header", "active-l1", "active-l2", "refcount-table", "refcount-block",
+                           "snapshot-table", "inactive-l1", "inactive-l2", "bitmap-directory"}) {
+    TRY_ASSIGN(const auto flag, inner.boolean(part));
+    static_cast<void>(flag);
+  }
+  return inner.finish();
+}
+
+Result<Tuning> take_tuning(OptionReader& options) {
+  Tuning tuning;
   // Sizes of caches are hints to another implementation: this one bounds its own.
   for (const char* size : {"cache-size", "l2-cache-size", "refcount-cache-size", "l2-cache-entry-size",
                            "cache-clean-interval"}) {
@@ -224,9 +248,9 @@ Result<void> take_tuning(OptionReader& options, OpenFlags& flags) {
     static_cast<void>(value);
   }
   TRY_ASSIGN(const auto pass, options.boolean("pass-discard-request"));
-  if (pass) flags.unmap = *pass;
-  options.take("overlap-check");
-  return {};
+  tuning.pass_discards = pass.value_or(true);
+  TRY(check_overlap_choice(options));
+  return tuning;
 }
 
 Result<EncryptOptions> take_encrypt_options(OptionReader& options) {
@@ -274,7 +298,7 @@ Task<Result<Header>> read_header(NodePtr file, std::string name) {
 
 Task<Result<NodePtr>> open_qcow2(OpenRequest request) {
   OptionReader& options = request.options;
-  CO_TRY(take_tuning(options, request.flags));
+  CO_TRY_ASSIGN(const Tuning tuning, take_tuning(options));
   auto file = co_await request.open_child("file");
   if (!file) co_return std::move(file).error();
   const std::string name = (*file)->filename();
@@ -336,6 +360,7 @@ Task<Result<NodePtr>> open_qcow2(OpenRequest request) {
 
   auto node = std::make_shared<Qcow2Node>(*std::move(header));
   CO_TRY(node->connect(*std::move(file), std::move(data), request.flags));
+  node->discard_host_ = node->discards_ && tuning.pass_discards;
   if (backing) CO_TRY(node->set_backing(std::move(backing)));
   if (node->encrypted()) CO_TRY(co_await node->open_encryption(encrypt, request.opener));
   CO_TRY(co_await node->finish_open(!request.flags.check));
@@ -345,7 +370,7 @@ Task<Result<NodePtr>> open_qcow2(OpenRequest request) {
 Result<void> Qcow2Node::connect(NodePtr file, NodePtr data, OpenFlags flags) {
   flags_ = flags;
   read_only_ = !flags.writable;
-  discard_host_ = flags.unmap;
+  discards_ = discard_host_ = flags.unmap;
   Permissions permissions;
   permissions.used = read_only_ ? kPermissionRead : kPermissionRead | kPermissionWrite | kPermissionResize;
   permissions.shared = flags.force_share ? kPermissionsAll : kPermissionRead | kPermissionWriteUnchanged;

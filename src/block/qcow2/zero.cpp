@@ -127,7 +127,7 @@ Task<int> Qcow2Node::write_zeroes(uint64_t offset, uint64_t bytes, ZeroFlags fla
 }
 
 Task<int> Qcow2Node::discard(uint64_t offset, uint64_t bytes) {
-  if (!discard_host_ || read_only_ || bytes == 0) co_return 0;
+  if (!discards_ || read_only_ || bytes == 0) co_return 0;
   if (corrupt_) co_return -EIO;
   if (data_file_ && (header_.autoclear & kRawDataFile) != 0)
     co_return co_await write_zeroes(offset, bytes, {.may_unmap = true});

@@ -77,6 +77,15 @@ TEST_F(MediaTest, AMediumIsPutInChangedAndTakenOut) {
   qemu_img("resize -q -f raw " + path("b.iso") + " 16384");
 }
 
+// As `-device ide-cd,drive=cd` users write it: what has no image is for media that come and go.
+TEST_F(MediaTest, ADriveWithoutAnImageIsAnEmptyTray) {
+  with_drive({"-drive", "if=none,id=cd"});
+  EXPECT_EQ(disk->size(), 0u);
+  ASSERT_TRUE(media->change("cd", path("a.iso"), "raw", false));
+  EXPECT_TRUE(disk->read_only());
+  EXPECT_EQ(read(disk, 0, 512), std::string(512, 'a'));
+}
+
 TEST_F(MediaTest, ALockedTrayIsForcedOrAskedFor) {
   with_drive({"-drive", "if=none,id=cd,media=cdrom,file=@/a.iso,format=raw"});
   tray.locked = true;
