@@ -13,10 +13,21 @@ using test::Qcow2Test;
 using test::run_command;
 using test::same;
 
-// The Nth write of the file fails, for one N after the other: the request says so, others are as they should
-// be, and the image has leaks at most.
-TEST_F(Qcow2Test, a_write_that_fails_harms_nothing_else) {
+// The Nth request of a kind to the file fails, for one N after the other: the guest's request says so, others
+// are as they should be, and the image has leaks at most.
+class Qcow2Faults : public Qcow2Test, public testing::WithParamInterface<std::pair<unsigned, int>> {};
+
+// What changes the file's length gives it its blocks; nothing else is told of a host that has none left.
+INSTANTIATE_TEST_SUITE_P(Kinds, Qcow2Faults,
+                         testing::Values(std::pair(kFaultWrite | kFaultWriteZeroes | kFaultFlush, ENOSPC),
+                                         std::pair(kFaultRead, EIO),
+                                         std::pair(kFaultRead | kFaultWrite | kFaultFlush | kFaultDiscard,
+                                                   EIO),
+                                         std::pair(kFaultTruncate | kFaultWriteZeroes, ENOSPC)));
+
+TEST_P(Qcow2Faults, a_request_that_fails_harms_nothing_else) {
   constexpr size_t kSize = 1 << 20;
+  const auto [kinds, failure] = GetParam();
   for (uint64_t nth = 0; nth < 60; nth += 1 + nth / 10) {
     SCOPED_TRACE(nth);
     create("disk", {{"size", kSize}, {"cluster_size", 4096}});
@@ -27,11 +38,7 @@ TEST_F(Qcow2Test, a_write_that_fails_harms_nothing_else) {
                                    {"image", {{"driver", "file"}, {"filename", path("disk")}}}}}});
     ASSERT_NE(node, nullptr);
     auto faults = std::dynamic_pointer_cast<FaultNode>(opener.find("faults"));
-    faults->add({.kinds = kFaultWrite | kFaultWriteZeroes | kFaultFlush,
-                 .error = ENOSPC,
-                 .skip = nth,
-                 .once = true,
-                 .transfer = nth % 2 * 512});
+    faults->add({.kinds = kinds, .error = failure, .skip = nth, .once = true, .transfer = nth % 2 * 512});
     std::mt19937 random(3);
     std::string model(kSize, '\0');
     std::vector<bool> unknown(kSize / 512);
@@ -45,12 +52,13 @@ TEST_F(Qcow2Test, a_write_that_fails_harms_nothing_else) {
         error = zero(*node, sector * 512, count * 512, true);
       else
         error = write(*node, sector * 512, data);
-      EXPECT_TRUE(error == 0 || error == -ENOSPC) << error;
+      EXPECT_TRUE(error == 0 || error == -failure) << error;
       if (i % 7 == 6) continue;
       if (error == 0)
         model.replace(sector * 512, count * 512, i % 5 == 4 ? std::string(count * 512, '\0') : data);
       for (uint64_t s = sector; s < sector + count; ++s) unknown[s] = error != 0;
     }
+    faults->clear();  // where N was more than there were
     EXPECT_EQ(flush(*node), 0);
     std::string now = read(*node, 0, kSize);
     for (size_t s = 0; s < unknown.size(); ++s)
