@@ -1,5 +1,8 @@
 """Commands that make or change images without copying content: create, resize, amend, bitmap, snapshot."""
 
+import os
+from unittest.mock import patch
+
 from judge import Judged, pattern_file, qemu_io
 
 MIB = 1 << 20
@@ -149,6 +152,36 @@ class Make(Judged):
         self.both("resize", *secret, "--image-opts", image.format("n"), "+1M", status=0)
         self.make(self.home, "compare", *secret, "--image-opts", image.format("n").replace("e.q", "ours/e.q"),
                   image.format("n").replace("e.q", "theirs/e.q"))
+
+    def test_luks_algorithms(self):
+        secret = ["--object", "secret,id=s,data=abc"]
+        image = "driver=luks,key-secret=s,file.filename="
+        for options in ("cipher-alg=serpent-256", "cipher-alg=twofish-256,cipher-mode=cbc,ivgen-alg=essiv,hash-alg=ripemd160",
+                        "cipher-alg=aes-192,ivgen-alg=plain,hash-alg=sha384"):
+            self.both("convert", *secret, "-O", "luks", "-o", f"key-secret=s,iter-time=1,{options}", "a.raw", "e.luks",
+                      status=0)
+            self.both("info", "--output=json", "e.luks", status=0,
+                      ignore=["actual-size", "uuid", "iters", "master-key-iters"])
+            # What each has made the other reads.
+            self.make(self.ours, "compare", *secret, "--image-opts", "driver=raw,file.filename=a.raw", image + "e.luks")
+            read = self.our("compare", *secret, "--image-opts", "driver=raw,file.filename=a.raw", image + "../theirs/e.luks")
+            self.assertEqual(read.returncode, 0, read.stdout + read.stderr)
+
+    def test_luks_algorithms_that_do_not_fit(self):
+        for options in ("cipher-alg=cast5-128", "ivgen-alg=essiv,ivgen-hash-alg=sha384", "cipher-mode=lrw",
+                        "cipher-alg=des", "hash-alg=whirlpool", "ivgen-alg=benbi",
+                        "cipher-alg=cast5-128,cipher-mode=cbc,ivgen-alg=essiv"):
+            self.both("create", "--object", "secret,id=s,data=abc", "-f", "luks", "-o", f"key-secret=s,{options}",
+                      "new.luks", "1M", status=1, output=False)
+
+    def test_luks_algorithms_that_the_host_does_not_allow(self):
+        for options, word in (("hash-alg=md5", "md5"), ("cipher-alg=serpent-256", "serpent-256"),
+                              ("ivgen-alg=essiv,ivgen-hash-alg=md5", "md5")):
+            with patch.dict(os.environ, LIBGCRYPT_FORCE_FIPS_MODE="1"):
+                done = self.our("create", "-q", "--object", "secret,id=s,data=a long passphrase", "-f", "luks",
+                                "-o", f"key-secret=s,{options}", "new.luks", "1M")
+            self.assertEqual(done.returncode, 1, options)
+            self.assertIn(f"new.luks: {word} is not allowed by the libgcrypt of this host", done.stderr)
 
     # --- bitmap ---
 

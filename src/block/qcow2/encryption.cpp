@@ -94,7 +94,7 @@ Task<Result<void>> Qcow2Node::open_encryption(EncryptOptions options, const Open
   auto key = co_await unlock_luks(*file_, header_.encryption_header.offset, encryption_->luks,
                                   std::move(passphrase));
   if (!key) co_return std::move(key).error();
-  encryption_->cipher = std::make_unique<LuksCipher>(*std::move(key));
+  encryption_->cipher = std::make_unique<LuksCipher>(encryption_->luks.algorithm, *std::move(key));
   co_return Result<void>();
 }
 
@@ -113,7 +113,7 @@ Task<Result<void>> Qcow2Node::create_encryption(LuksPlan plan, std::string passp
   if (error != 0) co_return failed("its metadata cannot be written", error);
   encryption_ = std::make_unique<Encryption>();
   encryption_->luks = std::move(made->header);
-  encryption_->cipher = std::make_unique<LuksCipher>(std::move(made->key));
+  encryption_->cipher = std::make_unique<LuksCipher>(encryption_->luks.algorithm, std::move(made->key));
   virgin_from_ = ~uint64_t{0};
   header_.encryption = 2;
   header_.encryption_header = {offset, bytes};

@@ -65,6 +65,7 @@ TEST_F(Qcow2LuksTest, written_at_random_agrees_with_a_model_and_with_qemu_img) {
   const json variants[] = {
       json::object(),
       {{"encrypt.cipher-alg", "aes-128"}, {"encrypt.hash-alg", "sha1"}, {"cluster_size", 4096}},
+      {{"encrypt.cipher-alg", "serpent-256"}, {"encrypt.cipher-mode", "cbc"}, {"encrypt.ivgen-alg", "essiv"}},
       {{"cluster_size", 512}},
       {{"extended_l2", "on"}, {"cluster_size", 16384}},
       {{"compat", "0.10"}},

@@ -1,5 +1,6 @@
 #include "block/formats/luks/luks_crypto.h"
 
+#include <fmt/format.h>
 #include <gcrypt.h>
 
 #include <algorithm>
@@ -7,6 +8,7 @@
 #include <cstring>
 
 #include "base/assert.h"
+#include "base/lazy_library.h"
 
 namespace ostler::block {
 namespace {
@@ -24,9 +26,10 @@ void need_library() {
   static_cast<void>(ready);
 }
 
-int hash_number(const std::string& hash) {
-  if (hash == "sha1") return GCRY_MD_SHA1;
-  return hash == "sha512" ? GCRY_MD_SHA512 : GCRY_MD_SHA256;
+int hash_number(std::string_view hash) {
+  const auto number = luks_hash_number(hash);
+  ASSERT(number, "the name was looked up when it was read");
+  return *number;
 }
 
 // Each piece of the digest's length becomes its hash, numbered; the last one may be short.
@@ -58,6 +61,23 @@ std::vector<uint8_t> fold(const uint8_t* stripes, size_t key_bytes, int hash) {
 
 SecretBytes::~SecretBytes() {
   if (!bytes_.empty()) explicit_bzero(bytes_.data(), bytes_.size());
+}
+
+Result<void> luks_available(const LuksHeader& header, const std::string& name) {
+  TRY(ostler_lazy_gcrypt.load());
+  need_library();
+  const auto lacks = [&](std::string_view what) {
+    return Error(ErrorKind::kUnsupported,
+                 fmt::format("{}: {} is not allowed by the libgcrypt of this host", name, what), ENOTSUP);
+  };
+  const LuksAlgorithm& algorithm = header.algorithm;
+  const bool essiv = algorithm.ivgen == "essiv";
+  if (gcry_cipher_test_algo(algorithm.block_cipher().number) != 0) return lacks(algorithm.cipher);
+  if (essiv && gcry_cipher_test_algo(algorithm.vector_cipher().number) != 0)
+    return lacks(algorithm.vector_cipher().name);
+  for (const std::string& hash : {header.hash, essiv ? algorithm.ivgen_hash : header.hash})
+    if (gcry_md_test_algo(hash_number(hash)) != 0) return lacks(hash);
+  return {};
 }
 
 SecretBytes luks_derive(const SecretBytes& passphrase, std::span<const uint8_t> salt, uint32_t iterations,
@@ -113,43 +133,71 @@ void luks_random(void* to, size_t bytes) {
   gcry_randomize(to, bytes, GCRY_STRONG_RANDOM);
 }
 
-LuksCipher::LuksCipher(SecretBytes key) : key_(std::move(key)) {
+LuksCipher::LuksCipher(LuksAlgorithm algorithm, SecretBytes key)
+    : algorithm_(std::move(algorithm)),
+      key_(std::move(key)),
+      vector_bytes_(algorithm_.block_cipher().block_bytes) {
   need_library();
 }
 
 LuksCipher::~LuksCipher() {
-  for (gcry_cipher_handle* handle : idle_) gcry_cipher_close(handle);
+  for (const Handles& handles : idle_) close(handles);
+}
+
+void LuksCipher::close(const Handles& handles) {
+  gcry_cipher_close(handles.sectors);
+  gcry_cipher_close(handles.vectors);
+}
+
+bool LuksCipher::open(Handles& handles) const {
+  int mode = GCRY_CIPHER_MODE_XTS;
+  if (algorithm_.mode == "cbc") mode = GCRY_CIPHER_MODE_CBC;
+  if (algorithm_.mode == "ctr") mode = GCRY_CIPHER_MODE_CTR;
+  if (algorithm_.mode == "ecb") mode = GCRY_CIPHER_MODE_ECB;
+  if (gcry_cipher_open(&handles.sectors, algorithm_.block_cipher().number, mode, 0) != 0 ||
+      gcry_cipher_setkey(handles.sectors, key_.data(), key_.size()) != 0)
+    return false;
+  if (algorithm_.ivgen != "essiv") return true;
+  const LuksBlockCipher& cipher = algorithm_.vector_cipher();
+  SecretBytes salt(cipher.key_bytes);
+  gcry_md_hash_buffer(hash_number(algorithm_.ivgen_hash), salt.data(), key_.data(), key_.size());
+  return gcry_cipher_open(&handles.vectors, cipher.number, GCRY_CIPHER_MODE_ECB, 0) == 0 &&
+         gcry_cipher_setkey(handles.vectors, salt.data(), salt.size()) == 0;
+}
+
+bool LuksCipher::begin(const Handles& handles, uint64_t sector) const {
+  if (algorithm_.mode == "ecb") return true;
+  uint8_t vector[16] = {};
+  store_le(vector, algorithm_.ivgen == "plain" ? sector & 0xffffffff : sector);
+  if (handles.vectors != nullptr &&
+      gcry_cipher_encrypt(handles.vectors, vector, vector_bytes_, nullptr, 0) != 0)
+    return false;
+  return (algorithm_.mode == "ctr" ? gcry_cipher_setctr(handles.sectors, vector, vector_bytes_)
+                                   : gcry_cipher_setiv(handles.sectors, vector, vector_bytes_)) == 0;
 }
 
 bool LuksCipher::run(uint64_t sector, std::span<std::byte> data, bool encrypting) {
-  gcry_cipher_handle* handle = nullptr;
+  Handles handles;
   {
     const std::lock_guard lock(mutex_);
     if (!idle_.empty()) {
-      handle = idle_.back();
+      handles = idle_.back();
       idle_.pop_back();
     }
   }
-  if (handle == nullptr) {
-    // XTS takes two keys at once.
-    const int algorithm = key_.size() == 32 ? GCRY_CIPHER_AES128 : GCRY_CIPHER_AES256;
-    if (gcry_cipher_open(&handle, algorithm, GCRY_CIPHER_MODE_XTS, 0) != 0) return false;
-    if (gcry_cipher_setkey(handle, key_.data(), key_.size()) != 0) {
-      gcry_cipher_close(handle);
-      return false;
-    }
+  if (handles.sectors == nullptr && !open(handles)) {
+    close(handles);
+    return false;
   }
   bool ok = true;
   for (size_t at = 0; at < data.size() && ok; at += 512, ++sector) {
-    uint8_t tweak[16] = {};
-    store_le(tweak, sector);
-    ok = gcry_cipher_setiv(handle, tweak, sizeof tweak) == 0;
+    ok = begin(handles, sector);
     if (!ok) break;
-    ok = (encrypting ? gcry_cipher_encrypt(handle, data.data() + at, 512, nullptr, 0)
-                     : gcry_cipher_decrypt(handle, data.data() + at, 512, nullptr, 0)) == 0;
+    ok = (encrypting ? gcry_cipher_encrypt(handles.sectors, data.data() + at, 512, nullptr, 0)
+                     : gcry_cipher_decrypt(handles.sectors, data.data() + at, 512, nullptr, 0)) == 0;
   }
   const std::lock_guard lock(mutex_);
-  idle_.push_back(handle);
+  idle_.push_back(handles);
   return ok;
 }
 

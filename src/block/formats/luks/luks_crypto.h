@@ -1,4 +1,4 @@
-// What LUKS1 computes: keys from passphrases, keys spread over stripes, sectors encrypted by AES-XTS.
+// What LUKS1 computes: keys from passphrases, keys spread over stripes, encrypted sectors.
 // The algorithms are libgcrypt's. Any thread.
 #pragma once
 
@@ -29,6 +29,9 @@ class SecretBytes {
   std::vector<uint8_t> bytes_;
 };
 
+// Loads the library and asks whether it has what `header` names: where FIPS 140 is the rule it lacks some.
+// Before all else here. `name` begins the message.
+Result<void> luks_available(const LuksHeader& header, const std::string& name);
 // PBKDF2 (RFC 8018 §5.2) with HMAC of `hash`.
 SecretBytes luks_derive(const SecretBytes& passphrase, std::span<const uint8_t> salt, uint32_t iterations,
                         const std::string& hash, size_t key_bytes);
@@ -39,10 +42,10 @@ SecretBytes luks_merge(const SecretBytes& stripes, const std::string& hash, size
 uint32_t luks_iterations(const std::string& hash, size_t key_bytes, uint64_t milliseconds);
 void luks_random(void* to, size_t bytes);
 
-// AES-XTS of sectors of 512 bytes; the tweak is the sector's number ("plain64").
+// Encryption of sectors of 512 bytes, by `algorithm` with the number of the sector.
 class LuksCipher {
  public:
-  explicit LuksCipher(SecretBytes key);
+  LuksCipher(LuksAlgorithm algorithm, SecretBytes key);
   ~LuksCipher();
   // In place; `data` is whole sectors. False: the library failed.
   const SecretBytes& key() const { return key_; }
@@ -50,10 +53,21 @@ class LuksCipher {
   bool decrypt(uint64_t sector, std::span<std::byte> data) { return run(sector, data, false); }
 
  private:
+  struct Handles {
+    gcry_cipher_handle* sectors = nullptr;
+    gcry_cipher_handle* vectors = nullptr;  // essiv's
+  };
   bool run(uint64_t sector, std::span<std::byte> data, bool encrypting);
+  bool open(Handles& handles) const;
+  static void close(const Handles& handles);
+  // Tells the cipher where in the disk the next sector is.
+  bool begin(const Handles& handles, uint64_t sector) const;
+
+  const LuksAlgorithm algorithm_;
   const SecretBytes key_;
+  const uint32_t vector_bytes_;
   std::mutex mutex_;
-  std::vector<gcry_cipher_handle*> idle_;  // each is used by one thread at a time
+  std::vector<Handles> idle_;  // each is used by one thread at a time
 };
 
 }  // namespace ostler::block

@@ -7,12 +7,15 @@ namespace ostler::block {
 namespace {
 
 constexpr OptionSpec kCreateOptions[] = {
-    {"cipher-alg", "str", "Name of encryption cipher algorithm: aes-128 or aes-256 (default)"},
-    {"cipher-mode", "str", "Name of encryption cipher mode: xts"},
-    {"hash-alg", "str", "Name of encryption hash algorithm: sha1, sha256 (default) or sha512"},
+    {"cipher-alg", "str",
+     "Name of encryption cipher algorithm: aes-128, aes-192, aes-256 (default), cast5-128, serpent-128, "
+     "serpent-192, serpent-256, twofish-128 or twofish-256"},
+    {"cipher-mode", "str", "Name of encryption cipher mode: cbc, ctr, ecb or xts (default)"},
+    {"hash-alg", "str",
+     "Name of encryption hash algorithm: md5, ripemd160, sha1, sha224, sha256 (default), sha384 or sha512"},
     {"iter-time", "num", "Time to spend in PBKDF in milliseconds"},
-    {"ivgen-alg", "str", "Name of IV generator algorithm: plain64"},
-    {"ivgen-hash-alg", "str", "Name of IV generator hash algorithm; plain64 needs none"},
+    {"ivgen-alg", "str", "Name of IV generator algorithm: essiv, plain or plain64 (default)"},
+    {"ivgen-hash-alg", "str", "Name of IV generator hash algorithm, for essiv: sha256 (default) or md5"},
     {"key-secret", "str", "ID of the secret that provides the keyslot passphrase"},
     {"preallocation", "str", "Preallocation mode (allowed values: off, falloc, full)"},
     {"size", "size", "Virtual disk size"},
@@ -77,13 +80,19 @@ Task<Result<nlohmann::json>> measure_luks(nlohmann::json options, NodePtr source
 
 Result<LuksPlan> read_luks_plan(OptionReader& options) {
   LuksPlan plan;
-  TRY_ASSIGN(const auto cipher, options.choice("cipher-alg", {"aes-128", "aes-256"}));
-  plan.header.key_bytes = cipher == "aes-128" ? 32 : 64;
-  TRY_ASSIGN(const auto mode, options.choice("cipher-mode", {"xts"}));
-  TRY_ASSIGN(const auto ivgen, options.choice("ivgen-alg", {"plain64"}));
-  TRY_ASSIGN(const auto ivgen_hash, options.choice("ivgen-hash-alg", {"sha1", "sha256", "sha512"}));
-  static_cast<void>(mode), static_cast<void>(ivgen), static_cast<void>(ivgen_hash);
-  TRY_ASSIGN(const auto hash, options.choice("hash-alg", {"sha1", "sha256", "sha512"}));
+  LuksAlgorithm& algorithm = plan.header.algorithm;
+  TRY_ASSIGN(const auto cipher, options.choice("cipher-alg", luks_cipher_names()));
+  algorithm.cipher = cipher.value_or(algorithm.cipher);
+  TRY_ASSIGN(const auto mode, options.choice("cipher-mode", luks_mode_names()));
+  algorithm.mode = mode.value_or(algorithm.mode);
+  TRY_ASSIGN(const auto ivgen, options.choice("ivgen-alg", luks_ivgen_names()));
+  algorithm.ivgen = ivgen.value_or(algorithm.ivgen);
+  TRY_ASSIGN(const auto ivgen_hash, options.choice("ivgen-hash-alg", luks_hash_names()));
+  algorithm.ivgen_hash = ivgen_hash.value_or(algorithm.ivgen == "essiv" ? "sha256" : "");
+  if (const std::string problem = algorithm.problem(); !problem.empty())
+    return options.error(problem.starts_with("xts") ? "cipher-mode" : "ivgen-hash-alg",
+                         "does not fit: " + problem);
+  TRY_ASSIGN(const auto hash, options.choice("hash-alg", luks_hash_names()));
   plan.header.hash = hash.value_or("sha256");
   TRY_ASSIGN(const auto milliseconds, options.number("iter-time", 20000));
   plan.milliseconds = milliseconds.value_or(plan.milliseconds);

@@ -37,27 +37,30 @@ Result<LuksHeader> LuksHeader::parse(std::span<const std::byte, kBytes> bytes, c
     return cannot(file, "luks",
                   fmt::format("it has version {}, only LUKS1 is supported", load_be<uint16_t>(at + 6)));
   LuksHeader header;
-  header.cipher = text_at(at + 8, 32);
-  header.mode = text_at(at + 40, 32);
+  const std::string cipher = text_at(at + 8, 32), mode = text_at(at + 40, 32);
   header.hash = text_at(at + 72, 32);
   header.payload_sector = load_be<uint32_t>(at + 104);
-  header.key_bytes = load_be<uint32_t>(at + 108);
+  const auto key_bytes = load_be<uint32_t>(at + 108);
   std::memcpy(header.digest.data(), at + 112, header.digest.size());
   std::memcpy(header.digest_salt.data(), at + 132, header.digest_salt.size());
   header.digest_iterations = load_be<uint32_t>(at + 164);
   header.uuid = text_at(at + 168, 40);
-  for (const char c : header.cipher + header.mode + header.hash + header.uuid)
+  for (const char c : cipher + mode + header.hash + header.uuid)
     if (c < ' ' || c > '~') return damaged(file, "luks", "a name in its header is not text");
-  if (header.cipher != "aes" || header.mode != "xts-plain64" ||
-      (header.key_bytes != 32 && header.key_bytes != 64))
+  const auto algorithm = LuksAlgorithm::parse(cipher, mode, key_bytes);
+  if (!algorithm)
+    return cannot(file, "luks",
+                  fmt::format("it is encrypted by {}-{} with keys of {} bytes; supported are {} in modes {} "
+                              "with vectors {}",
+                              cipher, mode, key_bytes, fmt::join(luks_cipher_names(), ", "),
+                              fmt::join(luks_mode_names(), ", "), fmt::join(luks_ivgen_names(), ", ")));
+  if (const std::string problem = algorithm->problem(); !problem.empty())
+    return cannot(file, "luks", fmt::format("it is encrypted by {}-{}: {}", cipher, mode, problem));
+  header.algorithm = *algorithm;
+  if (!luks_hash_number(header.hash))
     return cannot(
         file, "luks",
-        fmt::format(
-            "it is encrypted by {}-{} with keys of {} bytes; aes-xts-plain64 with 32 or 64 is supported",
-            header.cipher, header.mode, header.key_bytes));
-  if (header.hash != "sha1" && header.hash != "sha256" && header.hash != "sha512")
-    return cannot(file, "luks",
-                  fmt::format("its hash is {}; sha1, sha256 and sha512 are supported", header.hash));
+        fmt::format("its hash is {}; supported are {}", header.hash, fmt::join(luks_hash_names(), ", ")));
   if (header.payload_sector < kSlotAlignment / kSector || header.payload_offset() > room)
     return damaged(file, "luks",
                    fmt::format("its data begin at sector {}, not within the file", header.payload_sector));
@@ -92,11 +95,11 @@ std::array<std::byte, LuksHeader::kBytes> LuksHeader::encode() const {
   std::byte* const at = bytes.data();
   std::memcpy(at, kMagic, sizeof kMagic);
   store_be<uint16_t>(at + 6, 1);
-  put_text(at + 8, cipher, 31);
-  put_text(at + 40, mode, 31);
+  put_text(at + 8, algorithm.header_cipher(), 31);
+  put_text(at + 40, algorithm.header_mode(), 31);
   put_text(at + 72, hash, 31);
   store_be<uint32_t>(at + 104, payload_sector);
-  store_be<uint32_t>(at + 108, key_bytes);
+  store_be<uint32_t>(at + 108, key_bytes());
   std::memcpy(at + 112, digest.data(), digest.size());
   std::memcpy(at + 132, digest_salt.data(), digest_salt.size());
   store_be<uint32_t>(at + 164, digest_iterations);
@@ -129,14 +132,16 @@ nlohmann::json LuksHeader::describe() const {
     }
     list.push_back(std::move(one));
   }
-  return {{"cipher-alg", key_bytes == 32 ? "aes-128" : "aes-256"},
-          {"cipher-mode", "xts"},
-          {"ivgen-alg", "plain64"},
-          {"hash-alg", hash},
-          {"payload-offset", payload_offset()},
-          {"master-key-iters", digest_iterations},
-          {"uuid", uuid},
-          {"slots", std::move(list)}};
+  nlohmann::json info = {{"cipher-alg", algorithm.cipher},
+                         {"cipher-mode", algorithm.mode},
+                         {"ivgen-alg", algorithm.ivgen},
+                         {"hash-alg", hash},
+                         {"payload-offset", payload_offset()},
+                         {"master-key-iters", digest_iterations},
+                         {"uuid", uuid},
+                         {"slots", std::move(list)}};
+  if (algorithm.ivgen == "essiv") info["ivgen-hash-alg"] = algorithm.ivgen_hash;
+  return info;
 }
 
 }  // namespace ostler::block

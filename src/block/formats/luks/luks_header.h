@@ -8,6 +8,7 @@
 #include <span>
 #include <string>
 
+#include "block/formats/luks/luks_algorithm.h"
 #include "block/formats/mapped/image_file.h"
 
 namespace ostler::block {
@@ -26,11 +27,9 @@ struct LuksHeader {
   // Of all slots together: a made-up header could ask for hours of computing.
   static constexpr uint64_t kMostIterations = uint64_t{1} << 28;
 
-  std::string cipher = "aes";
-  std::string mode = "xts-plain64";
+  LuksAlgorithm algorithm;
   std::string hash = "sha256";
   uint32_t payload_sector = 0;
-  uint32_t key_bytes = 64;
   std::array<uint8_t, kDigestBytes> digest{};
   std::array<uint8_t, 32> digest_salt{};
   uint32_t digest_iterations = 0;
@@ -41,9 +40,10 @@ struct LuksHeader {
   // `room`: bytes of `file` from the header on; its key slots and the payload's place must lie within.
   static Result<LuksHeader> parse(std::span<const std::byte, kBytes> bytes, const Node& file, uint64_t room);
   std::array<std::byte, kBytes> encode() const;
-  // Lays out slots and payload.
+  // Lays out slots and payload, for the algorithm's keys.
   void place_slots();
-  uint64_t material_bytes() const { return uint64_t{key_bytes} * kStripes; }
+  uint32_t key_bytes() const { return algorithm.key_bytes(); }
+  uint64_t material_bytes() const { return uint64_t{key_bytes()} * kStripes; }
   // As `qemu-img info` has it.
   nlohmann::json describe() const;
   uint64_t payload_offset() const { return payload_sector * uint64_t{512}; }

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "base/lazy_library.h"
+#include "base/assert.h"
 
 namespace ostler::block {
 namespace {
@@ -14,12 +14,13 @@ constexpr uint64_t kSector = 512;
 SecretBytes key_of_slot(const LuksHeader& header, const LuksSlot& slot, const SecretBytes& passphrase,
                         SecretBytes material, bool& right) {
   right = false;
-  LuksCipher cipher(luks_derive(passphrase, slot.salt, slot.iterations, header.hash, header.key_bytes));
+  LuksCipher cipher(header.algorithm,
+                    luks_derive(passphrase, slot.salt, slot.iterations, header.hash, header.key_bytes()));
   if (!cipher.decrypt(0, std::as_writable_bytes(std::span(material.data(), material.size()))))
     return SecretBytes();
   SecretBytes stripes(header.material_bytes());
   std::memcpy(stripes.data(), material.data(), stripes.size());
-  SecretBytes key = luks_merge(stripes, header.hash, header.key_bytes);
+  SecretBytes key = luks_merge(stripes, header.hash, header.key_bytes());
   const SecretBytes digest =
       luks_derive(key, header.digest_salt, header.digest_iterations, header.hash, LuksHeader::kDigestBytes);
   right = std::memcmp(digest.data(), header.digest.data(), digest.size()) == 0;
@@ -44,17 +45,20 @@ SecretBytes fill_luks_slot(const LuksHeader& header, LuksSlot& slot, const Secre
                            const SecretBytes& passphrase, uint64_t milliseconds) {
   luks_random(slot.salt.data(), slot.salt.size());
   slot.active = true;
-  slot.iterations = luks_iterations(header.hash, header.key_bytes, milliseconds);
+  slot.iterations = luks_iterations(header.hash, header.key_bytes(), milliseconds);
   const SecretBytes stripes = luks_split(key, header.hash);
   SecretBytes material(align_up(header.material_bytes(), kSector));
   std::memcpy(material.data(), stripes.data(), stripes.size());
-  LuksCipher cipher(luks_derive(passphrase, slot.salt, slot.iterations, header.hash, header.key_bytes));
-  cipher.encrypt(0, std::as_writable_bytes(std::span(material.data(), material.size())));
+  LuksCipher cipher(header.algorithm,
+                    luks_derive(passphrase, slot.salt, slot.iterations, header.hash, header.key_bytes()));
+  const bool encrypted =
+      cipher.encrypt(0, std::as_writable_bytes(std::span(material.data(), material.size())));
+  ASSERT(encrypted, "luks_available() has asked, and the key has the cipher's length");
   return material;
 }
 
 Task<Result<SecretBytes>> unlock_luks(Node& file, uint64_t at, LuksHeader header, SecretBytes passphrase) {
-  CO_TRY(ostler_lazy_gcrypt.load());
+  CO_TRY(luks_available(header, file.filename()));
   for (const LuksSlot& slot : header.slots) {
     if (!slot.active) continue;
     SecretBytes key;
@@ -67,14 +71,14 @@ Task<Result<SecretBytes>> unlock_luks(Node& file, uint64_t at, LuksHeader header
 }
 
 Task<Result<NewLuks>> format_luks(Node& file, uint64_t at, LuksPlan plan, SecretBytes passphrase) {
-  CO_TRY(ostler_lazy_gcrypt.load());
+  CO_TRY(luks_available(plan.header, file.filename()));
   NewLuks made;
   made.header = std::move(plan.header);
   LuksHeader& header = made.header;
   SecretBytes& key = made.key;
   SecretBytes material;
   std::function<void()> work = [&] {
-    key = SecretBytes(header.key_bytes);
+    key = SecretBytes(header.key_bytes());
     luks_random(key.data(), key.size());
     luks_random(header.digest_salt.data(), header.digest_salt.size());
     material = fill_luks_slot(header, header.slots[0], key, passphrase, plan.milliseconds);

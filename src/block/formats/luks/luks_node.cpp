@@ -34,7 +34,7 @@ Task<Result<NodePtr>> LuksNode::open(OpenRequest request) {
     CO_TRY_ASSIGN(const std::string text, request.opener.secret(*secret));
     auto key = co_await unlock_luks(*file, 0, header, SecretBytes(text));
     if (!key) co_return std::move(key).error();
-    node->cipher_ = std::make_unique<LuksCipher>(*std::move(key));
+    node->cipher_ = std::make_unique<LuksCipher>(header.algorithm, *std::move(key));
   }
   const PermissionMask used = node->read_only_ ? kPermissionRead : kPermissionRead | kPermissionWrite;
   const Permissions permissions = {.used = used, .shared = kPermissionsAll};

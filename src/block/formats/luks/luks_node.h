@@ -1,4 +1,4 @@
-// The format "luks": LUKS1 volumes, AES-XTS. Without "key-secret" an image can be opened for reading, to be
+// The format "luks": LUKS1 volumes. Without "key-secret" an image can be opened for reading, to be
 // described; its content is -EACCES then.
 #pragma once
 
