@@ -5,6 +5,7 @@
 #include "img/commands.h"
 #include "img/copy.h"
 #include "img/new_image.h"
+#include "img/same_file.h"
 #include "img/snapshot_name.h"
 #include "img/text.h"
 #include "img/unlocked.h"
@@ -200,6 +201,7 @@ Result<int> convert(Tool& tool, Words words) {
     TRY_ASSIGN(const auto request, image_request(given, given.operands[i], false, "T"));
     TRY_ASSIGN(Image source, Image::open(tool, request));
     TRY(check_unlocked(tool, source));
+    if (!given.has("target-image-opts")) TRY(check_not_read_from(target_name, source));
     if (given.has("l")) TRY(load_snapshot(tool, source, given.value("l")));
     parts.push_back({.client = &source.client(), .bytes = source.size()});
     total += source.size();

@@ -6,6 +6,7 @@
 #include "img/commands.h"
 #include "img/copy.h"
 #include "img/new_image.h"
+#include "img/same_file.h"
 #include "img/text.h"
 #include "img/unlocked.h"
 
@@ -66,6 +67,7 @@ Result<int> dd(Tool& tool, Words words) {
   TRY_ASSIGN(const auto request, image_request(arguments, operands.input, false));
   TRY_ASSIGN(const Image source, Image::open(tool, request));
   TRY(check_unlocked(tool, source));
+  TRY(check_not_read_from(operands.output, source));
   NewImage image;
   image.name = operands.output;
   image.format = arguments.value("O", "raw");

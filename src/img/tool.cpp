@@ -6,11 +6,30 @@
 
 #include "base/fd.h"
 #include "block/driver.h"
+#include "block/file/cures.h"
 #include "img/objects.h"
 
 namespace ostler::img {
 
 using nlohmann::json;
+
+namespace {
+
+// Those that are options of this command.
+block::Cures cures_of(std::span<const OptionName> options) {
+  const auto has = [&](std::string_view key) {
+    return std::ranges::find(options, key, &OptionName::key) != options.end();
+  };
+  block::Cures cures;
+  cures.locked = "stop it first";
+  cures.locked_by_writer =
+      has("force-share") ? "stop it, or give -U to read the image all the same" : "stop it first";
+  cures.not_writable = has("read-only") ? "give --read-only, or check its permissions"
+                                        : "check its permissions and whether its file system is read-only";
+  return cures;
+}
+
+}  // namespace
 
 void Tool::say(const std::string& text) const {
   if (!quiet) std::fputs(text.c_str(), stdout);
@@ -34,6 +53,7 @@ Progress::Form Tool::progress_form() const {
 Result<Arguments> read_arguments(Tool& tool, std::span<const OptionName> options,
                                  std::span<const std::string> words) {
   TRY_ASSIGN(Arguments arguments, parse_arguments(options, words));
+  block::set_cures(cures_of(options));
   tool.quiet = arguments.has("q");
   tool.percent = arguments.has("p");
   for (const std::string& object : arguments.values("object")) TRY(add_object(tool.opener, object));

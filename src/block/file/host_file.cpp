@@ -1,6 +1,7 @@
 #include "block/file/host_file.h"
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <linux/fs.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
@@ -9,6 +10,7 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "block/file/cures.h"
 #include "block/file/lock.h"
 
 namespace ostler::block {
@@ -24,9 +26,7 @@ Error open_error(const FileOptions& options, int error) {
         path + ": its file system has no O_DIRECT; use another cache mode than none or directsync", error);
   if ((error == EACCES || error == EROFS || error == EPERM) && !options.read_only &&
       access(path.c_str(), R_OK) == 0)
-    return errno_error(
-        path + " cannot be written; use readonly=on, or snapshot=on to keep changes in a temporary file",
-        error);
+    return errno_error(fmt::format("{} cannot be written; {}", path, cures().not_writable), error);
   if (error == EACCES) return errno_error(path + " cannot be opened; check its permissions", error);
   return errno_error(path + " cannot be opened", error);
 }

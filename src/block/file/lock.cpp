@@ -5,6 +5,8 @@
 
 #include <cerrno>
 
+#include "block/file/cures.h"
+
 namespace ostler::block {
 namespace {
 
@@ -36,10 +38,9 @@ bool locked_elsewhere(int fd, off_t at) {
 Result<void> lock_image(int fd, const std::string& path, Permissions permissions) {
   const bool reader = (permissions.used & kPermissionWrite) == 0;
   const auto busy = [&] {
-    return Error(ErrorKind::kBusy,
-                 fmt::format("{} is in use by another program{}; stop it, or use snapshot=on with "
-                             "file.locking=off at your own risk",
-                             path, reader ? " that writes to it" : ""));
+    return Error(ErrorKind::kBusy, fmt::format("{} is in use by another program{}; {}", path,
+                                               reader ? " that writes to it" : "",
+                                               reader ? cures().locked_by_writer : cures().locked));
   };
   for (int p = 0; p < kPermissionCount; ++p) {
     const PermissionMask bit = 1u << p;
