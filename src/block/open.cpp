@@ -13,6 +13,8 @@ namespace {
 
 using nlohmann::json;
 
+constexpr std::string_view kBackingFileOf = "backing file of ";
+
 // "nbd" of "nbd://host" and of "nbd:host:port"; empty for paths. A '/' before the colon makes it a path.
 std::string_view scheme_of(std::string_view filename) {
   const size_t colon = filename.find(':');
@@ -224,8 +226,12 @@ Task<Result<NodePtr>> Opener::open_backing(std::string parent_file, std::string 
   flags.writethrough = false;
   std::string path = backing_path(parent_file, file);
   auto opened = co_await open_filename(path, std::move(format), flags, depth + 1);
-  if (!opened) co_return std::move(opened).error().with_context("backing file of " + parent_file);
-  co_return opened;
+  if (opened) co_return opened;
+  // The image that names the missing file and, in front, the one that was asked for; not all that lie
+  // between.
+  Error error = std::move(opened).error();
+  if (depth != 0 && error.message().starts_with(kBackingFileOf)) co_return error;
+  co_return std::move(error).with_context(std::string(kBackingFileOf) + parent_file);
 }
 
 Task<Result<NodePtr>> Opener::open_at(json options, OpenFlags flags, unsigned depth) {
@@ -245,7 +251,9 @@ Task<Result<NodePtr>> Opener::open_once(json options, OpenFlags flags, unsigned 
   if (depth > kMostImages)
     co_return Error(
         ErrorKind::kCorrupt,
-        fmt::format("the chain of backing files has more than {} images; it may be a circle", kMostImages));
+        fmt::format("the chain of backing files has more than {} images; it may be a circle: look at it with "
+                    "'ostler-img info', and give one image another backing file with 'ostler-img rebase -u'",
+                    kMostImages));
   std::string driver_name = string_at(options, "driver");
   const auto below = options.find("file");
   std::string where =

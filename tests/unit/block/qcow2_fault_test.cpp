@@ -1,4 +1,6 @@
 // qcow2 under failing requests, several threads, and images that lie.
+#include <fmt/format.h>
+
 #include <thread>
 
 #include "base/bytes.h"
@@ -238,7 +240,21 @@ TEST_F(Qcow2Test, a_circle_of_backing_files_is_an_error) {
   qemu_img("create -q -f qcow2 a 1M");
   qemu_img("create -q -f qcow2 -b a -F qcow2 b");
   qemu_img("rebase -u -f qcow2 -b b -F qcow2 a");
-  EXPECT_NE(open_error(path("a"), "qcow2").find("circle"), std::string::npos);
+  const std::string error = open_error(path("a"), "qcow2");
+  EXPECT_NE(error.find("circle"), std::string::npos) << error;
+  EXPECT_TRUE(error.starts_with("backing file of " + path("a"))) << error;
+  EXPECT_LT(error.size(), 2000u) << "not all 256 images, one after the other";
+}
+
+TEST_F(Qcow2Test, an_error_deep_in_a_chain_names_the_first_image_and_the_last) {
+  qemu_img("create -q -f qcow2 disk0 1M");
+  for (int i = 1; i <= 4; ++i)
+    qemu_img(fmt::format("create -q -f qcow2 -b disk{} -F qcow2 disk{}", i - 1, i));
+  std::filesystem::remove(path("disk0"));
+  const std::string error = open_error(path("disk4"), "qcow2");
+  EXPECT_TRUE(error.starts_with("backing file of " + path("disk4") + ": backing file of " + path("disk1") +
+                                ": " + path("disk0") + ": no such disk image"))
+      << error;
 }
 
 TEST_F(Qcow2Test, header_extensions_that_are_not_known_are_kept) {
