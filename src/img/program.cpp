@@ -35,7 +35,9 @@ constexpr Command kCommands[] = {
     {"rebase", rebase, "-b BACKING [-F FORMAT] [-u] FILE", "give an image another backing file"},
     {"resize", resize, "[--shrink] FILE [+|-]SIZE", "change an image's virtual size"},
     {"serve", serve,
-     "[--socket PATH | --port N --address A] [-r] [-x NAME] [-t] [-e N] [--tls-creds DIR] FILE",
+     "[--socket PATH | --port N --address A] [-r] [-s] [-l SNAPSHOT] [-o OFFSET] [-x NAME] [-t] [-e N] "
+     "[--fork] [--pid-file PATH] [--discard MODE] [--detect-zeroes MODE] [--aio MODE] [-n] [--tls-creds DIR] "
+     "FILE",
      "give an image to NBD clients"},
     {"shrink", shrink, "FILE", "give unused space back to the host, in place", true},
     {"snapshot", snapshot, "-l | -c NAME | -a NAME | -d NAME FILE", "work on snapshots inside an image"},

@@ -2,11 +2,14 @@
 #include <signal.h>
 
 #include <algorithm>
+#include <optional>
 
 #include "block/nbd/protocol.h"
 #include "block/nbd/remote.h"
 #include "block/nbd/server.h"
+#include "img/background.h"
 #include "img/commands.h"
+#include "img/served_disk.h"
 #include "img/text.h"
 
 namespace ostler::img {
@@ -23,6 +26,7 @@ constexpr OptionName kOptions[] = {
     {"socket", 'k', "socket", true},
     {"port", 'p', "port", true},
     {"address", 'b', "address", true},
+    {"address", 0, "bind", true},  // qemu-nbd's name of it
     {"read-only", 'r', "read-only"},
     {"export-name", 'x', "export-name", true},
     {"description", 'D', "description", true},
@@ -33,6 +37,16 @@ constexpr OptionName kOptions[] = {
     {"bitmap", 'B', "bitmap", true},
     {"allocation-depth", 'A', "allocation-depth"},
     {"cache", 0, "cache", true},
+    {"nocache", 'n', "nocache"},
+    {"aio", 0, "aio", true},
+    {"discard", 0, "discard", true},
+    {"detect-zeroes", 0, "detect-zeroes", true},
+    {"offset", 'o', "offset", true},
+    {"snapshot", 's', "snapshot"},
+    {"load-snapshot", 'l', "load-snapshot", true},
+    {"fork", 0, "fork"},
+    {"pid-file", 0, "pid-file", true},
+    {"verbose", 'v', "verbose"},
 };
 
 // "--shared 0" is everybody, as far as descriptors reach in practice.
@@ -101,35 +115,54 @@ Result<std::string> listen(nbd::Server& server, const Arguments& arguments) {
   return shown.uri();
 }
 
-}  // namespace
-
-Result<int> serve(Tool& tool, Words words) {
+// `readiness`: of the process that waits; null: nobody does.
+Result<int> serve_now(Tool& tool, Words words, Readiness* readiness) {
   TRY_ASSIGN(const Arguments arguments, read_arguments(tool, kOptions, words));
-  TRY_ASSIGN(const std::string file, one_operand(arguments, "the name of an image"));
-  const bool read_only = arguments.has("read-only");
-  TRY_ASSIGN(const auto request, image_request(arguments, file, !read_only, "cache"));
   TRY_ASSIGN(nbd::Server::Settings settings, server_settings(arguments));
-  TRY_ASSIGN(Image image, Image::open(tool, request));
-  const nbd::Export::Settings disk = {.name = arguments.value("export-name"),
-                                      .description = arguments.value("description"),
-                                      .read_only = read_only,
-                                      .multi_conn = settings.most_clients > 1,
-                                      .bitmaps = arguments.values("bitmap"),
-                                      .allocation_depth = arguments.has("allocation-depth")};
+  TRY_ASSIGN(ServedDisk disk, ServedDisk::open(tool, arguments));
+  const nbd::Export::Settings shown = {.name = arguments.value("export-name"),
+                                       .description = arguments.value("description"),
+                                       .read_only = disk.read_only(),
+                                       .multi_conn = settings.most_clients > 1,
+                                       .bitmaps = arguments.values("bitmap"),
+                                       .allocation_depth = arguments.has("allocation-depth")};
   {
-    // The image owns the client and outlives the server.
-    std::shared_ptr<block::Client> client(std::shared_ptr<void>(), &image.client());
-    TRY_ASSIGN(auto made, nbd::Export::create(std::move(client), disk));
+    // The disk owns the client and outlives the server.
+    std::shared_ptr<block::Client> client(std::shared_ptr<void>(), &disk.client());
+    TRY_ASSIGN(auto made, nbd::Export::create(std::move(client), shown));
     settings.exports.push_back(std::move(made));
     nbd::Server server(std::move(settings));
     TRY_ASSIGN(const std::string uri, listen(server, arguments));
+    std::optional<PidFile> pid_file;
+    if (arguments.has("pid-file")) {
+      TRY_ASSIGN(PidFile file, PidFile::create(arguments.value("pid-file")));
+      pid_file.emplace(std::move(file));
+    }
     const StopOnSignals signals(server);
-    tool.say(uri + "\n");
-    std::fflush(stdout);
+    if (readiness != nullptr) {
+      TRY(readiness->tell(uri + "\n", arguments.has("verbose")));
+    } else {
+      tool.say(uri + "\n");
+      std::fflush(stdout);
+    }
     tool.run(server.run());
   }
-  TRY(image.close());
+  TRY(disk.close());
   return 0;
+}
+
+}  // namespace
+
+Result<int> serve(Tool& tool, Words words) {
+  TRY_ASSIGN(const Arguments arguments, parse_arguments(kOptions, words));
+  if (!arguments.has("fork")) return serve_now(tool, words, nullptr);
+  tool.quiet = arguments.has("q");
+  return run_in_background(
+      [&](Readiness& readiness) {
+        Tool own(tool.style);  // an I/O context is not shared with another process
+        return serve_now(own, words, &readiness);
+      },
+      [&](const std::string& address) { tool.say(address); });
 }
 
 }  // namespace ostler::img

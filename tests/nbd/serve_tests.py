@@ -1,7 +1,9 @@
 """ostler-img serve, used by qemu-img and libnbd's tools."""
 
 import json
+import os
 import signal
+import time
 from peers import MIB, TIMEOUT, Peers
 
 
@@ -78,10 +80,86 @@ class Serve(Peers):
             self.assertEqual(process.wait(timeout=TIMEOUT), 0)
             self.assertFalse(self.path("s").exists())
 
+    def reads(self, uri, *commands):
+        self.run_tool("qemu-io", "-f", "raw", *(word for each in commands for word in ("-c", each)), uri)
+
+    def test_offset(self):
+        disk = self.content("disk.raw")
+        _, uri = self.serve("-f", "raw", "-k", self.path("s"), "-t", "--offset", "1M", disk)
+        self.assertEqual(int(self.run_tool("nbdinfo", "--size", uri).stdout), 3 * MIB)
+        self.reads(uri, "write -P 7 0 64k", "flush")
+        self.run_tool("qemu-io", "-r", "-U", "-f", "raw", "-c", "read -P 7 1M 64k", disk)
+        other = self.content("other.raw")
+        for offset, text in (("5M", "beyond its end"), ("100", "multiples of 512"), ("x", "--offset")):
+            self.assertIn(text, self.img("serve", "-f", "raw", "-k", self.path("t"), "-o", offset, other, status=1).stderr)
+
+    def test_a_temporary_copy_takes_the_writes(self):
+        disk = self.content("disk.raw")
+        before = disk.read_bytes()
+        process, uri = self.serve("-f", "raw", "-k", self.path("s"), "-t", "-s", "-o", "1M", disk)
+        # Beside a reader: the image is only read.
+        self.run_tool("qemu-img", "info", "-f", "raw", disk)
+        self.reads(uri, "write -P 7 0 64k", "flush")
+        self.reads(uri, "read -P 7 0 64k")
+        process.terminate()
+        self.assertEqual(process.wait(timeout=TIMEOUT), 0)
+        self.assertEqual(disk.read_bytes(), before)
+
+    def test_a_snapshot_of_the_image(self):
+        self.run_tool("qemu-img", "create", "-f", "qcow2", "disk.qcow2", "1M")
+        self.run_tool("qemu-io", "-f", "qcow2", "-c", "write -P 1 0 64k", "disk.qcow2")
+        self.run_tool("qemu-img", "snapshot", "-c", "then", "disk.qcow2")
+        self.run_tool("qemu-io", "-f", "qcow2", "-c", "write -P 2 0 64k", "disk.qcow2")
+        for name, which in (("s", "then"), ("t", "snapshot.name=then")):
+            _, uri = self.serve("-f", "qcow2", "-k", self.path(name), "-t", "-l", which, "disk.qcow2")
+            self.run_tool("qemu-io", "-r", "-f", "raw", "-c", "read -P 1 0 64k", uri)
+            self.assertEqual(self.run_tool("nbdinfo", "--is", "read-only", uri, status=None).returncode, 0)
+        self.assertIn("-l", self.img("serve", "-k", self.path("u"), "-l", "never", "disk.qcow2", status=1).stderr)
+
+    def test_discards_and_zeros(self):
+        def blocks(*words):
+            path = self.path(f"full{len(self.running)}.raw")
+            path.write_bytes(b"\xff" * MIB)
+            _, uri = self.serve("-f", "raw", "-k", self.path(f"s{len(self.running)}"), "-t", *words, path)
+            self.reads(uri, "discard 0 512k", "write -P 0 512k 512k", "flush")
+            return path.stat().st_blocks * 512
+        self.assertEqual(blocks("--discard=ignore"), MIB)
+        self.assertEqual(blocks("--discard=unmap"), MIB // 2)
+        self.assertEqual(blocks("--discard=unmap", "--detect-zeroes=unmap"), 0)
+
+    def test_in_the_background(self):
+        disk, pid_file = self.content("disk.raw"), self.path("pid")
+        words = ["serve", "-f", "raw", "--fork", "--pid-file", pid_file, "-t", "-r", "--bind", "127.0.0.1", "-p", "0", disk]
+        # It returns though the server runs: that keeps none of our descriptors.
+        uri = self.img(*words).stdout.strip()
+        pid = int(pid_file.read_text())
+        try:
+            self.same(disk, uri)
+            self.assertIn("belongs to another server", self.img(*words, status=1).stderr)
+        finally:
+            os.kill(pid, signal.SIGTERM)
+        deadline = time.monotonic() + TIMEOUT
+        while pid_file.exists():
+            self.assertLess(time.monotonic(), deadline, "the file stays")
+            time.sleep(0.01)
+        done = self.img("serve", "--fork", "-k", self.path("s"), "none.raw", status=1)
+        self.assertIn("no such disk image", done.stderr)
+        self.assertEqual(done.stderr.count("\n"), 1)
+
+    def test_ways_to_reach_the_host(self):
+        disk = self.content("disk.raw")
+        for number, words in enumerate((["-n"], ["-n", "--aio=native"], ["--aio=threads"], ["--aio=io_uring", "-v"])):
+            _, uri = self.serve("-f", "raw", "-k", self.path(f"s{number}"), "-t", "-r", *words, disk)
+            self.same(disk, uri)
+
     def test_mistakes_are_explained(self):
         disk = self.content("disk.raw")
         for words, text in ((["--socket", "x", "--port", "1"], "excludes"), (["--tls-creds", "nowhere"], "neither server-cert.pem"),
-                            (["--shared", "9999"], "1024"), (["--socket", "/nowhere/x"], "No such file")):
+                            (["--shared", "9999"], "1024"), (["--socket", "/nowhere/x"], "No such file"),
+                            (["--aio=native"], "--nocache"), (["--aio=some"], "io_uring"), (["--discard=no"], "unmap"),
+                            (["--detect-zeroes=unmap", "--discard=ignore"], "needs --discard=unmap"),
+                            (["--detect-zeroes=much"], "not one of off"), (["-n", "--cache=none"], "exclude each other"),
+                            (["--pid-file", "/nowhere/pid", "-k", self.path("s")], "--pid-file")):
             done = self.img("serve", "-f", "raw", *words, disk, status=1)
             self.assertIn(text, done.stderr)
 
