@@ -2,6 +2,7 @@
 // wrong), 2 an image cannot be opened, 3 its tables cannot be read, 4 its content cannot be read.
 #include <algorithm>
 #include <cstring>
+#include <optional>
 
 #include "img/commands.h"
 #include "img/unlocked.h"
@@ -26,8 +27,19 @@ uint64_t first_difference(const std::byte* a, const std::byte* b, uint64_t size)
 
 class Comparison {
  public:
-  Comparison(Tool& tool, const Image& a, const Image& b, Progress& progress)
-      : tool_(tool), images_{&a, &b}, progress_(progress) {}
+  Comparison(Tool& tool, const Image& a, const Image& b)
+      : tool_(tool), images_{&a, &b}, form_(tool.progress_form()) {
+    progress_.emplace(form_, "compare", std::max(a.size(), b.size()));
+  }
+
+  // All of both was looked at.
+  void finish() {
+    if (progress_) progress_->finish();
+  }
+  void say(const std::string& result) {
+    end_line();
+    tool_.say(result);
+  }
 
   // 0: the same up to `end`.
   block::Task<int> common(uint64_t end, bool strict) {
@@ -40,7 +52,7 @@ class Comparison {
         bytes = std::min(bytes, status[i].bytes);
       }
       if (strict && !alike(status[0], status[1])) {
-        tool_.say(fmt::format("Strict mode: Offset {} block status mismatch!\n", at));
+        say(fmt::format("Strict mode: Offset {} block status mismatch!\n", at));
         co_return kDifferent;
       }
       if (!reads_zero(status[0]) || !reads_zero(status[1])) {
@@ -53,7 +65,7 @@ class Comparison {
         if (result != 0) co_return result;
       }
       at += bytes;
-      progress_.advance(bytes);
+      advance(bytes);
     }
     co_return 0;
   }
@@ -66,12 +78,19 @@ class Comparison {
       if (result == 0 && !reads_zero(status)) result = co_await zeroes(i == 1, at, status.bytes);
       if (result != 0) co_return result;
       at += status.bytes;
-      progress_.advance(status.bytes);
+      advance(status.bytes);
     }
     co_return 0;
   }
 
  private:
+  void advance(uint64_t bytes) {
+    if (progress_) progress_->advance(bytes);
+  }
+  // A result has a line of its own on a terminal: the one that renews itself ends before.
+  void end_line() {
+    if (form_ == Progress::Form::kLine) progress_.reset();
+  }
   // Stored in the same way: -s.
   static bool alike(const ChainStatus& a, const ChainStatus& b) {
     return a.data == b.data && a.zero == b.zero && a.allocated == b.allocated &&
@@ -121,17 +140,19 @@ class Comparison {
     co_return 0;
   }
   int differ(uint64_t at) {
-    tool_.say(fmt::format("Content mismatch at offset {}!\n", at));
+    say(fmt::format("Content mismatch at offset {}!\n", at));
     return kDifferent;
   }
   void failed(unsigned i, uint64_t at, int error) {
+    end_line();
     tool_.complain(
         fmt::format("{}: at offset {}: {}", images_[i]->node()->filename(), at, std::strerror(-error)));
   }
 
   Tool& tool_;
   const Image* images_[2];
-  Progress& progress_;
+  const Progress::Form form_;
+  std::optional<Progress> progress_;
   block::AlignedBuffer buffers_[2] = {block::AlignedBuffer(kPiece), block::AlignedBuffer(kPiece)};
 };
 
@@ -149,16 +170,15 @@ Result<int> compare_images(Tool& tool, const Arguments& arguments) {
     tool.say("Strict mode: Image size mismatch!\n");
     return kDifferent;
   }
-  Progress progress(tool.progress_form(), "compare", std::max(size_a, size_b));
-  Comparison comparison(tool, a, b, progress);
+  Comparison comparison(tool, a, b);
   if (const int result = tool.run(comparison.common(both, strict)); result != 0) return result;
   if (size_a != size_b) {
-    tool.say("Warning: Image size mismatch!\n");
+    comparison.say("Warning: Image size mismatch!\n");
     const int result = tool.run(comparison.rest_is_zero(size_a > size_b ? 0 : 1, both));
     if (result != 0) return result;
   }
-  progress.finish();
-  tool.say("Images are identical.\n");
+  comparison.finish();
+  comparison.say("Images are identical.\n");
   return 0;
 }
 

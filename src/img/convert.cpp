@@ -186,7 +186,7 @@ Result<int> convert(Tool& tool, Words words) {
   TRY_ASSIGN(NewImage image, new_image_of(tool, given, target_name));
   if (asks_for_help(image.options)) {
     TRY_ASSIGN(const block::Driver* driver, block::need_driver(image.format));
-    std::fputs(option_help(*driver, true).c_str(), stdout);
+    std::fputs(option_help(*driver, given.operands.size() > 1).c_str(), stdout);
     return 0;
   }
   TRY(check_combinations(given));

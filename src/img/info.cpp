@@ -1,6 +1,7 @@
 // info: what is known about an image without reading its content, alone or with its chain of backing files.
 #include <set>
 
+#include "block/edge.h"
 #include "img/commands.h"
 #include "img/info_text.h"
 #include "img/text.h"
@@ -12,6 +13,34 @@ using nlohmann::ordered_json;
 
 constexpr OptionName kOptions[] = {kObject, kImageOptions, kForceShare,
                                    kFormat, kOutput,       {"backing-chain", 0, "backing-chain"}};
+
+// True if a file's name does not tell what is read of it: `node` or one below it shows a part.
+bool is_part(const block::Node& node) {
+  if (node.driver() == "raw") {
+    const nlohmann::json options = node.options();
+    if (options.contains("offset") || options.contains("size")) return true;
+  }
+  for (const block::Edge* edge : node.children())
+    if (edge->role() == block::Role::kFile && is_part(*edge->node())) return true;
+  return false;
+}
+
+// "json:{"driver": "raw", "offset": 512, …}", the driver first.
+std::string part_text(const nlohmann::json& options) {
+  std::string text;
+  const auto add = [&](const std::string& key, const nlohmann::json& value) {
+    text += fmt::format("{}\"{}\": {}", text.empty() ? "{" : ", ", key,
+                        value.is_object() ? part_text(value) : value.dump());
+  };
+  if (options.contains("driver")) add("driver", options["driver"]);
+  for (const auto& [key, value] : options.items())
+    if (key != "driver") add(key, value);
+  return text + "}";
+}
+
+std::string name_of(const block::Node& node) {
+  return is_part(node) ? "json:" + part_text(node.options()) : node.filename();
+}
 
 // The images of a chain, each opened alone: a missing backing file spoils the description of nothing above.
 Result<ordered_json> describe_chain(Tool& tool, Image::Request request, bool whole_chain) {
@@ -27,7 +56,7 @@ Result<ordered_json> describe_chain(Tool& tool, Image::Request request, bool who
     TRY_ASSIGN(const Image image, Image::open(tool, request));
     const block::Node& node = *image.node();
     const bool named = !request.is_options && !request.name.starts_with("json:");
-    const std::string filename = named ? request.name : node.filename();
+    const std::string filename = named ? request.name : name_of(node);
     list.push_back(image_description(node, filename));
     const std::string backing = node.backing_file_name();
     if (!whole_chain || backing.empty()) return list;

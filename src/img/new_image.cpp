@@ -26,7 +26,9 @@ std::string value_text(const json& value, std::string_view type) {
   const auto& text = value.get_ref<const std::string&>();
   if (type == "size" || type == "num")
     if (const auto size = block::parse_size(text)) return std::to_string(*size);
-  return text;
+  std::string doubled;  // as -o takes it
+  for (const char each : text) doubled.append(each == ',' ? 2 : 1, each);
+  return doubled;
 }
 
 // What qemu-img tells of options that were not given, and the order in which it tells qcow2's.

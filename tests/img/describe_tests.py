@@ -1,6 +1,10 @@
 """Commands that read: info, map, check, measure, snapshot -l, compare."""
 
-from judge import Judged, pattern_file, qemu_io
+import pty
+import subprocess
+
+import judge
+from judge import Judged, json, os, pattern_file, qemu_io
 
 MIB = 1 << 20
 
@@ -29,6 +33,20 @@ class Describe(Judged):
         self.both("info", "a.raw", status=0)
         self.both("info", "--output=json", "a.raw", status=0)
         self.both("info", "-f", "raw", "-U", "--output", "human", "a.raw", status=0)
+
+    def test_info_of_a_part_of_a_file(self):
+        file = {"driver": "file", "filename": "a.raw"}
+        for name in ({"driver": "raw", "offset": 512, "file": file}, {"driver": "raw", "size": 1024, "file": file},
+                     {"driver": "raw", "file": {"driver": "raw", "offset": 4096, "size": 8192, "file": file}},
+                     {"driver": "raw", "file": file}):
+            def told(run, name=name):
+                done = run("info", "--output=json", "json:" + json.dumps(name))
+                self.assertEqual(done.returncode, 0, done.stderr)
+                text = json.loads(done.stdout)["filename"]
+                return json.loads(text[5:]) if text.startswith("json:") else text
+            self.assertEqual(told(self.our), told(self.their))
+        text = self.our("info", "--image-opts", "driver=raw,offset=512,file.driver=file,file.filename=a.raw").stdout
+        self.assertTrue(text.startswith('image: json:{"driver": "raw", "'), text)
 
     def test_info_of_vdi(self):
         self.both("info", "a.vdi", status=0, ignore=["disk size"])
@@ -214,3 +232,27 @@ class Describe(Judged):
         self.both("frobnicate", status=1)
         ours = self.our("infoo", "a.raw")
         self.assertIn("did you mean 'info'", ours.stderr)
+
+    def test_results_have_a_line_of_their_own_on_a_terminal(self):
+        # Slow enough that the progress line is shown.
+        slow = 'json:{"driver":"null-co","size":"%s","latency-ns":1000000,"read-zeroes":false}'
+        for words, last in (([slow % "1100M", slow % "1100M"], "Images are identical."),
+                            ([slow % "1100M", slow % "1200M"], "Warning: Image size mismatch!")):
+            terminal, side = pty.openpty()
+            process = subprocess.Popen([judge.BIN / "ostler-img", "compare", *words], cwd=self.ours, stdin=subprocess.DEVNULL,
+                                       stdout=side, stderr=side)
+            os.close(side)
+            text = b""
+            while True:
+                try:
+                    piece = os.read(terminal, 4096)
+                except OSError:  # EIO: the other side is closed
+                    break
+                if not piece:
+                    break
+                text += piece
+            os.close(terminal)
+            process.wait(timeout=judge.TIMEOUT)
+            lines = text.decode().split("\r\n")
+            self.assertTrue(lines[0].startswith("\rcompare: "), lines)
+            self.assertEqual(lines[1], last, lines)

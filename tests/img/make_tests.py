@@ -65,6 +65,15 @@ class Make(Judged):
         for option in ("size=<size>", "preallocation=<str>"):
             self.assertIn(option, ours.stdout)
 
+    def test_convert_help_is_of_the_format_alone_without_a_target(self):
+        for words in ([], ["a"], ["a", "b"]):
+            ours, theirs = (run("convert", "-O", "qcow2", "-o", "help", *words) for run in (self.our, self.their))
+            self.assertEqual(ours.stdout.splitlines()[0], theirs.stdout.splitlines()[0])
+            self.assertEqual("Specify the target filename" in ours.stdout, "Specify the target filename" in theirs.stdout)
+
+    def test_create_tells_commas_in_values_twice(self):
+        self.both("create", "-f", "qcow2", "-u", "-b", "a,b.qcow2", "-F", "qcow2", "x,y.qcow2", "1M", status=0)
+
     # --- resize ---
 
     def test_resize_raw(self):
