@@ -7,6 +7,7 @@
 #include <string>
 #include <string_view>
 
+#include "block/new_files.h"
 #include "block/node.h"
 #include "block/open.h"
 #include "block/options.h"
@@ -34,9 +35,9 @@ struct OpenRequest {
 struct CreateRequest {
   OptionReader options;  // of creation, "size" among them
   std::string filename;  // as the user names the image
-  NodePtr file;          // of a format: the empty file, open for writing. Of a protocol: null
   OpenFlags flags;
   Opener& opener;
+  NewFiles& files;  // a format calls make_own() when it has read its options and found them right
   NodePtr backing;  // open for reading, if backing_file is given and was looked at
 };
 

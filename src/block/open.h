@@ -42,8 +42,8 @@ class Opener {
   Task<Result<NodePtr>> open(std::string filename, std::string format, OpenFlags flags);
   // {"driver": …, …} as -blockdev has it, nested or with dotted keys. Without "driver": recognised.
   Task<Result<NodePtr>> open(nlohmann::json options, OpenFlags flags);
-  // Makes an image of `format` in a new file `filename` (an existing one loses its content). Options as -o
-  // has them, with "size"; without it the backing file's size. An error leaves what was made so far.
+  // Makes an image of `format` in a new file `filename` (an existing one loses its content, once the options
+  // are right). They are as -o has them; without "size": the backing file's. NewFiles: what an error leaves.
   Task<Result<void>> create(std::string filename, std::string format, nlohmann::json options,
                             OpenFlags flags);
 

@@ -60,6 +60,26 @@ class Make(Judged):
         self.both("create", "missing/new.raw", "1M", status=1)
         self.both("create", "-o", "preallocation=some", "new.raw", "1M", status=1, output=False)
 
+    def test_create_checks_options_before_content_goes(self):
+        before = (self.ours / "a.raw").read_bytes()
+        for words in (["-f", "qcow2", "-o", "cluster_size=3"], ["-f", "qcow2", "-o", "compat=0.9"],
+                      ["-f", "qcow2", "-o", "encrypt.format=luks"], ["-f", "luks"], ["-f", "vpc", "-o", "subformat=bad"],
+                      ["-f", "vdi", "-o", "preallocation=metadata"], ["-f", "vdi", "-o", "static=maybe"],
+                      ["-f", "vmdk", "-o", "subformat=bad"], ["-f", "qed", "-o", "cluster_size=3"],
+                      ["-f", "raw", "-o", "preallocation=some"]):
+            self.both("create", *words, "new", "1M", status=1, output=False)
+            self.assertFalse((self.ours / "new").exists(), words)
+            self.assertEqual(self.our("create", *words, "a.raw", "1M").returncode, 1, words)
+            self.assertEqual((self.ours / "a.raw").read_bytes(), before, words)
+        for words in (["-f", "vhdx", "-o", "block_size=3"], ["-f", "parallels", "-o", "cluster_size=3"]):  # QEMU takes them
+            self.assertEqual(self.our("create", *words, "a.raw", "1M").returncode, 1, words)
+            self.assertEqual((self.ours / "a.raw").read_bytes(), before, words)
+        for fmt in ("raw", "qcow2", "vdi", "vpc", "vhdx", "vmdk", "qed", "parallels"):
+            self.assertEqual(self.our("create", "-f", fmt, "a.raw", "7E").returncode, 1, fmt)
+            self.assertEqual((self.ours / "a.raw").read_bytes(), before, fmt)
+        self.assertEqual(self.our("convert", "-O", "qcow2", "-o", "cluster_size=3", "a.qcow2", "a.raw").returncode, 1)
+        self.assertEqual((self.ours / "a.raw").read_bytes(), before)
+
     def test_create_help(self):
         ours = self.both("create", "-f", "raw", "-o", "help", "new.raw", "1M", status=0, output=False)
         for option in ("size=<size>", "preallocation=<str>"):

@@ -52,16 +52,24 @@ Task<Result<NodePtr>> open_file(OpenRequest request) {
   co_return open_now(request);
 }
 
-Result<Fd> make_file(const std::string& path) {
-  Fd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0644));
+Result<Fd> make_file(const std::string& path, uint64_t size, NewFiles& files) {
+  constexpr int kHow = O_RDWR | O_CREAT | O_CLOEXEC | O_NOCTTY | O_NONBLOCK;
+  Fd fd(::open(path.c_str(), kHow | O_EXCL, 0644));
+  if (fd)
+    files.made(path);
+  else if (errno == EEXIST)
+    fd = Fd(::open(path.c_str(), kHow, 0644));
   if (!fd) return errno_error(path + " cannot be created; check its folder and permissions", errno);
   struct stat status;
   if (fstat(fd.get(), &status) != 0) return errno_error(path + " cannot be examined", errno);
   if (!S_ISREG(status.st_mode) && !S_ISBLK(status.st_mode))
     return Error(ErrorKind::kInvalidArgument, path + " is neither a file nor a block device");
   TRY(lock_image(fd.get(), path, {.used = kPermissionWrite | kPermissionResize, .shared = kPermissionRead}));
-  if (S_ISREG(status.st_mode) && ftruncate(fd.get(), 0) != 0)
-    return errno_error(path + " cannot be emptied", errno);
+  if (!S_ISREG(status.st_mode)) return fd;
+  // What its file system cannot hold is told before the content goes.
+  if (size > static_cast<uint64_t>(status.st_size) && ftruncate(fd.get(), static_cast<off_t>(size)) != 0)
+    return errno_error(fmt::format("{} cannot be given a size of {} bytes", path, size), errno);
+  if (ftruncate(fd.get(), 0) != 0) return errno_error(path + " cannot be emptied", errno);
   return fd;
 }
 
@@ -77,7 +85,7 @@ Task<Result<void>> create_file(CreateRequest request) {
   FileOptions file;
   file.path = filename.value_or(request.filename);
   if (file.path.starts_with("file:")) file.path.erase(0, 5);
-  CO_TRY_ASSIGN(Fd fd, make_file(file.path));
+  CO_TRY_ASSIGN(Fd fd, make_file(file.path, size.value_or(0), request.files));
   struct stat status;
   if (fstat(fd.get(), &status) == 0 && S_ISBLK(status.st_mode)) co_return Result<void>();
   FileNode node(file, std::move(fd), 0, false);

@@ -172,10 +172,6 @@ uint64_t metadata_bytes(const Header& h, uint64_t size, uint64_t data_bytes) {
   return (1 + tables + l1_clusters + blocks + table) * cluster;
 }
 
-json data_file_options(const std::string& path) {
-  return json{{"size", 0}, {"filename", path}};
-}
-
 json open_file_options(const std::string& path) {
   return json{{"driver", "file"}, {"filename", path}};
 }
@@ -199,31 +195,28 @@ Task<Result<void>> create_qcow2(CreateRequest request) {
     co_return Error(ErrorKind::kInvalidArgument,
                     fmt::format("{}: {} bytes are too many for clusters of {}; use larger clusters",
                                 request.filename, image.size, cluster));
+  CO_TRY_ASSIGN(const std::vector<std::byte> header, h.serialize(request.filename));
+  CO_TRY_ASSIGN(const NodePtr file, co_await request.files.make_own());
   NodePtr data;
   if (h.has(kDataFile)) {
     const std::string path = h.data_file;
-    OptionReader file_options(data_file_options(path), path);
-    CreateRequest data_request{std::move(file_options), path,           nullptr,
-                               request.flags,           request.opener, nullptr};
-    const Driver* file_driver = find_driver("file");
-    CO_TRY(co_await file_driver->create(std::move(data_request)));
+    CO_TRY(co_await request.files.make_other(path));
     json open_options = open_file_options(path);
     auto opened = co_await request.opener.open_at(std::move(open_options), request.flags, 0);
     if (!opened) co_return std::move(opened).error();
     data = *std::move(opened);
   }
   // Header, refcount table, one refcount block; the rest is made by opening and growing it.
-  CO_TRY_ASSIGN(const std::vector<std::byte> header, h.serialize(request.filename));
   std::vector<std::byte> tables(2 * cluster);
   store_be<uint64_t>(tables.data(), 2 * cluster);
   for (uint64_t i = 0; i < 3; ++i) store_refcount(&tables[cluster], i, h.refcount_order, 1);
-  int error = co_await write_bytes(*request.file, cluster, tables.data(), tables.size());
-  if (error == 0) error = co_await write_bytes(*request.file, 0, header.data(), header.size());
+  int error = co_await write_bytes(*file, cluster, tables.data(), tables.size());
+  if (error == 0) error = co_await write_bytes(*file, 0, header.data(), header.size());
   if (error != 0) co_return errno_error(request.filename + ": the image cannot be written", -error);
   auto node = std::make_shared<Qcow2Node>(h);
   OpenFlags flags = request.flags;
   flags.writable = true;
-  CO_TRY(node->connect(request.file, std::move(data), flags));
+  CO_TRY(node->connect(file, std::move(data), flags));
   CO_TRY(co_await node->finish_open(false));
   if (image.encryption) {
     LuksPlan plan = *std::move(image.encryption);

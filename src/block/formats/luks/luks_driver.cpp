@@ -61,9 +61,10 @@ Task<Result<void>> create_luks(CreateRequest request) {
   CO_TRY_ASSIGN(const std::string text, request.opener.secret(plan.secret));
   LuksPlan keys = plan;
   SecretBytes passphrase(text);
-  auto formatted = co_await format_luks(*request.file, 0, std::move(keys), std::move(passphrase));
+  CO_TRY_ASSIGN(const NodePtr file, co_await request.files.make_own());
+  auto formatted = co_await format_luks(*file, 0, std::move(keys), std::move(passphrase));
   if (!formatted) co_return std::move(formatted).error();
-  co_return co_await request.file->truncate(plan.header.payload_offset() + plan.size, plan.preallocation);
+  co_return co_await file->truncate(plan.header.payload_offset() + plan.size, plan.preallocation);
 }
 
 Task<Result<nlohmann::json>> measure_luks(nlohmann::json options, NodePtr source) {

@@ -49,9 +49,10 @@ Task<Result<void>> create_parallels(CreateRequest request) {
   header.cylinders = static_cast<uint32_t>(header.sectors / header.heads / 32);
   const uint64_t data = (ParallelsHeader::kBytes + entries * 4 + cluster - 1) / cluster * cluster;
   header.data_sector = static_cast<uint32_t>(data / kSector);
-  CO_TRY(co_await zero_image(*request.file, 0, data));
+  CO_TRY_ASSIGN(const NodePtr file, co_await request.files.make_own());
+  CO_TRY(co_await zero_image(*file, 0, data));
   const auto bytes = header.encode();
-  co_return co_await write_image(*request.file, 0, bytes.data(), bytes.size());
+  co_return co_await write_image(*file, 0, bytes.data(), bytes.size());
 }
 
 }  // namespace

@@ -49,11 +49,12 @@ Task<Result<void>> create_qed(CreateRequest request) {
   if (header.disk_bytes > header.most_bytes())
     co_return options.error("size", fmt::format("is {}; with such clusters and tables {} bytes are the most",
                                                 *size, header.most_bytes()));
-  Node& file = *request.file;
+  if (backing_file && backing_file->size() > 1023)
+    co_return options.error("backing_file", "is longer than 1023 characters");
+  CO_TRY_ASSIGN(const NodePtr made, co_await request.files.make_own());
+  Node& file = *made;
   CO_TRY(co_await zero_image(file, 0, header.l1_offset + header.table_bytes()));
   if (backing_file && !backing_file->empty()) {
-    if (backing_file->size() > 1023)
-      co_return options.error("backing_file", "is longer than 1023 characters");
     header.features |= QedHeader::kBacking;
     if (backing_format == "raw") header.features |= QedHeader::kBackingIsRaw;
     header.backing_offset = QedHeader::kBytes;

@@ -177,10 +177,9 @@ Task<Result<void>> create_raw(CreateRequest request) {
   if (!size) co_return options.error("size", "is missing");
   CO_TRY_ASSIGN(const auto mode, options.choice("preallocation", {"off", "falloc", "full"}));
   CO_TRY(options.finish());
-  Preallocation preallocation = Preallocation::kOff;
-  if (mode == "falloc") preallocation = Preallocation::kFalloc;
-  if (mode == "full") preallocation = Preallocation::kFull;
-  co_return co_await request.file->truncate(align_up(*size, kSector), preallocation);
+  const uint64_t bytes = align_up(*size, kSector);
+  CO_TRY_ASSIGN(const NodePtr file, co_await request.files.make_own(bytes, mode.value_or("off")));
+  co_return co_await file->truncate(bytes, Preallocation::kOff);  // of a device: is it that large?
 }
 
 Task<Result<nlohmann::json>> measure_raw(nlohmann::json options, NodePtr source) {

@@ -46,7 +46,8 @@ Task<Result<void>> create_vdi(CreateRequest request) {
   header.allocated = header.type == VdiHeader::kStatic ? header.blocks : 0;
   header.uuid = random_uuid();
   header.last_snapshot = random_uuid();
-  Node& file = *request.file;
+  CO_TRY_ASSIGN(const NodePtr made, co_await request.files.make_own());
+  Node& file = *made;
   const auto bytes = header.encode();
   CO_TRY(co_await write_image(file, 0, bytes.data(), bytes.size()));
   std::vector<uint32_t> map((header.data_offset - header.map_offset) / 4);

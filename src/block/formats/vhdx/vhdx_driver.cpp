@@ -93,7 +93,8 @@ Task<Result<void>> create_vhdx(CreateRequest request) {
   layout.metadata_bytes = kMegabyte;
   const uint64_t data_offset = layout.metadata_offset + layout.metadata_bytes;
 
-  Node& file = *request.file;
+  CO_TRY_ASSIGN(const NodePtr made, co_await request.files.make_own());
+  Node& file = *made;
   std::array<std::byte, 512> identifier{};
   std::memcpy(identifier.data(), "vhdxfile", 8);
   const std::string_view creator = "Ostler";

@@ -99,9 +99,6 @@ std::string file_part(const std::string& path) {
   return slash == std::string::npos ? path : path.substr(slash + 1);
 }
 
-nlohmann::json size_option(uint64_t size) {
-  return {{"size", size}};
-}
 nlohmann::json file_options(const std::string& path) {
   return {{"driver", "file"}, {"filename", path}};
 }
@@ -115,14 +112,13 @@ VmdkExtentHeader empty_extent(const Plan& plan, uint64_t bytes) {
 }
 
 // An extent in a file of its own beside the descriptor.
-Task<Result<void>> create_extent_file(Opener& opener, std::string path, Plan plan, uint64_t bytes,
-                                      OpenFlags flags) {
-  nlohmann::json options = size_option(plan.flat ? bytes : 0);
-  auto made = co_await opener.create(path, "file", std::move(options), flags);
+Task<Result<void>> create_extent_file(CreateRequest& request, std::string path, Plan plan, uint64_t bytes) {
+  auto made = co_await request.files.make_other(path, plan.flat ? bytes : 0);
   if (!made || plan.flat) co_return made;
+  OpenFlags flags = request.flags;
   flags.writable = true;
   nlohmann::json naming = file_options(path);
-  auto file = co_await opener.open_at(std::move(naming), flags, 0);
+  auto file = co_await request.opener.open_at(std::move(naming), flags, 0);
   if (!file) co_return std::move(file).error();
   VmdkExtentHeader header = empty_extent(plan, bytes);
   auto result = co_await create_vmdk_extent(**file, header);
@@ -160,7 +156,6 @@ Task<Result<void>> create_vmdk(CreateRequest request) {
   }
   std::random_device source;
   const uint32_t cid = source() & 0xfffffffe;
-  Node& file = *request.file;
 
   std::string lines;
   if (!plan.flat && !plan.split) {
@@ -171,6 +166,8 @@ Task<Result<void>> create_vmdk(CreateRequest request) {
     VmdkExtentHeader header = empty_extent(plan, plan.size);
     header.descriptor_offset = 1;
     header.descriptor_size = VmdkExtentHeader::kDescriptorSectors;
+    CO_TRY_ASSIGN(const NodePtr made, co_await request.files.make_own());
+    Node& file = *made;
     CO_TRY(co_await create_vmdk_extent(file, header));
     co_return co_await write_image(file, header.descriptor_offset * kSector, text.data(), text.size());
   }
@@ -180,18 +177,19 @@ Task<Result<void>> create_vmdk(CreateRequest request) {
   if (count > VmdkDescriptor::kMostExtents)
     co_return request.options.error(
         "size", fmt::format("needs {} extents; {} are the most", count, VmdkDescriptor::kMostExtents));
+  CO_TRY_ASSIGN(const NodePtr file, co_await request.files.make_own());
   std::string stem = request.filename;
   if (stem.ends_with(".vmdk")) stem.resize(stem.size() - 5);
   for (uint64_t i = 0; i < count; ++i) {
     const uint64_t bytes = std::min(extent_bytes, plan.size - i * extent_bytes);
     const std::string path =
         plan.split ? fmt::format("{}-{}{:03}.vmdk", stem, plan.flat ? 'f' : 's', i + 1) : stem + "-flat.vmdk";
-    CO_TRY(co_await create_extent_file(request.opener, path, plan, bytes, request.flags));
+    CO_TRY(co_await create_extent_file(request, path, plan, bytes));
     lines += fmt::format("RW {} {} \"{}\"{}\n", bytes / kSector, plan.flat ? "FLAT" : "SPARSE",
                          file_part(path), plan.flat ? " 0" : "");
   }
   const std::string text = descriptor_text(plan, lines, cid, parent_cid);
-  co_return co_await write_image(file, 0, text.data(), text.size());
+  co_return co_await write_image(*file, 0, text.data(), text.size());
 }
 
 int probe_vmdk(std::span<const std::byte> head, std::span<const std::byte>, uint64_t, std::string_view) {

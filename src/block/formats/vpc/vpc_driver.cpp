@@ -89,7 +89,8 @@ Task<Result<void>> create_vpc(CreateRequest request) {
   const auto now = std::chrono::system_clock::now().time_since_epoch();
   footer.timestamp =
       static_cast<uint32_t>(std::chrono::duration_cast<std::chrono::seconds>(now).count() - kSecondsTo2000);
-  Node& file = *request.file;
+  CO_TRY_ASSIGN(const NodePtr made, co_await request.files.make_own());
+  Node& file = *made;
   if (footer.type == VhdFooter::kDynamic) co_return co_await write_dynamic(file, footer);
   const auto bytes = footer.encode();
   if (footer.current_bytes != 0) CO_TRY(co_await zero_image(file, 0, footer.current_bytes));
