@@ -1,11 +1,26 @@
 // Creating images (Opener::create): the format reads its options and has its file made (NewFiles).
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "block/driver.h"
 
 namespace ostler::block {
 
 using nlohmann::json;
+
+json take_file_options(json& options, const Driver& format, const Driver& protocol) {
+  json taken = json::object();
+  for (const OptionSpec& each : protocol.create_options) {
+    const std::string name(each.name);
+    const bool of_format =
+        std::ranges::find(format.create_options, each.name, &OptionSpec::name) != format.create_options.end();
+    if (of_format || !options.contains(name)) continue;
+    taken[name] = options[name];
+    options.erase(name);
+  }
+  return taken;
+}
 
 Task<Result<void>> Opener::create(std::string filename, std::string format, json options, OpenFlags flags) {
   CO_TRY_ASSIGN(const Driver* driver, need_driver(format));
@@ -35,8 +50,9 @@ Task<Result<void>> Opener::create(std::string filename, std::string format, json
       if (!options.contains("size")) options["size"] = backing->size();
     }
   }
+  json file_options = take_file_options(options, *driver, *protocol);
   OptionReader reader(std::move(options), filename);
-  NewFiles files(*this, *protocol, std::move(description), flags);
+  NewFiles files(*this, *protocol, std::move(description), std::move(file_options), flags);
   flags.writable = true;
   CreateRequest request{std::move(reader), filename, flags, *this, files, backing};
   auto result = co_await driver->create(std::move(request));

@@ -63,6 +63,8 @@ struct Driver {
 
 std::span<const Driver* const> drivers();
 const Driver* find_driver(std::string_view name);
+// Options of creation that `format` has not but its file has, like "nocow": taken out of `options`.
+nlohmann::json take_file_options(nlohmann::json& options, const Driver& format, const Driver& protocol);
 // The error names the known ones.
 Result<const Driver*> need_driver(std::string_view name);
 

@@ -8,8 +8,12 @@ namespace ostler::block {
 
 using nlohmann::json;
 
-NewFiles::NewFiles(Opener& opener, const Driver& protocol, json description, OpenFlags flags)
-    : opener_(opener), protocol_(protocol), description_(std::move(description)), flags_(flags) {
+NewFiles::NewFiles(Opener& opener, const Driver& protocol, json description, json options, OpenFlags flags)
+    : opener_(opener),
+      protocol_(protocol),
+      description_(std::move(description)),
+      options_(std::move(options)),
+      flags_(flags) {
   flags_.writable = true;
 }
 
@@ -19,6 +23,7 @@ Task<Result<NodePtr>> NewFiles::make_own(uint64_t size, std::string preallocatio
   options["size"] = size;
   options["filename"] = name;
   options["preallocation"] = preallocation;
+  options.update(options_);
   OptionReader reader(std::move(options), name);
   CreateRequest request{std::move(reader), name, flags_, opener_, *this, nullptr};
   CO_TRY(co_await protocol_.create(std::move(request)));

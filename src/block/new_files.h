@@ -15,8 +15,9 @@ struct Driver;
 
 class NewFiles {
  public:
-  // `protocol`: the driver that makes the image's own file; `description`: how that is opened.
-  NewFiles(Opener& opener, const Driver& protocol, nlohmann::json description, OpenFlags flags);
+  // `protocol`: the driver that makes the image's file, with `options`; `description`: how that is opened.
+  NewFiles(Opener& opener, const Driver& protocol, nlohmann::json description, nlohmann::json options,
+           OpenFlags flags);
 
   // The image's own file, open for writing: `size` bytes of zeros (an existing one loses its content, unless
   // its file system cannot hold that size). `preallocation`: off, falloc, full.
@@ -31,7 +32,7 @@ class NewFiles {
  private:
   Opener& opener_;
   const Driver& protocol_;
-  const nlohmann::json description_;
+  const nlohmann::json description_, options_;
   OpenFlags flags_;
   NodePtr own_;
   std::vector<std::string> made_;

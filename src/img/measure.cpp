@@ -51,6 +51,7 @@ Result<int> measure(Tool& tool, Words words) {
     return Error(
         ErrorKind::kUnsupported,
         fmt::format("-O: how large an image of the format '{}' is cannot be told beforehand", format));
+  block::take_file_options(options, *driver, *block::find_driver("file"));  // they change nothing here
   if (by_size) {
     TRY_ASSIGN(options["size"], size_of_option("--size", arguments.value("size")));
     TRY_ASSIGN(const auto result, tool.run(driver->measure(options, nullptr)));

@@ -80,6 +80,19 @@ class Make(Judged):
         self.assertEqual(self.our("convert", "-O", "qcow2", "-o", "cluster_size=3", "a.qcow2", "a.raw").returncode, 1)
         self.assertEqual((self.ours / "a.raw").read_bytes(), before)
 
+    def test_create_options_of_files(self):
+        for fmt in ("raw", "qcow2", "vdi", "qed"):
+            for option in ("nocow=on", "extent_size_hint=1M", "nocow=off,extent_size_hint=0"):
+                self.both("create", "-f", fmt, "-o", option, "new", "1M", status=0,
+                          output=fmt in ("raw", "qcow2") and "," not in option)
+                self.both("convert", "-O", fmt, "-o", option, "a.qcow2", "copy", status=0)
+                self.same_content("copy", fmt=fmt)
+            (self.ours / "new").unlink()
+            self.both("create", "-f", fmt, "-o", "nocow=maybe", "new", "1M", status=1, output=False)
+            self.assertFalse((self.ours / "new").exists())
+        for fmt in ("raw", "qcow2"):
+            self.both("measure", "-O", fmt, "-o", "nocow=on", "--size", "1M", status=0)
+
     def test_create_help(self):
         ours = self.both("create", "-f", "raw", "-o", "help", "new.raw", "1M", status=0, output=False)
         for option in ("size=<size>", "preallocation=<str>"):

@@ -3,10 +3,13 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <limits>
 
 #include "block/file/file_node.h"
 #include "block/file/lock.h"
@@ -73,6 +76,22 @@ Result<Fd> make_file(const std::string& path, uint64_t size, NewFiles& files) {
   return fd;
 }
 
+// Hints, before the file has content (ioctl_iflags(2), FS_IOC_FSSETXATTR); a file system without them does as
+// it always does.
+void turn_off_copy_on_write(int fd) {
+  int flags = 0;
+  if (ioctl(fd, FS_IOC_GETFLAGS, &flags) != 0) return;
+  flags |= FS_NOCOW_FL;
+  ioctl(fd, FS_IOC_SETFLAGS, &flags);
+}
+void give_extent_size(int fd, uint32_t bytes) {
+  struct fsxattr attributes = {};
+  if (ioctl(fd, FS_IOC_FSGETXATTR, &attributes) != 0) return;
+  attributes.fsx_xflags |= FS_XFLAG_EXTSIZE;
+  attributes.fsx_extsize = bytes;
+  ioctl(fd, FS_IOC_FSSETXATTR, &attributes);
+}
+
 Task<Result<void>> create_file(CreateRequest request) {
   OptionReader& options = request.options;
   CO_TRY_ASSIGN(const auto filename, options.string("filename"));
@@ -80,14 +99,17 @@ Task<Result<void>> create_file(CreateRequest request) {
   CO_TRY_ASSIGN(const auto mode, options.choice("preallocation", {"off", "falloc", "full"}));
   CO_TRY_ASSIGN(const auto nocow, options.boolean("nocow"));
   CO_TRY_ASSIGN(const auto hint, options.size("extent_size_hint"));
-  static_cast<void>(nocow), static_cast<void>(hint);  // hints for particular file systems
   CO_TRY(options.finish());
+  if (hint.value_or(0) > std::numeric_limits<uint32_t>::max())
+    co_return options.error("extent_size_hint", fmt::format("is {}; it must be below 4G", *hint));
   FileOptions file;
   file.path = filename.value_or(request.filename);
   if (file.path.starts_with("file:")) file.path.erase(0, 5);
   CO_TRY_ASSIGN(Fd fd, make_file(file.path, size.value_or(0), request.files));
   struct stat status;
   if (fstat(fd.get(), &status) == 0 && S_ISBLK(status.st_mode)) co_return Result<void>();
+  if (nocow.value_or(false)) turn_off_copy_on_write(fd.get());
+  if (hint.value_or(0) != 0) give_extent_size(fd.get(), static_cast<uint32_t>(*hint));
   FileNode node(file, std::move(fd), 0, false);
   Preallocation preallocation = Preallocation::kOff;
   if (mode == "falloc") preallocation = Preallocation::kFalloc;

@@ -145,8 +145,6 @@ Result<NewImage> parse_new_image(OptionReader& options) {
   TRY_ASSIGN(image.encryption, take_encryption(options));
   if (image.encryption && (h.autoclear & kRawDataFile) != 0)
     return options.error("data_file_raw", "and encryption exclude each other");
-  TRY_ASSIGN(const auto nocow, options.boolean("nocow"));
-  static_cast<void>(nocow);
   TRY(options.finish());
   return image;
 }
