@@ -210,8 +210,18 @@ class Describe(Judged):
     def test_measure_qcow2(self):
         for words in (["--size", "1G"], ["a.raw"], ["top.qcow2"], ["-o", "cluster_size=4k", "top.qcow2"],
                       ["-o", "preallocation=full", "--size", "10M"], ["--size", "2T"]):
-            self.both("measure", "-O", "qcow2", *words, status=0, ignore=["bitmaps size: 0"])
-            self.both("measure", "-O", "qcow2", "--output=json", *words, status=0, ignore=["bitmaps"])
+            self.both("measure", "-O", "qcow2", *words, status=0)
+            self.both("measure", "-O", "qcow2", "--output=json", *words, status=0)
+
+    def test_measure_bitmaps(self):
+        for folder in (self.theirs, self.ours):
+            for words in (["one"], ["-g", "4k", "--disable", "of a longer name"], ["-g", "512", "fine"]):
+                self.make(folder, "bitmap", "--add", *words[:-1], "base.qcow2", words[-1])
+        for words in ([], ["-o", "cluster_size=4k"], ["-o", "cluster_size=512"], ["-o", "compat=0.10"]):
+            self.both("measure", "-O", "qcow2", *words, "base.qcow2", status=0)
+            self.both("measure", "-O", "qcow2", "--output=json", *words, "base.qcow2", status=0)
+        self.both("measure", "-O", "raw", "base.qcow2", status=0)
+        self.both("measure", "-O", "qcow2", "top.qcow2", status=0)
 
     def test_measure_mistakes(self):
         self.both("measure", status=1)

@@ -170,6 +170,21 @@ uint64_t metadata_bytes(const Header& h, uint64_t size, uint64_t data_bytes) {
   return (1 + tables + l1_clusters + blocks + table) * cluster;
 }
 
+// What properly stored bitmaps take: a directory, and a table and bits of each (qcow2 "Bitmaps extension").
+uint64_t bitmap_bytes(const Header& h, uint64_t size, const std::vector<BitmapInfo>& list) {
+  constexpr uint64_t kEntryBytes = 24, kTableEntryBytes = 8;
+  const uint64_t cluster = h.cluster_bytes();
+  uint64_t directory = 0, total = 0;
+  for (const BitmapInfo& each : list) {
+    if (!each.persistent || each.in_use) continue;
+    const uint64_t bits = ceil_div(size, each.granularity);
+    const uint64_t clusters = ceil_div(ceil_div(bits, 8), cluster);
+    total += clusters * cluster + align_up(clusters * kTableEntryBytes, cluster);
+    directory += align_up(kEntryBytes + each.name.size(), 8);
+  }
+  return total + align_up(directory, cluster);
+}
+
 json open_file_options(const std::string& path) {
   return json{{"driver", "file"}, {"filename", path}};
 }
@@ -256,6 +271,9 @@ Task<Result<json>> measure_qcow2(json options, NodePtr source) {
   json result;
   result["required"] = image.header.has(kDataFile) ? whole - size : whole - size + data;
   result["fully-allocated"] = image.header.has(kDataFile) ? whole - size : whole;
+  Bitmaps* const bitmaps = source ? source->bitmaps() : nullptr;
+  if (bitmaps != nullptr && image.header.version >= 3)
+    result["bitmaps"] = bitmap_bytes(image.header, image.size, bitmaps->list());
   co_return result;
 }
 
