@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <filesystem>
 
 #include "block/driver.h"
 
@@ -21,6 +22,17 @@ json take_file_options(json& options, const Driver& format, const Driver& protoc
   }
   return taken;
 }
+
+namespace {
+
+// Whether the chain at `node` has the file `path`.
+bool lies_in(const Node& node, const std::string& path) {
+  std::error_code none;
+  if (node.is_protocol()) return std::filesystem::equivalent(node.filename(), path, none);
+  return std::ranges::any_of(node.children(), [&](const Edge* edge) { return lies_in(*edge->node(), path); });
+}
+
+}  // namespace
 
 Task<Result<void>> Opener::create(std::string filename, std::string format, json options, OpenFlags flags) {
   CO_TRY_ASSIGN(const Driver* driver, need_driver(format));
@@ -44,9 +56,18 @@ Task<Result<void>> Opener::create(std::string filename, std::string format, json
       OpenFlags reading = flags;
       reading.no_backing = false;
       reading.direct = false;
+      reading.force_share = true;  // its size and identity alone are looked at
       auto opened = co_await open_backing(filename, backing_file, backing_format, reading, 0);
       if (!opened) co_return std::move(opened).error();
       backing = *std::move(opened);
+      if (lies_in(*backing, string_at(description, "filename"))) {
+        auto ignored = co_await close_chain(std::move(backing));
+        static_cast<void>(ignored);
+        co_return Error(
+            ErrorKind::kInvalidArgument,
+            fmt::format("{}: it is in the chain of its own backing file {}; name another new file", filename,
+                        backing_file));
+      }
       if (!options.contains("size")) options["size"] = backing->size();
     }
   }

@@ -91,6 +91,7 @@ Result<void> complete_backing(Tool& tool, NewImage& image) {
   if (!format.empty()) TRY(block::need_driver(format));
   if (image.trust_backing) return {};
   block::OpenFlags flags;
+  flags.force_share = true;  // only its size is read, which no writer makes wrong
   TRY_ASSIGN(block::NodePtr backing, tool.run(tool.opener.open_backing(image.name, file, format, flags, 0)));
   const std::string found = backing->driver();
   if (!image.options.contains("size")) image.options["size"] = (backing->size() + 511) / 512 * 512;

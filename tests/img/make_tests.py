@@ -1,6 +1,7 @@
 """Commands that make or change images without copying content: create, resize, amend, bitmap, snapshot."""
 
 import os
+import subprocess
 from unittest.mock import patch
 
 from judge import Judged, pattern_file, qemu_io
@@ -92,6 +93,25 @@ class Make(Judged):
             self.assertFalse((self.ours / "new").exists())
         for fmt in ("raw", "qcow2"):
             self.both("measure", "-O", fmt, "-o", "nocow=on", "--size", "1M", status=0)
+
+    def test_create_on_a_backing_file_that_is_written(self):
+        for folder in (self.theirs, self.ours):
+            writer = subprocess.Popen(["qemu-io", "-f", "qcow2", "a.qcow2"], cwd=folder, stdin=subprocess.PIPE,
+                                      stdout=subprocess.PIPE)
+            self.addCleanup(writer.communicate, b"quit\n")
+            writer.stdin.write(b"write -P 4 1M 64k\n")
+            writer.stdin.flush()
+            writer.stdout.read(1)  # it has opened the image
+        for size in ([], ["20M"]):
+            self.both("create", "-f", "qcow2", "-b", "a.qcow2", "-F", "qcow2", "new.qcow2", *size, status=0)
+            self.both("info", "-U", "new.qcow2", status=0, ignore=["disk size"])
+
+    def test_create_on_itself(self):
+        before = (self.ours / "a.qcow2").read_bytes()
+        self.both("create", "-f", "qcow2", "-b", "a.qcow2", "-F", "qcow2", "a.qcow2", status=1, output=False)
+        done = self.our("create", "-f", "qcow2", "-b", "./a.qcow2", "-F", "qcow2", "a.qcow2")
+        self.assertIn("its own backing file", done.stderr)
+        self.assertEqual((self.ours / "a.qcow2").read_bytes(), before)
 
     def test_create_help(self):
         ours = self.both("create", "-f", "raw", "-o", "help", "new.raw", "1M", status=0, output=False)
