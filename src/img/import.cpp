@@ -1,5 +1,7 @@
 // import: a disk of another program (or of an .ova, the archive that programs exchange machines by) as a new
 // qcow2 image.
+#include <unistd.h>
+
 #include "img/commands.h"
 #include "img/copy.h"
 #include "img/new_image.h"
@@ -90,6 +92,11 @@ Result<int> import(Tool& tool, Words words) {
   if (image.name == name)
     return Error(ErrorKind::kInvalidArgument,
                  fmt::format("{}: it would be overwritten; name another file for the new image", name));
+  if (given.operands.size() == 1 && access(image.name.c_str(), F_OK) == 0)
+    return Error(ErrorKind::kInvalidArgument,
+                 fmt::format("{0}: it exists already and was not named; name the new image as the second "
+                             "operand, {0} if it is to be overwritten",
+                             image.name));
   image.options["size"] = source.size();
   TRY(make_image(tool, image));
   Image::Request target_request = {.name = image.name, .format = image.format};

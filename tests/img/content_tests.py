@@ -256,6 +256,15 @@ class Content(Judged):
             self.sound(image)
             self.make(self.ours, "compare", "-f", "raw", "-F", "qcow2", "a.raw", image)
 
+    def test_people_import_overwrites_only_what_is_named(self):
+        self.make(self.ours, "convert", "-O", "vmdk", "a.raw", "disk.vmdk")
+        (self.ours / "disk.qcow2").write_bytes(b"precious")
+        done = self.people("import", "disk.vmdk", status=1)
+        self.assertIn("disk.qcow2: it exists already", done.stderr)
+        self.assertEqual((self.ours / "disk.qcow2").read_bytes(), b"precious")
+        self.people("import", "disk.vmdk", "disk.qcow2")
+        self.make(self.ours, "compare", "-f", "raw", "-F", "qcow2", "a.raw", "disk.qcow2")
+
     def test_people_import_of_what_is_no_archive(self):
         (self.ours / "broken.ova").write_bytes(b"x" * 4096)
         done = self.people("import", "broken.ova", status=1)
