@@ -170,6 +170,12 @@ Result<void> check_new_image(Tool& tool, NewImage& image, uint64_t size, bool co
   TRY(check_option_names(*driver, image.options));
   if (compress && !driver->compression)
     return Error(ErrorKind::kUnsupported, fmt::format("-c: the format '{}' does not compress", image.format));
+  const std::string subformat = block::string_at(image.options, "subformat");
+  if (compress && image.format == "vmdk" && subformat.ends_with("Flat"))
+    return Error(ErrorKind::kUnsupported,
+                 fmt::format("-c: vmdk images of the subformat {} hold nothing compressed; use -o "
+                             "subformat=streamOptimized",
+                             subformat));
   const std::string preallocation = block::string_at(image.options, "preallocation", "off");
   if (compress && secrets_of(image.options).size() != 0)
     return mistake("-c and encryption exclude each other: what is compressed would not be encrypted");
@@ -243,6 +249,13 @@ Result<int> convert(Tool& tool, Words words) {
     if (driver == nullptr || !driver->compression)
       return Error(ErrorKind::kUnsupported, fmt::format("-c: {}: the format '{}' does not compress",
                                                         target_name, target.node()->driver()));
+  }
+  if (settings.compress && target.node()->driver() == "vmdk" && !target.node()->compresses()) {
+    tool.warn(
+        fmt::format("-c: {}: only vmdk images of the subformat streamOptimized are compressed, this one "
+                    "is not; -o subformat=streamOptimized makes one",
+                    target_name));
+    settings.compress = false;
   }
   if (is_new && target.node()->new_space_is_zero()) settings.target_is_zero = true;
 

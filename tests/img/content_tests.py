@@ -57,6 +57,20 @@ class Content(Judged):
         self.both("convert", "-c", "-O", "raw", "a.raw", "out", status=1)
         self.both("convert", "-c", "-O", "qcow2", "-o", "preallocation=full", "a.raw", "out", status=1)
 
+    def test_convert_compressed_to_vmdk(self):
+        self.both("create", "-q", "-f", "vmdk", "there.vmdk", "4M", status=0)
+        self.both("convert", "-c", "-n", "-O", "vmdk", "a.raw", "there.vmdk", status=0)
+        self.same_content("there.vmdk", fmt="vmdk")
+        for words in ([], ["-o", "subformat=twoGbMaxExtentSparse"], ["-o", "subformat=streamOptimized"]):
+            done = self.both("convert", "-c", "-O", "vmdk", *words, "a.raw", "out.vmdk", status=0)
+            self.same_content("out.vmdk", fmt="vmdk")
+            self.assertEqual("warning: -c" in done.stderr, words[1:] != ["subformat=streamOptimized"], done.stderr)
+        for folder in (self.theirs, self.ours):
+            (folder / "out.vmdk").unlink()
+        done = self.both("convert", "-c", "-O", "vmdk", "-o", "subformat=monolithicFlat", "a.raw", "out.vmdk", status=1)
+        self.assertIn("-c: ", done.stderr)
+        self.assertFalse((self.ours / "out.vmdk").exists())
+
     def test_convert_several_sources(self):
         self.both("convert", "-O", "qcow2", "a.raw", "b.raw", "top.qcow2", "out", status=0)
         self.same_content("out", fmt="qcow2")
