@@ -177,6 +177,20 @@ class Fault(Judged):
                 if fmt != "raw":
                     self.sound("out", fmt)
 
+    def test_create_without_space(self):
+        for words in (["-f", "raw", "-o", "preallocation=full"], ["-f", "raw", "-o", "preallocation=falloc"],
+                      ["-f", "qcow2", "-o", "preallocation=full"], ["-f", "vdi", "-o", "static=on"],
+                      ["-f", "vpc", "-o", "subformat=fixed"], ["-f", "vhdx", "-o", "subformat=fixed"],
+                      ["-f", "qcow2", "-o", "data_file=data,data_file_raw=on"],
+                      ["-f", "vmdk", "-o", "subformat=monolithicFlat"]):
+            before = sorted(each.name for each in self.ours.iterdir())
+            self.failed(self.limited(2 * MIB, "create", "-q", *words, "new.vmdk", "8M"), "File too large")
+            self.assertEqual(sorted(each.name for each in self.ours.iterdir()), before, words)
+            (self.ours / "there").touch()
+            self.failed(self.limited(2 * MIB, "create", "-q", *words, "there", "8M"), "File too large")
+            self.assertTrue((self.ours / "there").exists(), words)
+            (self.ours / "there").unlink()
+
     def test_commit_with_a_short_write(self):
         size = (self.ours / "base.qcow2").stat().st_size
         for more in (512, MIB + 100, 2 * MIB + 65536 + 4096):
