@@ -5,6 +5,7 @@
 #include <filesystem>
 
 #include "block/driver.h"
+#include "block/file_name.h"
 
 namespace ostler::block {
 
@@ -38,6 +39,7 @@ Task<Result<void>> Opener::create(std::string filename, std::string format, json
   CO_TRY_ASSIGN(const Driver* driver, need_driver(format));
   if (driver->create == nullptr)
     co_return Error(ErrorKind::kUnsupported, fmt::format("images of '{}' cannot be created", format));
+  CO_TRY(check_file_name(filename));
   const bool is_protocol = driver->kind == DriverKind::kProtocol;
   CO_TRY_ASSIGN(json description, options_of_filename(filename));
   CO_TRY_ASSIGN(const Driver* protocol,
@@ -53,6 +55,7 @@ Task<Result<void>> Opener::create(std::string filename, std::string format, json
     if (backing_file.empty()) {
       options.erase("backing_file");
     } else if (!flags.no_backing || !options.contains("size")) {
+      CO_TRY(check_file_name(backing_file));
       OpenFlags reading = flags;
       reading.no_backing = false;
       reading.direct = false;

@@ -6,6 +6,7 @@
 #include <array>
 
 #include "block/driver.h"
+#include "block/file_name.h"
 #include "block/formats/raw/raw_node.h"
 
 namespace ostler::block {
@@ -117,6 +118,17 @@ std::string backing_path(const std::string& parent, const std::string& file) {
   if (!scheme_of(parent).empty() && parent.find('/') == std::string::npos) return file;
   const size_t slash = parent.rfind('/');
   return slash == std::string::npos ? file : parent.substr(0, slash + 1) + file;
+}
+
+Result<void> check_file_name(const std::string& filename) {
+  const size_t end = filename.find_first_of(":/");
+  if (end == std::string::npos || filename[end] == '/') return {};
+  const std::string_view scheme = scheme_of(filename);
+  if (scheme == "json" || (!scheme.empty() && driver_of_scheme(scheme) != nullptr)) return {};
+  return Error(ErrorKind::kInvalidArgument,
+               fmt::format("{0}: what stands before a colon is a protocol, and there is none '{1}'; write "
+                           "./{0} for a file of that name",
+                           filename, scheme));
 }
 
 Result<json> options_of_filename(const std::string& filename) {

@@ -4,6 +4,7 @@
 #include <map>
 
 #include "base/suggest.h"
+#include "block/file_name.h"
 #include "img/text.h"
 
 namespace ostler::img {
@@ -80,6 +81,7 @@ Result<void> check_option_names(const block::Driver& driver, const json& options
 }
 
 Result<void> complete_backing(Tool& tool, NewImage& image) {
+  TRY(block::check_file_name(image.name));
   const std::string file = block::string_at(image.options, "backing_file");
   if (file.empty()) return {};
   TRY_ASSIGN(const block::Driver* driver, block::need_driver(image.format));
@@ -90,6 +92,7 @@ Result<void> complete_backing(Tool& tool, NewImage& image) {
   const std::string format = block::string_at(image.options, "backing_fmt");
   if (!format.empty()) TRY(block::need_driver(format));
   if (image.trust_backing) return {};
+  TRY(block::check_file_name(file));
   block::OpenFlags flags;
   flags.force_share = true;  // only its size is read, which no writer makes wrong
   TRY_ASSIGN(block::NodePtr backing, tool.run(tool.opener.open_backing(image.name, file, format, flags, 0)));

@@ -4,7 +4,7 @@ import os
 import subprocess
 from unittest.mock import patch
 
-from judge import Judged, pattern_file, qemu_io
+from judge import Judged, pattern_file, qemu_io, shutil
 
 MIB = 1 << 20
 
@@ -112,6 +112,18 @@ class Make(Judged):
         done = self.our("create", "-f", "qcow2", "-b", "./a.qcow2", "-F", "qcow2", "a.qcow2")
         self.assertIn("its own backing file", done.stderr)
         self.assertEqual((self.ours / "a.qcow2").read_bytes(), before)
+
+    def test_create_with_a_colon_in_the_name(self):
+        for folder in (self.theirs, self.ours):
+            shutil.copy(folder / "a.qcow2", folder / "k:1.qcow2")
+        for words in (["-f", "qcow2", "-b", "k:1.qcow2", "-F", "qcow2", "new"], ["a:b", "1M"], [":b", "1M"]):
+            done = self.both("create", *words, status=1)
+            self.assertIn(f"write ./{next(word for word in words if ':' in word)} for", done.stderr)
+        self.both("convert", "a.qcow2", "a:b", status=1)
+        self.assertEqual([each.name for each in self.ours.iterdir() if ":" in each.name], ["k:1.qcow2"])
+        self.both("create", "-f", "qcow2", "-b", "./k:1.qcow2", "-F", "qcow2", "new", status=0)
+        for words in (["./a:b", "1M"], ["file:a:b", "1M"], ["-u", "-f", "qcow2", "-b", "k:none", "-F", "raw", "new", "1M"]):
+            self.both("create", *words, status=0)
 
     def test_create_help(self):
         ours = self.both("create", "-f", "raw", "-o", "help", "new.raw", "1M", status=0, output=False)
