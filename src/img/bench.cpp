@@ -125,6 +125,10 @@ Result<int> bench(Tool& tool, Words words) {
     return Error(
         ErrorKind::kInvalidArgument,
         fmt::format("-i: '{}' is not a way of input and output; there are threads, native, io_uring", aio));
+  if (aio == "native" && !request.flags.direct)
+    return Error(ErrorKind::kInvalidArgument,
+                 fmt::format("{}: native input and output needs -t none or -t directsync; io_uring does not",
+                             given.has("i") ? "-i" : "-n"));
   if (given.has("i") && aio == "threads") request.flags.aio = block::Aio::kThreads;
   TRY_ASSIGN(Image image, Image::open(tool, request));
   if (image.size() < plan.size)

@@ -19,6 +19,19 @@ constexpr OptionName kOptions[] = {kObject,
                                    {"l", 'l', "", true},
                                    {"size", 0, "size", true}};
 
+// Where the keys lie depends on none of it, but an image could not be made without a passphrase.
+Result<void> check_secret(Tool& tool, const block::Driver& driver, const nlohmann::json& options) {
+  const bool whole = driver.name == "luks";
+  if (!whole && (!options.contains("encrypt") || !options["encrypt"].is_object())) return {};
+  const std::string id = block::string_at(whole ? options : options["encrypt"], "key-secret");
+  if (id.empty())
+    return Error(ErrorKind::kInvalidArgument,
+                 fmt::format("-o {}key-secret is missing: the name of an --object secret with the passphrase",
+                             whole ? "" : "encrypt."));
+  TRY(tool.opener.secret(id));
+  return {};
+}
+
 void print_result(const nlohmann::json& result, bool as_json) {
   if (as_json) {
     std::fputs(json_text(result).c_str(), stdout);
@@ -51,6 +64,7 @@ Result<int> measure(Tool& tool, Words words) {
     return Error(
         ErrorKind::kUnsupported,
         fmt::format("-O: how large an image of the format '{}' is cannot be told beforehand", format));
+  TRY(check_secret(tool, *driver, options));
   block::take_file_options(options, *driver, *block::find_driver("file"));  // they change nothing here
   if (by_size) {
     TRY_ASSIGN(options["size"], size_of_option("--size", arguments.value("size")));

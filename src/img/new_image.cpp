@@ -83,6 +83,13 @@ Result<void> check_option_names(const block::Driver& driver, const json& options
 Result<void> complete_backing(Tool& tool, NewImage& image) {
   TRY(block::check_file_name(image.name));
   const std::string file = block::string_at(image.options, "backing_file");
+  if (!image.options.contains("backing_file") && image.options.contains("backing_fmt"))
+    return Error(ErrorKind::kInvalidArgument,
+                 fmt::format("{}: -F tells the format of a backing file, and none is named; give -b FILE too",
+                             image.name));
+  if (file.empty() && image.options.contains("backing_file"))
+    return Error(ErrorKind::kInvalidArgument,
+                 fmt::format("{}: -b names no file; leave it out for an image without one", image.name));
   if (file.empty()) return {};
   TRY_ASSIGN(const block::Driver* driver, block::need_driver(image.format));
   if (std::ranges::find(driver->create_options, "backing_file", &block::OptionSpec::name) ==

@@ -220,7 +220,7 @@ class Content(Judged):
             self.both("bench", "-c", "100", "-f", "raw", *words, "b.raw", status=0, ignore=["Run completed"])
 
     def test_bench_mistakes(self):
-        for words in (["-c", "x"], ["--flush-interval", "10"], ["-w", "--flush-interval", "1"], ["-i", "hope"],
+        for words in (["-c", "x"], ["--flush-interval", "10"], ["-w", "--flush-interval", "1"], ["-i", "hope"], ["-i", "native"], ["-n"],
                       ["-w", "--pattern", "256"]):
             self.both("bench", "-f", "raw", *words, "b.raw", status=1)
 

@@ -223,6 +223,12 @@ class Describe(Judged):
         self.both("measure", "-O", "raw", "base.qcow2", status=0)
         self.both("measure", "-O", "qcow2", "top.qcow2", status=0)
 
+    def test_measure_of_what_would_be_encrypted(self):
+        for words in (["-O", "luks"], ["-O", "luks", "-o", "key-secret=none"], ["-O", "qcow2", "-o", "encrypt.format=luks"],
+                      ["-O", "qcow2", "-o", "encrypt.format=luks,encrypt.key-secret=none"]):
+            self.both("measure", *words, "--size", "1M", status=1)
+        self.both("measure", "--object", "secret,id=s,data=x", "-O", "luks", "-o", "key-secret=s", "--size", "1M", status=0)
+
     def test_measure_mistakes(self):
         self.both("measure", status=1)
         self.both("measure", "--size", "1G", "a.raw", status=1)

@@ -125,6 +125,13 @@ class Make(Judged):
         for words in (["./a:b", "1M"], ["file:a:b", "1M"], ["-u", "-f", "qcow2", "-b", "k:none", "-F", "raw", "new", "1M"]):
             self.both("create", *words, status=0)
 
+    def test_create_with_a_format_of_no_backing_file(self):
+        for words in (["-F", "raw"], ["-f", "qcow2", "-F", "raw"], ["-f", "qcow2", "-u", "-F", "raw"],
+                      ["-f", "qcow2", "-o", "backing_fmt=raw"], ["-f", "qcow2", "-b", ""]):
+            self.both("create", *words, "new", "1M", status=1, output=False)
+        self.both("convert", "-O", "qcow2", "-F", "raw", "a.raw", "new", status=1)
+        self.assertFalse((self.ours / "new").exists())
+
     def test_create_help(self):
         ours = self.both("create", "-f", "raw", "-o", "help", "new.raw", "1M", status=0, output=False)
         for option in ("size=<size>", "preallocation=<str>"):
