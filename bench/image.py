@@ -8,7 +8,6 @@ more. --record appends to bench/RESULTS.md.
 """
 
 import argparse
-import datetime
 import os
 import random
 import resource
@@ -21,6 +20,8 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "bench")]
+import run as bench  # noqa: E402
 MIB = 1 << 20
 THEIRS = "qemu-img"
 
@@ -168,8 +169,7 @@ def main():
         subprocess.run([THEIRS, "convert", "-O", "qcow2", folder / "source.raw", folder / "source.qcow2"], check=True)
         rows = compare(program, folder, options.runs)
     size = "256 MiB" if options.quick else "4 GiB"
-    text = (f"`./dev bench image`, {size} half full, medians of {options.runs}, conversions and openings of {max(options.runs, 11)}, "
-            f"load {os.getloadavg()[0]:.1f} at the end\n\n"
+    text = (f"`./dev bench image`, {size} half full, medians of {options.runs}, conversions and openings of {max(options.runs, 11)}\n\n"
             "| figure | ostler-img | qemu-img | qemu-img / ostler-img | goal | resident MiB |\n"
             "| --- | ---: | ---: | ---: | --- | ---: |\n")
     for figure, mine, other, ratio, goal, met, peak in rows:
@@ -177,11 +177,7 @@ def main():
         text += f"| {figure} | {mine} | {other} | {ratio:.2f} | {goal}{missed} | {peak} |\n"
     print(text)
     if options.record:
-        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True,
-                                check=True).stdout.strip()
-        now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M")
-        with open(ROOT / "bench/RESULTS.md", "a", encoding="utf-8") as file:
-            file.write(f"\n## {now} UTC, commit {commit}\n\n{text}")
+        bench.record(text.rstrip())
 
 
 if __name__ == "__main__":

@@ -7,16 +7,19 @@ most that an image tool or a guest's disk could gain from registering, and why n
 """
 
 import argparse
-import datetime
 import json
 import os
 import resource
 import statistics
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "bench")]
+import run as bench  # noqa: E402
+
 VARIANTS = {"nothing": [], "the file": ["--registerfiles"], "the buffers": ["--fixedbufs"],
             "both": ["--registerfiles", "--fixedbufs"]}
 
@@ -54,18 +57,14 @@ def main():
             for name, words in VARIANTS.items():
                 results[name].append(run(path, options.requests, words))
     text = (f"`./dev bench uring`, {options.requests} reads of 4 KiB, O_DIRECT, depth 32, medians of {options.runs}, fio's start "
-            f"subtracted, load {os.getloadavg()[0]:.1f} at the end\n\n"
+            "subtracted\n\n"
             "| registered | processor µs per request | least | requests/s |\n| --- | ---: | ---: | ---: |\n")
     for name, runs in results.items():
         cost = [(seconds - start) / options.requests * 1e6 for seconds, _ in runs]
         text += f"| {name} | {statistics.median(cost):.2f} | {min(cost):.2f} | {statistics.median(each for _, each in runs):.0f} |\n"
     print(text)
     if options.record:
-        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True,
-                                check=True).stdout.strip()
-        now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M")
-        with open(ROOT / "bench/RESULTS.md", "a", encoding="utf-8") as file:
-            file.write(f"\n## {now} UTC, commit {commit}\n\n{text}")
+        bench.record(text.rstrip())
 
 
 if __name__ == "__main__":
