@@ -2,8 +2,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <filesystem>
 
+#include "block/chain_files.h"
 #include "block/driver.h"
 #include "block/file_name.h"
 
@@ -23,17 +23,6 @@ json take_file_options(json& options, const Driver& format, const Driver& protoc
   }
   return taken;
 }
-
-namespace {
-
-// Whether the chain at `node` has the file `path`.
-bool lies_in(const Node& node, const std::string& path) {
-  std::error_code none;
-  if (node.is_protocol()) return std::filesystem::equivalent(node.filename(), path, none);
-  return std::ranges::any_of(node.children(), [&](const Edge* edge) { return lies_in(*edge->node(), path); });
-}
-
-}  // namespace
 
 Task<Result<void>> Opener::create(std::string filename, std::string format, json options, OpenFlags flags) {
   CO_TRY_ASSIGN(const Driver* driver, need_driver(format));
@@ -63,7 +52,7 @@ Task<Result<void>> Opener::create(std::string filename, std::string format, json
       auto opened = co_await open_backing(filename, backing_file, backing_format, reading, 0);
       if (!opened) co_return std::move(opened).error();
       backing = *std::move(opened);
-      if (lies_in(*backing, string_at(description, "filename"))) {
+      if (!find_file_in_chain(*backing, string_at(description, "filename")).empty()) {
         auto ignored = co_await close_chain(std::move(backing));
         static_cast<void>(ignored);
         co_return Error(
