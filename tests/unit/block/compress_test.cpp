@@ -39,6 +39,13 @@ class CompressTest : public FilterTest {
             {"cache", {{"no-flush", true}}},
             {"file", file_options(name)}};
   }
+  // Over a new image "disk" of 1 MiB, whose file fails as faults() says.
+  NodePtr over_faults() {
+    create("disk", {{"size", 1 << 20}});
+    json options = image_options("disk");
+    options["file"] = with_faults(options["file"]);
+    return open_options(filter_over(options));
+  }
   static std::shared_ptr<CompressNode> filter_on(NodePtr image) {
     auto node = std::make_shared<CompressNode>();
     EXPECT_TRUE(node->connect(std::move(image), CompressNode::permissions(true)));
@@ -268,10 +275,7 @@ TEST_F(CompressTest, options_are_checked) {
 }
 
 TEST_F(CompressTest, a_failed_request_is_told_and_leaves_the_cluster_as_it_was) {
-  create("disk", {{"size", 1 << 20}});
-  json options = image_options("disk");
-  options["file"] = with_faults(options["file"]);
-  NodePtr node = open_options(filter_over(options));
+  NodePtr node = over_faults();
   ASSERT_NE(node, nullptr);
   ASSERT_EQ(write(*node, 0, std::string(65536, 'a') + std::string(65536, '-')), 0);
   faults()->add({.kinds = kFaultWrite, .error = ENOSPC, .once = true});
@@ -291,10 +295,7 @@ TEST_F(CompressTest, a_failed_request_is_told_and_leaves_the_cluster_as_it_was) 
 }
 
 TEST_F(CompressTest, a_request_ends_with_its_first_error) {
-  create("disk", {{"size", 1 << 20}});
-  json options = image_options("disk");
-  options["file"] = with_faults(options["file"]);
-  NodePtr node = open_options(filter_over(options));
+  NodePtr node = over_faults();
   ASSERT_NE(node, nullptr);
   ASSERT_EQ(write(*node, 0, std::string(1 << 20, 'a')), 0);
   faults()->add({.kinds = kFaultWrite, .error = ENOSPC});
