@@ -109,7 +109,7 @@ def disk(options, program, scratch, log):
 
 
 def disk_of_host(options, scratch):
-    """The same requests past the page cache by the host's own fio: more than that no guest can get."""
+    """The same requests past the page cache by the host's own fio: how far the disk itself is the bound."""
     image, output = disk_image(scratch), scratch.path / "fio.json"
     found = []
     for title, access, goal in ACCESSES:
