@@ -1,7 +1,10 @@
 // Reading, and writing where the place of the data is known already.
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cstring>
 
+#include "base/log.h"
 #include "block/qcow2/bitmap_store.h"
 #include "block/qcow2/node.h"
 
@@ -66,6 +69,24 @@ Pin Qcow2Node::find_l2_locked(uint64_t offset, bool& no_table) {
   return pages_.find_locked(align_down(table + index * entry_bytes_, pages_.page_bytes()));
 }
 
+// Every cluster is written, or the file made longer, before a table refers to it.
+uint64_t Qcow2Node::file_clusters_end() const {
+  // Another program may have made the file longer since.
+  return flags_.force_share ? ~uint64_t{0} : align_up(file_->size(), cluster_bytes_);
+}
+
+int Qcow2Node::damaged(std::string_view what, uint64_t guest, uint64_t host) {
+  if (told_damage_.exchange(true)) return -EIO;
+  const std::string why = (host & cluster_mask()) != 0 ? "where no cluster begins"
+                          : host == 0                  ? "where the header is"
+                                      : fmt::format("and the file ends at {:#x}", file_->size());
+  log::warning(
+      fmt::format("{} is damaged or incomplete: its tables say that {} of guest offset {:#x} is at {:#x}, "
+                  "{}; copy it again, or see by a check what else is lost",
+                  filename(), what, guest, host, why));
+  return -EIO;
+}
+
 Task<int> Qcow2Node::load_l2(uint64_t offset, Pin& pin) {
   uint64_t table;
   for (bool known = false; !known;) {
@@ -78,7 +99,8 @@ Task<int> Qcow2Node::load_l2(uint64_t offset, Pin& pin) {
     if (error != 0) co_return error;
   }
   if (table == 0) co_return 0;
-  if ((table & cluster_mask()) != 0) co_return -EIO;
+  if ((table & cluster_mask()) != 0 || table >= file_clusters_end())
+    co_return damaged("the L2 table", offset, table);
   const uint64_t index = offset >> cluster_bits_ & ((uint64_t{1} << l2_bits_) - 1);
   const uint64_t page = align_down(table + index * entry_bytes_, pages_.page_bytes());
   co_return co_await pages_.load(*file_, page, PageKind::kL2, pin);
@@ -109,17 +131,20 @@ Qcow2Node::Run Qcow2Node::find_run_locked(const Pin& page, uint64_t offset, uint
     run.bytes = std::min(limit, cluster_bytes_ - (offset & cluster_mask()));
     return run;
   }
+  const uint64_t clusters_end = data_file_ ? ~uint64_t{0} : file_clusters_end();
   if (run.content == Content::kData) {
     run.host = entry.host() + (offset & cluster_mask());
     run.own = entry.copied();
-    run.bad = (entry.host() & cluster_mask()) != 0 || (entry.host() == 0 && !data_file_);
+    run.bad = (entry.host() & cluster_mask()) != 0 || (entry.host() == 0 && !data_file_) ||
+              entry.host() >= clusters_end;
   }
   uint64_t at = align_down(offset, unit_bytes_) + unit_bytes_;
   for (; at - offset < limit; at += unit_bytes_) {
     if ((at & cluster_mask()) == 0) entry = entry_locked(page, at);
     if (content(entry, at) != run.content) break;
     if (run.content == Content::kData &&
-        (entry.host() + (at & cluster_mask()) != run.host + (at - offset) || entry.copied() != run.own))
+        (entry.host() + (at & cluster_mask()) != run.host + (at - offset) || entry.copied() != run.own ||
+         (entry.host() >= clusters_end && !run.bad)))
       break;
   }
   run.bytes = std::min(at - offset, limit);
@@ -192,7 +217,7 @@ Task<int> Qcow2Node::read(uint64_t offset, Buffers to) {
       continue;
     }
     if (run.bad) {
-      error = -EIO;
+      error = damaged("the data", at, run.host - (at & cluster_mask()));
     } else if (run.bytes == total) {
       co_return co_await read_run(run, at, to, 0, epoch);
     } else {

@@ -180,6 +180,10 @@ class Qcow2Node final : public Node, public Snapshots, public Checker {
     bool own = false;   // kData: written in place
     bool bad = false;   // the entry breaks the format
   };
+  uint64_t file_clusters_end() const;
+  // What reads of a table's entry that breaks the format give: -EIO, and once a warning. `what` of `guest`
+  // would be at `host`.
+  int damaged(std::string_view what, uint64_t guest, uint64_t host);
   Run find_run_locked(const Pin& page, uint64_t offset, uint64_t bytes) const;
   Task<int> read_run(Run run, uint64_t offset, Buffers whole, uint64_t from, uint64_t epoch);
   Task<int> read_backing(uint64_t offset, Buffers to);
@@ -298,7 +302,7 @@ class Qcow2Node final : public Node, public Snapshots, public Checker {
   uint64_t compressed_at_ = 0;             // where the next compressed cluster goes; 0: a new cluster
   std::unordered_set<uint64_t> metadata_;  // clusters of L2 tables and refcount blocks
   bool metadata_known_ = false;
-  std::atomic<bool> corrupt_{false};
+  std::atomic<bool> corrupt_{false}, told_damage_{false};
   std::atomic<int> holes_{-1};         // may_have_holes(); not asked yet
   std::atomic<bool> shorten_{false};   // the file, when it is closed
   std::atomic<bool> prepared_{false};  // the header says that we write

@@ -57,7 +57,6 @@ Task<Result<void>> Qcow2Node::grow_l1(uint64_t entries) {
 Task<Result<void>> Qcow2Node::preallocate(uint64_t from, uint64_t to, Preallocation mode) {
   uint64_t at = align_down(from, cluster_bytes_);
   const uint64_t end = align_up(to, cluster_bytes_);
-  uint64_t last_end = 0;
   while (at < end) {
     int error = co_await commit_if_much();
     Pin page;
@@ -100,7 +99,9 @@ Task<Result<void>> Qcow2Node::preallocate(uint64_t from, uint64_t to, Preallocat
       error = co_await write_zeroes_anyhow(data_node(), host, bytes, {});
     }
     if (error != 0) co_return failed("preallocation failed", error);
-    last_end = std::max(last_end, host + bytes);
+    // No entry may refer beyond the end of the file, whenever the power fails.
+    if (!data_file_ && file_->size() < host + bytes)
+      CO_TRY(co_await file_->truncate(host + bytes, Preallocation::kOff));
     const std::lock_guard lock(mutex_);
     for (uint64_t i = 0; i < got; ++i) {
       Entry entry;
@@ -113,8 +114,6 @@ Task<Result<void>> Qcow2Node::preallocate(uint64_t from, uint64_t to, Preallocat
     }
     at += bytes;
   }
-  if (data_node().size() < last_end && !data_file_)
-    CO_TRY(co_await file_->truncate(last_end, Preallocation::kOff));
   co_return Result<void>();
 }
 

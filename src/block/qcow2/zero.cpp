@@ -42,7 +42,8 @@ Task<int> Qcow2Node::block_status(uint64_t offset, uint64_t bytes, StatusDetail 
     } else {
       run.bytes = std::min(bytes - whole.bytes, page_span(at));
     }
-    if (run.bad) co_return -EIO;
+    if (run.bad && !first) break;  // told when it is asked for
+    if (run.bad) co_return damaged("the data", at, run.host - (at & cluster_mask()));
     if (first)
       whole = run;
     else if (run.content != whole.content || run.content == Content::kCompressedData ||

@@ -103,6 +103,100 @@ TEST_F(Qcow2LookupTest, a_check_of_an_image_that_is_only_read_looks_at_all_copie
   close(node);
 }
 
+// What lies beyond the end of the file was never written, or is lost: an image that was copied in part, or
+// tables made up. The clusters before it are read as ever.
+TEST_F(Qcow2LookupTest, clusters_beyond_the_end_of_the_file_are_an_error) {
+  constexpr uint64_t kCluster = 65536;
+  create("disk", {{"size", 4 * kMiB}});
+  NodePtr node = open(path("disk"), "qcow2");
+  EXPECT_EQ(write(*node, 0, std::string(32 * kCluster, 'x')), 0);
+  BlockStatus status;
+  ASSERT_EQ(context.run_until(node->block_status(0, kCluster, StatusDetail::kQuick, status)), 0);
+  const uint64_t host = status.offset;
+  close(node);
+  ASSERT_EQ(truncate(path("disk").c_str(), static_cast<off_t>(host + 9 * kCluster + 5000)), 0);
+
+  node = open(path("disk"), "qcow2", false);
+  ASSERT_NE(node, nullptr);
+  EXPECT_TRUE(same(read(*node, 0, 9 * kCluster + 4096), std::string(9 * kCluster + 4096, 'x')));
+  EXPECT_TRUE(same(read(*node, 10 * kCluster - 512, 512), std::string(512, '\0'))) << "the last in part";
+  ASSERT_EQ(context.run_until(node->block_status(0, 4 * kMiB, StatusDetail::kQuick, status)), 0);
+  EXPECT_EQ(status.bytes, 10 * kCluster);
+  testing::internal::CaptureStderr();
+  EXPECT_EQ(read_error(*node, 10 * kCluster), -EIO);
+  const std::string told = testing::internal::GetCapturedStderr();
+  EXPECT_NE(told.find("the data of guest offset 0xa0000 is at"), std::string::npos) << told;
+  EXPECT_NE(told.find("the file ends at"), std::string::npos) << told;
+  EXPECT_EQ(read_error(*node, 31 * kCluster), -EIO);
+  EXPECT_EQ(context.run_until(node->block_status(10 * kCluster, 512, StatusDetail::kQuick, status)), -EIO);
+  std::byte bytes[512];
+  const iovec buffer = {bytes, sizeof bytes};
+  EXPECT_EQ(node->try_read(10 * kCluster, Buffers(&buffer, 1)), -EAGAIN);
+  std::string across(2 * kCluster, '\0');
+  EXPECT_EQ(context.run_until(read_bytes(*node, 9 * kCluster, across.data(), across.size())), -EIO);
+  EXPECT_EQ(read(*node, 33 * kCluster, 512), std::string(512, '\0')) << "never written";
+  close(node);
+
+  // Another program may make the file longer while we read it.
+  OpenFlags flags;
+  flags.force_share = true;
+  node = open(path("disk"), "qcow2", flags);
+  ASSERT_NE(node, nullptr);
+  EXPECT_EQ(read_error(*node, 10 * kCluster), 0);
+  close(node);
+
+  node = open(path("disk"), "qcow2");
+  EXPECT_EQ(write(*node, 9 * kCluster, "here"), 0);
+  EXPECT_EQ(write(*node, 10 * kCluster, "there"), -EIO) << "whose cluster it is nobody knows";
+  close(node);
+}
+
+TEST_F(Qcow2LookupTest, an_l2_table_beyond_the_end_of_the_file_is_an_error) {
+  create("disk", {{"size", 4 * kMiB}});
+  NodePtr node = open(path("disk"), "qcow2");
+  EXPECT_EQ(write(*node, 0, "x"), 0);
+  close(node);
+  std::string content = content_of(path("disk"));
+  const uint64_t beyond = align_up(content.size(), 65536);
+  qcow2::store_be<uint64_t>(&content[l1_offset()], beyond | qcow2::kCopied);
+  make_file("disk", content);
+  node = open(path("disk"), "qcow2", false);
+  ASSERT_NE(node, nullptr);
+  testing::internal::CaptureStderr();
+  EXPECT_EQ(read_error(*node, 0), -EIO);
+  EXPECT_NE(testing::internal::GetCapturedStderr().find("the L2 table of guest offset 0x0"),
+            std::string::npos);
+  BlockStatus status;
+  EXPECT_EQ(context.run_until(node->block_status(0, 512, StatusDetail::kQuick, status)), -EIO);
+  close(node);
+}
+
+// Of 160 MiB in clusters of 512 bytes the L2 entries are written in parts, before all are there.
+TEST_F(Qcow2LookupTest, preallocation_that_stops_half_way_leaves_no_entry_beyond_the_end_of_the_file) {
+  int64_t in_part = 0;
+  bool whole = false;
+  for (unsigned flushes = 0; !whole; ++flushes) {
+    ASSERT_LT(flushes, 40u);
+    create("disk", {{"size", kMiB}, {"cluster_size", 512}});
+    NodePtr node = open_with_faults(true);
+    ASSERT_NE(node, nullptr);
+    faults->add({.kinds = kFaultFlush, .skip = flushes});
+    whole = static_cast<bool>(context.run_until(node->truncate(160 * kMiB, Preallocation::kMetadata)));
+    faults = nullptr;
+    node = nullptr;  // as if killed
+    OpenFlags flags;
+    flags.writable = flags.check = true;
+    node = open(path("disk"), "qcow2", flags);
+    ASSERT_NE(node, nullptr);
+    const auto report = context.run_until(node->checker()->check({}));
+    ASSERT_TRUE(report);
+    EXPECT_EQ(report->corruptions + report->errors, 0u) << flushes;
+    if (!whole) in_part = std::max<int64_t>(in_part, report->allocated_clusters);
+    close(node);
+  }
+  EXPECT_GT(in_part, 0) << "some entries were written";
+}
+
 // Small clusters: 16 MiB to a part. Of the last one the file has less than 4 KiB.
 TEST_F(Qcow2LookupTest, an_image_reads_the_same_in_any_order_of_its_l1_tables_parts) {
   constexpr size_t kSize = 70 * kMiB;
