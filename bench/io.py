@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Measures disks, networks and shared folders of one guest under Ostler and QEMU TCG; `./dev bench io` calls it.
 
-    ./dev bench io [disk] [tap] [user] [idle] [virtiofs] [9p] [--runs N] [--seconds N] [--record]
+    ./dev bench io [disk] [memdisk] [tap] [user] [idle] [virtiofs] [9p] [--runs N] [--seconds N] [--record]
 
 The workload guest runs fio against a raw file on virtio-blk, in the host's page cache and past it, and iperf3 and
-ping against the host, over a tap device and over user networking, in a network namespace made for it. Both VMMs boot
+ping against the host, over a tap device and over user networking, in a network namespace made for it. memdisk is a loop
+device over memory: of the requests past the page cache it shows what the VMMs cost, where a disk sets the bound. Both boot
 in turn in each run and every figure is the median of the runs. Neither is pinned. In a folder of the host the busybox
 guest unpacks the sources of this tree, lists them and removes them.
 """
@@ -39,6 +40,7 @@ ACCESSES = [
     ("1 MiB sequential reads, depth 4", "--rw=read --bs=1m --iodepth=4", 1.5),
     ("1 MiB sequential writes, depth 4", "--rw=write --bs=1m --iodepth=4", 1.5),
 ]
+IN_MEMORY = "O_DIRECT, disk in memory"
 FIO_SUM = ('import json; j = json.load(open("/tmp/fio"))["jobs"][0]; '
            'print("@rate", j["read"]["iops"] + j["write"]["iops"], (j["read"]["bw_bytes"] + j["write"]["bw_bytes"]) / 2**20)')
 IPERF_SUM = 'import json; print("@rate", json.load(open("/tmp/iperf"))["end"]["sum_received"]["bits_per_second"] / 1e6)'
@@ -89,6 +91,12 @@ def fio(options, filename, access, output):
             f"--runtime={options.seconds} --randrepeat=1 --output-format=json --output={output} >/dev/null")
 
 
+def rates_of(options, guest, device, where):
+    return dict(rate_of(title, access, goal, where,
+                        guest.rates(fio(options, f"/dev/{device}", access, "/tmp/fio"), FIO_SUM))
+                for title, access, goal in ACCESSES)
+
+
 def rate_of(title, access, goal, where, rates):
     small = "4k" in access
     return (f"{title}, {where}", "IOPS" if small else "MiB/s", f"≥ {goal}"), rates[0 if small else 1]
@@ -99,25 +107,59 @@ def disk(options, program, scratch, log):
     extra = []
     for cache in ("writeback", "none"):
         extra += ["-drive", f"file={image},format=raw,if=virtio,cache={cache},file.locking=off"]
-    found = []
+    found = {}
     with Guest(program, log, extra) as guest:
         for device, where in (("vdb", "page cache"), ("vdc", "O_DIRECT")):
             os.sync()  # what the page cache still has to write would be in the way of requests past it
-            for title, access, goal in ACCESSES:
-                rates = guest.rates(fio(options, f"/dev/{device}", access, "/tmp/fio"), FIO_SUM)
-                found.append(rate_of(title, access, goal, where, rates))
-    return dict(found)
+            found |= rates_of(options, guest, device, where)
+    return found
+
+
+class MemoryDisk:
+    """A block device of the host in its memory."""
+
+    def __enter__(self):
+        self.file = Path(f"/dev/shm/ostler-bench-{os.getpid()}")
+        with open(self.file, "wb") as file:
+            for _ in range(DISK_MIB):
+                file.write(os.urandom(1 << 20))
+        try:
+            self.device = subprocess.run(["losetup", "--find", "--show", "--direct-io=off", self.file], check=True, text=True,
+                                         capture_output=True).stdout.strip()
+        except subprocess.CalledProcessError as error:
+            self.file.unlink()
+            raise Failed(f"losetup: {error.stderr.strip()}")
+        return self.device
+
+    def __exit__(self, *exception):
+        subprocess.run(["losetup", "--detach", self.device], check=False)
+        self.file.unlink()
+
+
+def memdisk(options, program, scratch, log):
+    """Requests past the page cache of a disk that is faster than any VMM."""
+    with MemoryDisk() as device, Guest(program, log, ["-drive", f"file={device},format=raw,if=virtio,cache=none"]) as guest:
+        return rates_of(options, guest, "vdb", IN_MEMORY)
+
+
+def memdisk_of_host(options, scratch):
+    with MemoryDisk() as device:
+        return host_rates(options, scratch, device, IN_MEMORY)
 
 
 def disk_of_host(options, scratch):
+    return host_rates(options, scratch, disk_image(scratch), "O_DIRECT")
+
+
+def host_rates(options, scratch, image, where):
     """The same requests past the page cache by the host's own fio: how far the disk itself is the bound."""
-    image, output = disk_image(scratch), scratch.path / "fio.json"
+    output = scratch.path / "fio.json"
     found = []
     for title, access, goal in ACCESSES:
         subprocess.run(fio(options, image, access, output), shell=True, check=True)
         summary = subprocess.run([sys.executable, "-c", FIO_SUM.replace("/tmp/fio", str(output))], check=True, text=True,
                                  capture_output=True).stdout
-        found.append(rate_of(title, access, goal, "O_DIRECT", [float(word) for word in summary.split()[1:]]))
+        found.append(rate_of(title, access, goal, where, [float(word) for word in summary.split()[1:]]))
     return dict(found)
 
 
@@ -238,7 +280,8 @@ def folder_by_9p(options, program, scratch, log):
                  folder, ("9pnet_virtio 9p", "9p -o trans=virtio,version=9p2000.L,msize=512000", "9p"))
 
 
-MEASURES = {"disk": disk, "tap": tap, "user": user, "idle": idle, "virtiofs": virtiofs, "9p": folder_by_9p}
+HOST_MEASURES = {"disk": disk_of_host, "memdisk": memdisk_of_host}
+MEASURES = {"disk": disk, "memdisk": memdisk, "tap": tap, "user": user, "idle": idle, "virtiofs": virtiofs, "9p": folder_by_9p}
 
 
 def shown(value):
@@ -260,7 +303,7 @@ def line(name, unit, goal, ours, theirs, host):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
                                      prog="./dev bench io")
-    parser.add_argument("names", nargs="*", metavar="NAME", help="disk, tap, user, idle, virtiofs, 9p (default: all)")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="disk, memdisk, tap, user, idle, virtiofs, 9p (default: all)")
     parser.add_argument("--runs", type=int, default=3, help="boots of each program (default: %(default)s)")
     parser.add_argument("--seconds", type=int, default=3, help="of each fio and iperf3 run (default: %(default)s)")
     parser.add_argument("--record", action="store_true", help="append the table to bench/RESULTS.md")
@@ -282,8 +325,8 @@ def main():
                         found = MEASURES[name](options, program, scratch, scratch.path / f"{Path(program).name}.log")
                         for figure, value in found.items():
                             values.setdefault(figure, {}).setdefault(program, []).append(value)
-                    if name == "disk":
-                        for figure, value in disk_of_host(options, scratch).items():
+                    if name in HOST_MEASURES:
+                        for figure, value in HOST_MEASURES[name](options, scratch).items():
                             values[figure].setdefault("host", []).append(value)
             except Failed as failure:
                 wrong.append(f"{name}: {failure}")
