@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """clang-tidy over the C++ sources (those of the tests with --all), shellcheck over the scripts, a syntax check of the Python files.
 
-clang-tidy takes seconds per file, so a file that passed is remembered by a hash of it, of every header of
-ours and of the settings (in build/lint/), and without --all the rest is checked newest change first until
-the time budget is used up. What was left out is said at the end.
+clang-tidy takes seconds per file, so a file that passed is remembered by a hash of it, of the headers of ours
+that its last compilation read and of the settings (in build/lint/), and without --all the rest is checked newest
+change first until the time budget is used up. What was left out is said at the end.
 """
 
 import argparse
@@ -66,13 +66,33 @@ def by_change(names):
     return sorted(names, key=lambda name: order.get(name, len(order)))
 
 
-def digest_of_shared_inputs():
-    """What every file's verdict depends on: settings, and our headers."""
-    digest = hashlib.sha256()
-    for name in [".clang-tidy", *tracked("*.h", "*.inc", "*.def")]:
-        digest.update(name.encode())
-        digest.update((ROOT / name).read_bytes())
-    return digest
+class Inputs:
+    """What a file's verdict depends on."""
+
+    def __init__(self):
+        self.digests = {}
+        self.headers = {}  # of ours, by source
+        listed = subprocess.run(["ninja", "-C", str(ROOT / "build"), "-t", "deps"], stdout=subprocess.PIPE,
+                                stderr=subprocess.DEVNULL, text=True, check=False).stdout
+        for one in listed.split("\n\n"):
+            if "(VALID)" not in one:
+                continue
+            paths = [os.path.normpath("build/" + line.strip()) for line in one.splitlines()[1:] if line[4] != "/"]
+            if paths:
+                self.headers[paths[0]] = sorted(paths[1:])
+        self.every_header = tracked("*.h", "*.inc", "*.def")
+
+    def digest_of(self, name):
+        if name not in self.digests:
+            self.digests[name] = hashlib.sha256((ROOT / name).read_bytes()).digest() if (ROOT / name).exists() else b""
+        return self.digests[name]
+
+    def mark(self, name):
+        """The file that says that `name` passed. Without a compilation that is up to date it may read any header."""
+        digest = hashlib.sha256()
+        for part in [name, ".clang-tidy", *self.headers.get(name, self.every_header)]:
+            digest.update(part.encode() + b"\0" + self.digest_of(part))
+        return REMEMBERED / digest.hexdigest()[:32]
 
 
 def compile_database():
@@ -87,12 +107,10 @@ def compile_database():
 
 def check_sources(names, budget):
     database = compile_database()
-    shared = digest_of_shared_inputs()
+    inputs = Inputs()
     waiting, passed = [], 0
     for name in by_change([name for name in names if name in database]):
-        digest = shared.copy()
-        digest.update(name.encode() + (ROOT / name).read_bytes())
-        mark = REMEMBERED / digest.hexdigest()[:32]
+        mark = inputs.mark(name)
         if mark.exists():
             passed += 1
         else:
