@@ -103,6 +103,9 @@ std::vector<std::string> KeyValues::take_all(std::string_view key) {
 }
 
 Result<std::optional<bool>> KeyValues::take_bool(std::string_view key) {
+  for (KeyValue& pair : pairs_)
+    if (pair.value == "on" && pair.key.starts_with("no") && std::string_view(pair.key).substr(2) == key)
+      pair = {std::string(key), "off"};
   const auto text = take(key);
   if (!text) return std::optional<bool>();
   const auto value = parse_bool(*text);

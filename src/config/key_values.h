@@ -17,7 +17,7 @@ namespace ostler::config {
 class KeyValues {
  public:
   // `option` is for messages ("-drive"). `implied` is the key of a first value without one; empty: keys only.
-  // A word without '=' after the first is a bool: "readonly" is readonly=on, "noreadonly" is not understood.
+  // A word without '=' after the first is a bool: "readonly" is readonly=on.
   static Result<KeyValues> parse(std::string option, std::string_view text, std::string_view implied);
   // {"driver":"file","filename":"x","cache":{"direct":true}}: nested keys joined by dots.
   static Result<KeyValues> parse_json(std::string option, std::string_view text);
@@ -31,6 +31,7 @@ class KeyValues {
   std::optional<std::string> take(std::string_view key);
   // All of them, in order; a list of JSON ("key.0", "key.1") likewise.
   std::vector<std::string> take_all(std::string_view key);
+  // The word "nowait" is wait=off, as QEMU's older short form has it.
   Result<std::optional<bool>> take_bool(std::string_view key);
   Result<std::optional<uint64_t>> take_number(std::string_view key);
   Result<std::optional<uint64_t>> take_size(std::string_view key, uint64_t unit);
