@@ -9,8 +9,10 @@
 
 #include <csignal>
 #include <cstdio>
+#include <memory>
 #include <span>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "base/fd.h"
@@ -24,6 +26,7 @@
 #include "machine/device_catalog.h"
 #include "machine/machine.h"
 #include "machine/properties.h"
+#include "memory/missing_page.h"
 #include "ps/program.h"
 #include "x86/cpu_model.h"
 
@@ -53,12 +56,28 @@ ostler::Fd block_ending_signals() {
   return ostler::Fd(signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK));
 }
 
+// A thread that cannot be started is the one thing that the standard library throws where nobody below looks.
+Result<std::unique_ptr<ostler::machine::Machine>> create(const ostler::config::Machine& config) {
+  try {
+    return ostler::machine::Machine::create(config);
+  } catch (const std::system_error& error) {
+    return ostler::Error(
+        ostler::ErrorKind::kNoResource,
+        fmt::format(
+            "-smp {}: this host does not let the guest's threads start ({}); raise the limit (ulimit -u; "
+            "of a container: pids.max), or give the guest fewer vCPUs and disks",
+            config.cpus, error.code().message()),
+        error.code().value());
+  }
+}
+
 Result<int> run(const ostler::config::Machine& config) {
   if (!config.log_file.empty()) TRY(ostler::log::open_file(config.log_file));
   if (!config.log_subjects.empty()) TRY(ostler::log::enable(config.log_subjects));
   std::signal(SIGPIPE, SIG_IGN);
+  ostler::memory::explain_missing_pages();
   const ostler::Fd signals = block_ending_signals();
-  TRY_ASSIGN(const auto machine, ostler::machine::Machine::create(config));
+  TRY_ASSIGN(const auto machine, create(config));
   machine->loop().watch(signals.get(), EPOLLIN, [&](uint32_t) {
     signalfd_siginfo info;
     if (::read(signals.get(), &info, sizeof info) == sizeof info) machine->quit(0);

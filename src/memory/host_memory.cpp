@@ -20,6 +20,7 @@
 #include <utility>
 
 #include "base/bytes.h"
+#include "base/log.h"
 #include "memory/address.h"
 
 namespace ostler::memory {
@@ -68,6 +69,24 @@ Result<Fd> open_file(const RamOptions& options) {
   return fd;
 }
 
+// A file system that is full is SIGBUS for whoever touches the page that has no room; a guest that never uses
+// all of its memory may live there nevertheless. Huge pages are reserved when they are mapped. A private
+// mapping keeps what is written to itself, but tmpfs gives the file a page even for what is only read of it.
+void warn_of_little_room(const RamOptions& options, int fd, const struct statfs& kind) {
+  if (kind.f_type == HUGETLBFS_MAGIC || (!options.share && kind.f_type != TMPFS_MAGIC) || kind.f_blocks == 0)
+    return;
+  struct stat info = {};
+  if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) return;
+  constexpr uint64_t kStatBlock = 512;
+  const uint64_t there = static_cast<uint64_t>(info.st_blocks) * kStatBlock;
+  const uint64_t free = static_cast<uint64_t>(kind.f_bavail) * static_cast<uint64_t>(kind.f_bsize);
+  if (options.size <= there || options.size - there <= free) return;
+  log::warning(fmt::format(
+      "memory '{}': the file system of '{}' has room for {} of the {} that the guest may use, and "
+      "ends it when it is full; make room there, or name another folder",
+      options.name, options.path, amount(there + free), amount(options.size)));
+}
+
 }  // namespace
 
 Result<void> HostMemory::open_object(const RamOptions& options) {
@@ -109,6 +128,7 @@ Result<void> HostMemory::open_object(const RamOptions& options) {
   uint64_t wanted = 0;
   if (__builtin_add_overflow(file_offset_, options.size, &wanted) || wanted > INT64_MAX)
     return invalid(options, fmt::format("offset {} is beyond the end of any file", file_offset_));
+  if (options.backing == Backing::kFile) warn_of_little_room(options, fd_.get(), kind);
   if (present == 0 && ftruncate(fd_.get(), static_cast<off_t>(wanted)) != 0)
     return errno_error(fmt::format("memory '{}': cannot make room for {}", options.name, amount(wanted)),
                        errno);

@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <condition_variable>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -56,8 +57,22 @@ Result<void> HostMemory::populate(const std::string& name, unsigned threads,
   };
   std::vector<std::jthread> workers;
   workers.reserve(threads);
-  for (unsigned i = 0; i < threads; ++i) workers.emplace_back(work);
+  unsigned missing = 0;
+  for (unsigned i = 0; i < threads; ++i) {
+    try {
+      workers.emplace_back(work);
+    } catch (const std::system_error&) {
+      ++missing;  // the host lets us have no more: the others do it, or this very thread
+    }
+  }
   std::unique_lock lock(mutex);
+  running -= missing;
+  if (workers.empty()) {
+    running = 1;
+    lock.unlock();
+    work();
+    lock.lock();
+  }
   while (!ended.wait_for(lock, kReport, [&] { return running == 0; })) {
     lock.unlock();
     if (progress) progress(done.load());

@@ -25,10 +25,12 @@ MIB = 1 << 20
 BIN, SHOW = None, False
 
 
-def no_core_as(user):
-    """In the child: no core file even where the host would write one, and another user if asked."""
+def no_core_as(user, threads=None):
+    """In the child: no core file even where the host would write one, another user and few threads if asked."""
     def enter():
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        if threads is not None:
+            resource.setrlimit(resource.RLIMIT_NPROC, (threads, threads))
         if user is not None and os.geteuid() == 0:
             os.setgroups([])
             os.setgid(user)
@@ -36,9 +38,9 @@ def no_core_as(user):
     return enter
 
 
-def run(name, *arguments, user=None):
+def run(name, *arguments, user=None, threads=None):
     return subprocess.run([BIN / name, *map(str, arguments)], stdin=subprocess.DEVNULL, capture_output=True,
-                          text=True, timeout=60, preexec_fn=no_core_as(user), check=False)
+                          text=True, timeout=60, preexec_fn=no_core_as(user, threads), check=False)
 
 
 def cached_kernel():
@@ -113,9 +115,9 @@ F = None
 class Mistake(unittest.TestCase):
     """One line, as the head of this file says, that holds every word of `words`."""
 
-    def expect(self, name, arguments, words, user=None):
-        """As root, `user` is whom the program runs as: permission bits do not hold for root."""
-        done = run(name, *arguments, user=user)
+    def expect(self, name, arguments, words, user=None, threads=None):
+        """As root, `user` is whom the program runs as: permission bits and limits do not hold for root."""
+        done = run(name, *arguments, user=user, threads=threads)
         shown = f"{name} {' '.join(map(str, arguments))}\nstatus {done.returncode}\n{done.stderr}"
         self.assertEqual(done.returncode, 1, shown)
         self.assertEqual(done.stdout, "", shown)
@@ -134,9 +136,9 @@ class Mistake(unittest.TestCase):
 
 
 class Mistakes(Mistake):
-    def qemu(self, *arguments, words, kernel=True, user=None):
+    def qemu(self, *arguments, words, kernel=True, user=None, threads=None):
         head = ["-kernel", F.kernel] if kernel else []
-        self.expect(QEMU, [*head, "-display", "none", *arguments], words, user)
+        self.expect(QEMU, [*head, "-display", "none", *arguments], words, user, threads)
 
     # --- what is booted ---------------------------------------------------------------------------
 
@@ -217,6 +219,16 @@ class Mistakes(Mistake):
 
     def test_no_processors(self):
         self.qemu("-smp", "0", words=["-smp 0", "1 to 64"])
+
+    def test_processors_without_threads(self):
+        """Another user's, because root has no such limit; one that no other process shares where we are root."""
+        self.qemu("-accel", "bt", "-smp", "4", user=NOBODY, threads=1,
+                  words=["-smp 4", "threads", "ulimit -u", "pids.max", "fewer vCPUs"])
+
+    def test_memory_taken_without_threads(self):
+        """-mem-prealloc does it with the thread that there is; what comes after it is told."""
+        self.qemu("-accel", "bt", "-smp", "4", "-m", "128", "-mem-prealloc", user=NOBODY, threads=1,
+                  words=["-smp 4", "ulimit -u"])
 
     def test_topology_that_does_not_multiply(self):
         self.qemu("-smp", "4,sockets=3,cores=1,threads=1", words=["-smp", "3"])

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <system_error>
 
 #include "base/lazy_library.h"
 #include "block/nbd/protocol.h"
@@ -183,7 +184,14 @@ Result<void> Link::connect() {
   TRY_ASSIGN(const Handle handle, open_handle());
   TRY_ASSIGN(disk_, describe(handle.get()));
   handle_ = handle;
-  thread_ = std::thread([this] { watch(); });
+  try {
+    thread_ = std::thread([this] { watch(); });
+  } catch (const std::system_error& error) {
+    return Error(
+        ErrorKind::kNoResource,
+        remote_.uri() + ": the host does not let a further thread start; raise the limit (ulimit -u)",
+        error.code().value());
+  }
   return {};
 }
 

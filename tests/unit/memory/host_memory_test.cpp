@@ -4,15 +4,18 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
 #include <string>
 
 #include "fixtures.h"
+#include "memory/missing_page.h"
 
 namespace ostler::memory {
 namespace {
@@ -139,6 +142,47 @@ TEST_F(HostMemoryTest, RefusesWhatCannotBe) {
   EXPECT_NE(error_of({.name = "m", .size = kMebibyte, .policy = HostPolicy::kBind, .host_nodes = {70000}})
                 .find("no NUMA node 70000"),
             std::string::npos);
+}
+
+TEST_F(HostMemoryTest, AFileSystemWithoutRoomIsTold) {
+  struct statfs kind {};
+  ASSERT_EQ(statfs(folder_.c_str(), &kind), 0);
+  const uint64_t free = static_cast<uint64_t>(kind.f_bavail) * static_cast<uint64_t>(kind.f_bsize);
+  // Others may free some meanwhile.
+  const RamOptions options{.name = "m",
+                           .size = (2 * free + (uint64_t{16} << 30)) & ~uint64_t{kMebibyte - 1},
+                           .backing = Backing::kFile,
+                           .path = folder_,
+                           .share = true};
+  ::testing::internal::CaptureStderr();
+  EXPECT_EQ(made(options).size(), options.size) << "the guest may never use all of it";
+  const std::string told = ::testing::internal::GetCapturedStderr();
+  EXPECT_NE(told.find("memory 'm': the file system of '" + folder_ + "' has room for"), std::string::npos)
+      << told;
+  EXPECT_NE(told.find("make room there, or name another folder"), std::string::npos) << told;
+}
+
+TEST_F(HostMemoryTest, AFileThatHasItsBlocksNeedsNoRoom) {
+  const std::string path = file("whole");
+  std::ofstream(path) << std::string(kMebibyte, 'x');
+  ::testing::internal::CaptureStderr();
+  EXPECT_EQ(
+      made({.name = "m", .size = kMebibyte, .backing = Backing::kFile, .path = path, .share = true}).size(),
+      kMebibyte);
+  EXPECT_EQ(::testing::internal::GetCapturedStderr(), "");
+}
+
+TEST_F(HostMemoryTest, APageThatItsFileHasLostIsTold) {
+  const std::string path = file("cut");
+  const HostMemory memory =
+      made({.name = "m", .size = kMebibyte, .backing = Backing::kFile, .path = path, .share = true});
+  ASSERT_EQ(truncate(path.c_str(), 0), 0);
+  const auto touch = [&] {
+    explain_missing_pages();
+    *static_cast<volatile std::byte*>(memory.data()) = std::byte{1};
+  };
+  EXPECT_EXIT(touch(), ::testing::KilledBySignal(SIGBUS),
+              "its file .* was cut off, or its file system is full");
 }
 
 TEST_F(HostMemoryTest, HugePagesThatTheHostDoesNotHaveAreAnErrorAtOnce) {
