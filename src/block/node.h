@@ -47,8 +47,11 @@ struct BlockStatus {
 };
 
 enum class StatusDetail {
-  kQuick,    // whether and where it is allocated
-  kPrecise,  // and whether it reads as zeros, holes of the host's file included
+  kQuick,  // whether and where it is allocated
+  // And whether it reads as zeros. Holes of the host's file count where no table could tell zeros: in raw
+  // images, those of a fixed layout, qcow2's preallocated metadata. What `map` shows.
+  kLayout,
+  kPrecise,  // the same, with the holes below every cluster
 };
 
 struct Limits {

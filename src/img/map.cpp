@@ -36,22 +36,19 @@ block::Task<int> extent_at(block::NodePtr top, uint64_t offset, uint64_t bytes, 
   extent = {.start = offset};
   for (block::NodePtr node = block::skip_filters(std::move(top));; ++extent.depth) {
     block::BlockStatus status;
-    const int error = co_await node->block_status(offset, bytes, block::StatusDetail::kPrecise, status);
+    const int error = co_await node->block_status(offset, bytes, block::StatusDetail::kLayout, status);
     if (error != 0) co_return error;
     if (status.bytes == 0) co_return -EIO;
     bytes = std::min(bytes, status.bytes);
     extent.length = bytes;
     block::NodePtr below = block::next_in_chain(node);
-    if (status.data || status.zero || status.allocated) {
+    const bool decides = status.data || status.zero || status.allocated;
+    if (decides || !below || offset >= below->size()) {
       extent.present = status.allocated;
-      extent.zero = status.zero;
+      extent.zero = status.zero || !decides;
       extent.data = status.data;
       if (status.offset_valid) extent.offset = status.offset;
       extent.file = status.file;
-      co_return 0;
-    }
-    if (!below || offset >= below->size()) {
-      extent.zero = true;
       co_return 0;
     }
     bytes = std::min(bytes, below->size() - offset);

@@ -12,6 +12,7 @@ from make_tests import Make
 from content_tests import Content
 from fault_tests import Fault
 from history_tests import History
+from map_tests import Map
 from open_tests import Open
 
 
@@ -21,7 +22,7 @@ def main():
     parser.add_argument("tests", nargs="*", help="TestCase or TestCase.test_name; all without")
     options = parser.parse_args()
     judge.BIN = options.bin.resolve()
-    names = options.tests or [each.__name__ for each in (Describe, Make, Content, Fault, History, Open)]
+    names = options.tests or [each.__name__ for each in (Describe, Make, Content, Fault, History, Map, Open)]
     suite = unittest.defaultTestLoader.loadTestsFromNames(names, sys.modules[__name__])
     sys.exit(not unittest.TextTestRunner(verbosity=1).run(suite).wasSuccessful())
 

@@ -41,7 +41,7 @@ Task<int> NullNode::write_zeroes(uint64_t, uint64_t, ZeroFlags) {
 
 Task<int> NullNode::block_status(uint64_t offset, uint64_t bytes, StatusDetail, BlockStatus& status) {
   status = {.bytes = bytes,
-            .data = true,
+            .data = !read_zeroes_,
             .zero = read_zeroes_,
             .allocated = true,
             .offset_valid = true,

@@ -121,7 +121,7 @@ void Qcow2Node::set_entry_locked(const Pin& page, uint64_t offset, Entry entry) 
   pages_.set_dirty_locked(*page.page());
 }
 
-Qcow2Node::Run Qcow2Node::find_run_locked(const Pin& page, uint64_t offset, uint64_t bytes) const {
+Qcow2Node::Run Qcow2Node::find_run_locked(const Pin& page, uint64_t offset, uint64_t bytes, Runs runs) const {
   const uint64_t limit = std::min(bytes, page_span(offset));
   Entry entry = entry_locked(page, offset);
   Run run;
@@ -133,18 +133,22 @@ Qcow2Node::Run Qcow2Node::find_run_locked(const Pin& page, uint64_t offset, uint
   }
   const uint64_t clusters_end = data_file_ ? ~uint64_t{0} : file_clusters_end();
   if (run.content == Content::kData) {
-    run.host = entry.host() + (offset & cluster_mask());
     run.own = entry.copied();
     run.bad = (entry.host() & cluster_mask()) != 0 || (entry.host() == 0 && !data_file_) ||
               entry.host() >= clusters_end;
   }
+  run.placed = run.content == Content::kData || entry.host() != 0;
+  if (run.placed) run.host = entry.host() + (offset & cluster_mask());
+  const bool in_one_place = runs == Runs::kInOnePlace;
   uint64_t at = align_down(offset, unit_bytes_) + unit_bytes_;
   for (; at - offset < limit; at += unit_bytes_) {
     if ((at & cluster_mask()) == 0) entry = entry_locked(page, at);
     if (content(entry, at) != run.content) break;
-    if (run.content == Content::kData &&
-        (entry.host() + (at & cluster_mask()) != run.host + (at - offset) || entry.copied() != run.own ||
-         (entry.host() >= clusters_end && !run.bad)))
+    const bool follows = entry.host() + (at & cluster_mask()) == run.host + (at - offset);
+    if (run.content == Content::kData && (!follows || entry.copied() != run.own)) break;
+    if (run.content == Content::kData && entry.host() >= clusters_end && !run.bad) break;
+    if (in_one_place && run.content != Content::kData &&
+        ((entry.host() != 0) != run.placed || (run.placed && !follows)))
       break;
   }
   run.bytes = std::min(at - offset, limit);

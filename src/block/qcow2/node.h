@@ -176,15 +176,18 @@ class Qcow2Node final : public Node, public Snapshots, public Checker {
   struct Run {
     Content content = Content::kNone;
     uint64_t bytes = 0;
-    uint64_t host = 0;  // of kData: where the first byte is; of kCompressedData: the descriptor
-    bool own = false;   // kData: written in place
-    bool bad = false;   // the entry breaks the format
+    uint64_t host = 0;    // of what is placed: where the first byte is; of kCompressedData: the descriptor
+    bool placed = false;  // kData, and others that keep a place for later
+    bool own = false;     // kData: written in place
+    bool bad = false;     // the entry breaks the format
   };
   uint64_t file_clusters_end() const;
   // What reads of a table's entry that breaks the format give: -EIO, and once a warning. `what` of `guest`
   // would be at `host`.
   int damaged(std::string_view what, uint64_t guest, uint64_t host);
-  Run find_run_locked(const Pin& page, uint64_t offset, uint64_t bytes) const;
+  // What runs have in common: the content, and where it is read the place; or the place in any case.
+  enum class Runs { kOfContent, kInOnePlace };
+  Run find_run_locked(const Pin& page, uint64_t offset, uint64_t bytes, Runs runs = Runs::kOfContent) const;
   Task<int> read_run(Run run, uint64_t offset, Buffers whole, uint64_t from, uint64_t epoch);
   Task<int> read_backing(uint64_t offset, Buffers to);
   Task<int> read_compressed(uint64_t descriptor, uint64_t offset, Buffers to);
@@ -212,6 +215,8 @@ class Qcow2Node final : public Node, public Snapshots, public Checker {
   Task<int> zero_in_page(uint64_t offset, uint64_t end, bool may_unmap, bool is_discard, uint64_t& done);
   Task<int> zero_part(uint64_t offset, uint64_t bytes, ZeroFlags flags);
   bool may_have_holes();
+  Task<bool> has_unwritten_places();
+  Task<int> compare_space_with_refcounts(bool& less);
   Task<int> reads_as_zero(uint64_t offset, uint64_t bytes, bool& zero);
   // The host clusters that an entry refers to; false: none.
   bool clusters_of(const Entry& entry, GivenUp& clusters) const;
@@ -304,6 +309,7 @@ class Qcow2Node final : public Node, public Snapshots, public Checker {
   bool metadata_known_ = false;
   std::atomic<bool> corrupt_{false}, told_damage_{false};
   std::atomic<int> holes_{-1};         // may_have_holes(); not asked yet
+  std::atomic<int> unwritten_{-1};     // has_unwritten_places(); not asked yet
   std::atomic<bool> shorten_{false};   // the file, when it is closed
   std::atomic<bool> prepared_{false};  // the header says that we write
   std::vector<Stored> snapshots_;

@@ -1,80 +1,10 @@
-// write_zeroes and discard: flags in L2 tables instead of zeros in clusters; and what a place holds
-// (block_status).
+// write_zeroes and discard: flags in L2 tables instead of zeros in clusters.
 #include <algorithm>
 
 #include "block/qcow2/bitmap_store.h"
 #include "block/qcow2/node.h"
 
 namespace ostler::block::qcow2 {
-
-// Whether looking for holes below this image's clusters pays: in one with preallocated metadata, or written
-// by copying. Asked once; each look costs system calls.
-bool Qcow2Node::may_have_holes() {
-  int known = holes_.load(std::memory_order_relaxed);
-  if (known < 0) {
-    const int64_t allocated = data_node().allocated_bytes();
-    known = allocated >= 0 && static_cast<uint64_t>(allocated) < data_node().size() / 10 * 9 ? 1 : 0;
-    holes_.store(known, std::memory_order_relaxed);
-  }
-  return known != 0;
-}
-
-Task<int> Qcow2Node::block_status(uint64_t offset, uint64_t bytes, StatusDetail detail, BlockStatus& status) {
-  status = {};
-  const uint64_t end = size();
-  if (offset >= end) {
-    status.bytes = bytes;
-    status.zero = status.allocated = true;
-    co_return 0;
-  }
-  bytes = std::min(bytes, end - offset);
-  Run whole;
-  bool first = true;
-  while (whole.bytes < bytes) {
-    const uint64_t at = offset + whole.bytes;
-    Pin page;
-    const int error = co_await load_l2(at, page);
-    if (error != 0) co_return error;
-    Run run;
-    if (page) {
-      const std::lock_guard lock(mutex_);
-      run = find_run_locked(page, at, bytes - whole.bytes);
-    } else {
-      run.bytes = std::min(bytes - whole.bytes, page_span(at));
-    }
-    if (run.bad && !first) break;  // told when it is asked for
-    if (run.bad) co_return damaged("the data", at, run.host - (at & cluster_mask()));
-    if (first)
-      whole = run;
-    else if (run.content != whole.content || run.content == Content::kCompressedData ||
-             (run.content == Content::kData && run.host != whole.host + whole.bytes))
-      break;
-    else
-      whole.bytes += run.bytes;
-    first = false;
-    if (whole.content == Content::kCompressedData) break;
-  }
-  status.bytes = whole.bytes;
-  status.allocated = whole.content != Content::kNone;
-  status.zero = whole.content == Content::kZero || (whole.content == Content::kNone && !backing_);
-  status.data = whole.content == Content::kData || whole.content == Content::kCompressedData;
-  status.compressed = whole.content == Content::kCompressedData;
-  if (whole.content == Content::kData) {
-    // What lies there is not what is read, in an encrypted image.
-    status.offset_valid = encryption_ == nullptr;
-    status.offset = encryption_ ? 0 : whole.host;
-    status.file = encryption_ ? nullptr : &data_node();
-    if (detail == StatusDetail::kPrecise && encryption_ == nullptr && may_have_holes()) {
-      BlockStatus below;
-      const int error = co_await data_node().block_status(whole.host, whole.bytes, detail, below);
-      if (error == 0 && below.bytes != 0) {
-        status.bytes = std::min(status.bytes, below.bytes);
-        status.zero = below.zero;
-      }
-    }
-  }
-  co_return 0;
-}
 
 Task<int> Qcow2Node::reads_as_zero(uint64_t offset, uint64_t bytes, bool& zero) {
   zero = true;

@@ -293,7 +293,7 @@ Task<int> MappedNode::block_status(uint64_t offset, uint64_t bytes, StatusDetail
   status.offset_valid = true;
   status.offset = place.offset + offset % cluster_bytes_;
   status.file = file_.node().get();
-  if (detail == StatusDetail::kPrecise) {
+  if (detail == StatusDetail::kPrecise || (detail == StatusDetail::kLayout && fixed())) {
     BlockStatus lower;
     const int failed = co_await file_->block_status(status.offset, status.bytes, detail, lower);
     if (failed == 0 && lower.bytes != 0) {

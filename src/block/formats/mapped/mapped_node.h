@@ -19,7 +19,7 @@ namespace ostler::block {
 // Where one or more consecutive clusters are.
 struct Place {
   enum class Kind : uint8_t {
-    kAbsent,  // the backing node's content, or zeros
+    kAbsent,  // the backing node's content, or zeros, in a format that can have one
     kZero,
     kData,        // consecutive in the file from `offset` on
     kCompressed,  // one cluster; the format unpacks it
@@ -68,6 +68,8 @@ class MappedNode : public Node, protected Checker {
   // What absent clusters show; null: zeros. Its bytes begin at below_offset() of this disk's offset 0.
   virtual Node* below() const { return nullptr; }
   virtual uint64_t below_offset() const { return 0; }
+  // Every cluster has its place from the beginning, so that the tables know no zeros.
+  virtual bool fixed() const { return false; }
   // Called once before the first change, and when the node becomes writable.
   virtual Task<Result<void>> prepare_writing();
   // Before each change of the tables, with allocation() held: prepares, and stores if too many changes wait.

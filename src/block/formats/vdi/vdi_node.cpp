@@ -22,12 +22,8 @@ Task<int> VdiNode::find(uint64_t cluster, Place& place) {
   uint32_t entry = 0;
   const int error = co_await tables_.read(image(), header_.map_offset + cluster * 4, &entry, sizeof entry);
   if (error != 0) co_return error;
-  place = {};
-  if (entry == VdiHeader::kUnallocated) co_return 0;
-  if (entry == VdiHeader::kDiscarded) {
-    place.kind = Place::Kind::kZero;
-    co_return 0;
-  }
+  place = {.kind = Place::Kind::kZero};
+  if (entry == VdiHeader::kUnallocated || entry == VdiHeader::kDiscarded) co_return 0;
   place.kind = Place::Kind::kData;
   place.offset = header_.data_offset + entry * uint64_t{header_.block_bytes};
   if (entry >= header_.blocks || place.offset >= image().size()) co_return -EIO;

@@ -20,6 +20,7 @@ class VdiNode final : public MappedNode {
   Task<int> write_before_tables() override;
   Task<Result<void>> prepare_writing() override;
   Task<Result<void>> check_more(CheckReport& report) override;
+  bool fixed() const override { return header_.type == VdiHeader::kStatic; }
 
  private:
   // How many blocks behind data_offset the map's entries use, the last one included, or are needed for that.

@@ -119,7 +119,7 @@ Task<int> VmdkNode::block_status(uint64_t offset, uint64_t bytes, StatusDetail d
   const uint64_t run = std::min(bytes, extent.end - offset);
   const int error =
       co_await extent.node->block_status(extent.file_offset + (offset - extent.begin), run, detail, status);
-  if (extent.sparse == nullptr) status.allocated = true;
+  if (extent.sparse == nullptr) status.allocated = status.data = true;
   co_return error;
 }
 

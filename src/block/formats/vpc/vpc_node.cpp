@@ -52,7 +52,7 @@ Limits VpcNode::limits() const {
 }
 
 Task<int> VpcNode::find(uint64_t cluster, Place& place) {
-  place = {};
+  place = {.kind = Place::Kind::kZero};
   if (!dynamic()) {
     place.kind = Place::Kind::kData;
     place.offset = cluster * kFixedCluster;

@@ -19,6 +19,7 @@ class VpcNode final : public MappedNode {
   Task<int> reserve(uint64_t cluster, uint64_t& count, uint64_t& offset) override;
   Task<int> publish(uint64_t cluster, uint64_t count, uint64_t offset) override;
   Task<Result<void>> prepare_writing() override;
+  bool fixed() const override { return !dynamic(); }
 
  private:
   bool dynamic() const { return footer_.type == VhdFooter::kDynamic; }
