@@ -168,8 +168,7 @@ Result<void> check_new_image(Tool& tool, NewImage& image, uint64_t size, bool co
   if (driver->create == nullptr)
     return Error(ErrorKind::kUnsupported, fmt::format("-O: images of '{}' cannot be created", image.format));
   TRY(check_option_names(*driver, image.options));
-  if (compress && !driver->compression)
-    return Error(ErrorKind::kUnsupported, fmt::format("-c: the format '{}' does not compress", image.format));
+  if (compress) TRY(check_compression(*driver));
   const std::string subformat = block::string_at(image.options, "subformat");
   if (compress && image.format == "vmdk" && subformat.ends_with("Flat"))
     return Error(ErrorKind::kUnsupported,

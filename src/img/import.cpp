@@ -98,6 +98,11 @@ Result<int> import(Tool& tool, Words words) {
                              "operand, {0} if it is to be overwritten",
                              image.name));
   image.options["size"] = source.size();
+  if (given.has("c")) {
+    TRY(check_compression(*driver));
+    // Of vmdk's kinds the only one that compresses.
+    if (image.format == "vmdk") image.options["subformat"] = "streamOptimized";
+  }
   TRY(make_image(tool, image));
   Image::Request target_request = {.name = image.name, .format = image.format};
   target_request.flags.writable = true;

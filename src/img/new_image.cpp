@@ -117,6 +117,13 @@ Result<void> complete_backing(Tool& tool, NewImage& image) {
   return {};
 }
 
+Result<void> check_compression(const block::Driver& driver) {
+  if (driver.compression) return {};
+  return Error(
+      ErrorKind::kUnsupported,
+      fmt::format("-c: the format '{}' does not compress; leave -c out, or give -O qcow2", driver.name));
+}
+
 Result<void> make_image(Tool& tool, const NewImage& image) {
   block::OpenFlags flags;
   flags.no_backing = image.trust_backing;

@@ -20,6 +20,8 @@ struct NewImage {
 Result<void> check_option_names(const block::Driver& driver, const nlohmann::json& options);
 // The size and, for people, the format of a backing file are read from it; a format is asked for otherwise.
 Result<void> complete_backing(Tool& tool, NewImage& image);
+// For -c: some image of the format holds compressed clusters.
+Result<void> check_compression(const block::Driver& driver);
 Result<void> make_image(Tool& tool, const NewImage& image);
 
 // "Formatting 'disk.qcow2', fmt=qcow2 cluster_size=65536 … size=1048576 …"

@@ -279,6 +279,17 @@ class Content(Judged):
         self.people("import", "disk.vmdk", "disk.qcow2")
         self.make(self.ours, "compare", "-f", "raw", "-F", "qcow2", "a.raw", "disk.qcow2")
 
+    def test_people_import_compresses(self):
+        self.make(self.ours, "convert", "-O", "vdi", "a.raw", "disk.vdi")
+        for target in ("new.qcow2", "new.vmdk"):
+            fmt = target[4:]
+            self.people("import", "-c", "-O", fmt, "disk.vdi", target)
+            self.make(self.ours, "compare", "-f", "raw", "-F", fmt, "a.raw", target)
+            self.assertLess((self.ours / target).stat().st_size, (self.ours / "a.raw").stat().st_size // 4)
+        done = self.people("import", "-c", "-O", "parallels", "disk.vdi", "new.hds", status=1)
+        self.assertIn("-c: the format 'parallels' does not compress; leave -c out", done.stderr)
+        self.assertFalse((self.ours / "new.hds").exists())
+
     def test_people_import_of_what_is_no_archive(self):
         (self.ours / "broken.ova").write_bytes(b"x" * 4096)
         done = self.people("import", "broken.ova", status=1)
