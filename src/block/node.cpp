@@ -34,7 +34,12 @@ Task<int> Node::block_status(uint64_t offset, uint64_t bytes, StatusDetail, Bloc
 }
 
 Task<Result<void>> Node::truncate(uint64_t, Preallocation) {
-  co_return unsupported(*this, "change its size");
+  co_return Error(
+      ErrorKind::kUnsupported,
+      fmt::format("{}: images of the format '{}' keep the size that they were made with; convert it "
+                  "to another, such as qcow2, and resize that",
+                  filename(), driver()),
+      ENOTSUP);
 }
 
 Task<Result<void>> Node::close() {

@@ -52,8 +52,7 @@ Result<int> amend(Tool& tool, Words words) {
   nlohmann::json values = options;
   if (arguments.has("force")) values["force"] = true;
   Progress progress(tool.progress_form(), "amend", 0);
-  auto amended = tool.run(image.node()->amend(std::move(values)));
-  if (!amended) return std::move(amended).error().with_context(name);
+  TRY(tool.run(image.node()->amend(std::move(values))));
   TRY(image.close());
   progress.finish();
   return 0;

@@ -64,8 +64,7 @@ Result<int> resize(Tool& tool, Words words) {
                                "--shrink if that is wanted",
                                name, wanted, now));
   }
-  auto resized = tool.run(image.node()->truncate((wanted + 511) / 512 * 512, preallocation));
-  if (!resized) return std::move(resized).error().with_context(name);
+  TRY(tool.run(image.node()->truncate((wanted + 511) / 512 * 512, preallocation)));
   TRY(image.close());
   tool.say("Image resized.\n");
   return 0;

@@ -167,6 +167,14 @@ class Make(Judged):
         self.both("resize", "-f", "raw", "--preallocation=metadata", "a.raw", "6M", status=1)
         self.same_content("a.raw", fmt="raw")
 
+    def test_resize_of_a_format_that_cannot(self):
+        for fmt in ("vdi", "vpc", "vmdk", "vhdx", "parallels"):
+            image = f"fixed.{fmt}"
+            self.both("create", "-q", "-f", fmt, image, "4M", status=0)
+            done = self.both("resize", "-f", fmt, image, "8M", status=1)
+            self.assertEqual(done.stderr, f"ostler-img: {image}: images of the format '{fmt}' keep the size that they were "
+                             "made with; convert it to another, such as qcow2, and resize that\n")
+
     def test_resize_mistakes(self):
         for words in (["a.raw"], [], ["a.raw", "much"], ["a.raw", "1M"], ["a.raw", "-1M"], ["missing", "1M"],
                       ["--shrink", "a.raw", "-20M"], ["--preallocation=some", "a.raw", "9M"],
