@@ -272,6 +272,24 @@ class Make(Judged):
             self.assertEqual(done.returncode, 1, options)
             self.assertIn(f"new.luks: {word} is not allowed by the libgcrypt of this host", done.stderr)
 
+    def test_luks_passphrases_that_the_host_does_not_allow(self):
+        def words(passphrase, image):
+            return ["--object", f"secret,id=s,data={passphrase}", "--image-opts", f"driver=luks,key-secret=s,file.filename={image}"]
+        def create(passphrase, image):
+            return self.our("create", "-q", "--object", f"secret,id=s,data={passphrase}", "-f", "luks",
+                            "-o", "key-secret=s,iter-time=10", image, "1M")
+        self.assertEqual(create("short", "old.luks").returncode, 0)
+        with patch.dict(os.environ, LIBGCRYPT_FORCE_FIPS_MODE="1"):
+            done = create("14 bytes of it", "new.luks")
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertEqual(self.our("info", *words("14 bytes of it", "new.luks")).returncode, 0)
+            for done, image in ((create("short", "none.luks"), "none.luks"), (self.our("info", *words("short", "old.luks")), "old.luks"),
+                                (self.our("amend", *words("14 bytes of it", "new.luks"), "--object", "secret,id=t,data=short",
+                                          "-o", "state=active,new-secret=t"), "new.luks")):
+                self.assertEqual(done.returncode, 1, done.stderr)
+                self.assertRegex(done.stderr, rf"\Aostler-img: {image}: the libgcrypt of this host makes no key of 64 bytes "
+                                 r"from a passphrase of 5 bytes by PBKDF2 with sha256 \(.*\); .*14 bytes or more\n\Z")
+
     # --- bitmap ---
 
     def test_bitmaps(self):

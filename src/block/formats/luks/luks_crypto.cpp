@@ -80,14 +80,21 @@ Result<void> luks_available(const LuksHeader& header, const std::string& name) {
   return {};
 }
 
-SecretBytes luks_derive(const SecretBytes& passphrase, std::span<const uint8_t> salt, uint32_t iterations,
-                        const std::string& hash, size_t key_bytes) {
+Result<SecretBytes> luks_derive(const SecretBytes& passphrase, std::span<const uint8_t> salt,
+                                uint32_t iterations, const std::string& hash, size_t key_bytes) {
   need_library();
   SecretBytes key(key_bytes);
   const gcry_error_t error =
       gcry_kdf_derive(passphrase.data(), passphrase.size(), GCRY_KDF_PBKDF2, hash_number(hash), salt.data(),
                       salt.size(), iterations, key.size(), key.data());
-  ASSERT(error == 0, "the arguments are of the right kind");
+  if (error != 0)
+    return Error(
+        ErrorKind::kUnsupported,
+        fmt::format("the libgcrypt of this host makes no key of {} bytes from a passphrase of {} bytes "
+                    "by PBKDF2 with {} ({}); where FIPS 140 is the rule, try a passphrase of 14 bytes "
+                    "or more",
+                    key_bytes, passphrase.size(), hash, gcry_strerror(error)),
+        ENOTSUP);
   return key;
 }
 
@@ -111,13 +118,13 @@ SecretBytes luks_merge(const SecretBytes& stripes, const std::string& hash, size
   return key;
 }
 
-uint32_t luks_iterations(const std::string& hash, size_t key_bytes, uint64_t milliseconds) {
-  const SecretBytes passphrase(std::string("passphrase"));
+Result<uint32_t> luks_iterations(const std::string& hash, size_t key_bytes, uint64_t milliseconds) {
+  const SecretBytes passphrase(std::string("a passphrase that is long enough for FIPS 140"));
   const std::array<uint8_t, 32> salt{};
   constexpr uint32_t kMost = 1u << 26;
   for (uint32_t tried = 16384;; tried *= 2) {
     const auto begin = std::chrono::steady_clock::now();
-    luks_derive(passphrase, salt, tried, hash, key_bytes);
+    TRY(luks_derive(passphrase, salt, tried, hash, key_bytes));
     const auto taken =
         std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now() - begin)
             .count();

@@ -32,14 +32,15 @@ class SecretBytes {
 // Loads the library and asks whether it has what `header` names: where FIPS 140 is the rule it lacks some.
 // Before all else here. `name` begins the message.
 Result<void> luks_available(const LuksHeader& header, const std::string& name);
-// PBKDF2 (RFC 8018 §5.2) with HMAC of `hash`.
-SecretBytes luks_derive(const SecretBytes& passphrase, std::span<const uint8_t> salt, uint32_t iterations,
-                        const std::string& hash, size_t key_bytes);
+// PBKDF2 (RFC 8018 §5.2) with HMAC of `hash`. The library may refuse: where FIPS 140 is the rule, short
+// passphrases and salts, and few iterations.
+Result<SecretBytes> luks_derive(const SecretBytes& passphrase, std::span<const uint8_t> salt,
+                                uint32_t iterations, const std::string& hash, size_t key_bytes);
 // The anti-forensic splitter (specification §2.4): a key as LuksHeader::kStripes stripes, and back.
 SecretBytes luks_split(const SecretBytes& key, const std::string& hash);
 SecretBytes luks_merge(const SecretBytes& stripes, const std::string& hash, size_t key_bytes);
 // Iterations of luks_derive() that take about `milliseconds` here, 1000 at least.
-uint32_t luks_iterations(const std::string& hash, size_t key_bytes, uint64_t milliseconds);
+Result<uint32_t> luks_iterations(const std::string& hash, size_t key_bytes, uint64_t milliseconds);
 void luks_random(void* to, size_t bytes);
 
 // Encryption of sectors of 512 bytes, by `algorithm` with the number of the sector.

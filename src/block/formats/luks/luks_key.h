@@ -47,7 +47,7 @@ Task<Result<LuksHeader>> change_luks(Node& file, uint64_t at, LuksHeader header,
 // Parts of these: the key in a slot and whether it is the volume's; a slot's material (on a worker thread).
 Task<Result<bool>> open_luks_slot(Node& file, uint64_t at, const LuksHeader& header, const LuksSlot& slot,
                                   const SecretBytes& passphrase, SecretBytes& key);
-SecretBytes fill_luks_slot(const LuksHeader& header, LuksSlot& slot, const SecretBytes& key,
-                           const SecretBytes& passphrase, uint64_t milliseconds);
+Result<SecretBytes> fill_luks_slot(const LuksHeader& header, LuksSlot& slot, const SecretBytes& key,
+                                   const SecretBytes& passphrase, uint64_t milliseconds);
 
 }  // namespace ostler::block

@@ -52,17 +52,18 @@ Task<Result<LuksHeader>> add_slot(Node& file, uint64_t at, LuksHeader header, co
   }
   if (!has_room(header, index))
     co_return refuse(file, fmt::format("key slot {} has no place of its own in the header", index));
-  SecretBytes material;
+  Result<SecretBytes> material = SecretBytes();
   std::function<void()> work = [&] {
     material = fill_luks_slot(header, header.slots[index], key, *change.new_passphrase, change.milliseconds);
   };
   co_await IoContext::current()->offload(std::move(work));
+  if (!material) co_return std::move(material).error().with_context(file.filename());
   uint64_t iterations = header.digest_iterations;
   for (const LuksSlot& slot : header.slots) iterations += slot.active ? slot.iterations : 0;
   if (iterations > LuksHeader::kMostIterations)
     co_return refuse(file, "its key slots would take too long to try; use a smaller iter-time");
-  CO_TRY(co_await write_image(file, at + header.slots[index].material_sector * kSector, material.data(),
-                              material.size()));
+  CO_TRY(co_await write_image(file, at + header.slots[index].material_sector * kSector, material->data(),
+                              material->size()));
   CO_TRY(co_await flush_image(file));
   CO_TRY(co_await write_header(file, at, header));
   co_return header;
