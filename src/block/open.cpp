@@ -85,6 +85,11 @@ Result<DetectZeroes> apply_generic(OptionReader& options, OpenFlags& flags) {
   return zeroes == "on" ? DetectZeroes::kOn : DetectZeroes::kOff;
 }
 
+Error taken(const std::string& id) {
+  return Error(ErrorKind::kInvalidArgument,
+               fmt::format("there is an object '{}' already; give this one another id", id));
+}
+
 bool wants_auto_read_only(const json& options) {
   const auto found = options.find("auto-read-only");
   return found != options.end() && (*found == true || *found == "on" || *found == "yes" || *found == "true");
@@ -189,8 +194,7 @@ Result<void> Opener::add(const NodePtr& node, std::string node_name) {
 
 Result<void> Opener::add_secret(const std::string& id, std::string secret) {
   const std::lock_guard lock(mutex_);
-  if (!secrets_.emplace(id, std::move(secret)).second)
-    return Error(ErrorKind::kInvalidArgument, fmt::format("there is a secret '{}' already", id));
+  if (tls_.contains(id) || !secrets_.emplace(id, std::move(secret)).second) return taken(id);
   return {};
 }
 
@@ -201,6 +205,18 @@ Result<std::string> Opener::secret(const std::string& id) const {
     return Error(ErrorKind::kNotFound,
                  fmt::format("there is no secret '{0}'; give it with --object secret,id={0},file=PATH", id));
   return found->second;
+}
+
+Result<void> Opener::add_tls(const std::string& id, std::shared_ptr<const nbd::TlsCredentials> credentials) {
+  const std::lock_guard lock(mutex_);
+  if (secrets_.contains(id) || !tls_.emplace(id, std::move(credentials)).second) return taken(id);
+  return {};
+}
+
+std::shared_ptr<const nbd::TlsCredentials> Opener::tls(const std::string& id) const {
+  const std::lock_guard lock(mutex_);
+  const auto found = tls_.find(id);
+  return found == tls_.end() ? nullptr : found->second;
 }
 
 Task<Result<NodePtr>> Opener::open(std::string filename, std::string format, OpenFlags flags) {

@@ -14,6 +14,10 @@
 
 namespace ostler::block {
 
+namespace nbd {
+class TlsCredentials;
+}
+
 struct OpenFlags {
   bool writable = false;
   bool direct = false;        // O_DIRECT
@@ -55,6 +59,10 @@ class Opener {
   // how one is given.
   Result<void> add_secret(const std::string& id, std::string secret);
   Result<std::string> secret(const std::string& id) const;
+  // The same for `--object tls-creds-x509` and `tls-creds-psk` (nbd/tls_objects.h). Null: there is none of
+  // this id. Objects of both kinds have different ids.
+  Result<void> add_tls(const std::string& id, std::shared_ptr<const nbd::TlsCredentials> credentials);
+  std::shared_ptr<const nbd::TlsCredentials> tls(const std::string& id) const;
 
   // For drivers: `depth` images lie above; they may be no more than kMostImages.
   static constexpr unsigned kMostImages = 256;
@@ -71,6 +79,7 @@ class Opener {
   mutable std::mutex mutex_;
   mutable std::map<std::string, std::weak_ptr<Node>> names_;
   std::map<std::string, std::string> secrets_;
+  std::map<std::string, std::shared_ptr<const nbd::TlsCredentials>> tls_;
   unsigned next_name_ = 100;
 };
 

@@ -49,7 +49,7 @@ struct Drive {
 
 // -object
 struct Object {
-  std::string type;  // secret, throttle-group, iothread, memory-backend-…
+  std::string type;  // secret, tls-creds-…, throttle-group, iothread, memory-backend-…
   std::string id;
   Properties properties;
   std::string origin;

@@ -16,7 +16,8 @@ namespace ostler::config {
 namespace {
 
 struct RunOptions {
-  std::vector<std::string> disks, more_disks, cdroms, nbd_servers, exports, forwards, shares, devices, vsocks;
+  std::vector<std::string> disks, more_disks, cdroms, objects, nbd_servers, exports, forwards, shares,
+      devices, vsocks;
   std::string kernel, initrd, append, memory = "1G", net = "user", accel, machine = "pc", cpu, name, log,
                                       log_file, share_as = "auto";
   unsigned cpus = 1;
@@ -216,6 +217,7 @@ Result<CommandLine> build(const RunOptions& options) {
     for (const std::string& disk : *list) TRY(add_disk(b, disk, options.snapshot));
 
   for (const std::string& file : options.cdroms) TRY(add_cdrom(b, file));
+  for (const std::string& object : options.objects) TRY(option_object(b, object));
   for (const std::string& server : options.nbd_servers) TRY(option_nbd_server(b, server));
   for (const std::string& disk : options.exports) TRY(option_export(b, disk));
 
@@ -241,6 +243,7 @@ constexpr std::pair<std::string_view, std::string_view> kOtherNames[] = {
     {"-machine", "--machine"}, {"-accel", "--accel"},   {"-device", "--device"},
     {"-name", "--name"},       {"-gdb", "--gdb"},       {"-S", "--paused"},
     {"-cdrom", "--cdrom"},     {"-export", "--export"}, {"-nbd-server", "--nbd-server"},
+    {"-object", "--object"},
 };
 
 std::vector<std::string_view> option_names(const CLI::App& app, std::vector<std::string>& storage) {
@@ -296,6 +299,8 @@ Result<CommandLine> parse_ostler_command_line(std::span<const std::string> argum
   run->add_option("--cpus,-c", options.cpus, "number of vCPUs, 1 to 64")->capture_default_str();
   run->add_option("--disk", options.more_disks, "a disk; may be given several times");
   run->add_option("--cdrom", options.cdroms, "an image in a CD drive; may be given several times");
+  run->add_option("--object", options.objects,
+                  "what disks and --nbd-server name by its id: secret, tls-creds-x509, tls-creds-psk, …");
   run->add_option("--nbd-server", options.nbd_servers,
                   "give disks to NBD clients: addr.path=SOCKET, or addr.type=inet,addr.host=H,addr.port=N");
   run->add_option("--export", options.exports, "a disk for them: nbd,node-name=ID[,name=NAME][,writable=on]");

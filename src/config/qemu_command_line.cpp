@@ -89,7 +89,7 @@ constexpr Option kOptions[] = {
     {"hdc", "file", "the third", option_hdc},
     {"hdd", "file", "the fourth", option_hdd},
     {"nbd-server", "[addr.path=]path|addr.type=inet,addr.host=h[,addr.port=n]…",
-     "give disks to NBD clients; also tls-creds=folder, max-connections=n", option_nbd_server},
+     "give disks to NBD clients; also tls-creds=id, max-connections=n", option_nbd_server},
     {"export", "[type=]nbd,node-name=disk[,name=name][,writable=on]…",
      "a disk for them; also id, description, bitmap, allocation-depth", option_export},
     {"cdrom", "file", "a CD-ROM drive in the place of -hdc, with its medium", option_cdrom},
@@ -100,9 +100,10 @@ constexpr Option kOptions[] = {
     {"blockdev", "[driver=]raw|qcow2|file|…,node-name=n[,…]",
      "a node of the block graph; JSON is understood too", option_blockdev},
     {"object",
-     "secret|throttle-group|iothread|filter-dump|filter-rate|memory-backend-ram|…-memfd|…-file,id=name[,…]",
-     "a passphrase, limits that disks share, a thread for disks, a network's capture or its limit, guest "
-     "memory",
+     "secret|tls-creds-x509|tls-creds-psk|throttle-group|iothread|filter-dump|filter-rate|memory-backend-ram|"
+     "…-memfd|…-file,id=name[,…]",
+     "a passphrase, certificates or keys for TLS, limits that disks share, a thread for disks, a network's "
+     "capture or its limit, guest memory",
      option_object},
     {"snapshot", "", "write to temporary files instead of the disk images",
      [](QemuBuilder& b, std::string_view) -> Result<void> {

@@ -36,7 +36,14 @@ Result<NbdServer> nbd_server(const Object& object) {
   server.path = path.value_or("");
   server.host = host.value_or("");
   if (port) server.port = static_cast<uint16_t>(*port);
-  server.tls_folder = keys.take("tls-creds").value_or("");
+  const auto credentials = keys.take("tls-creds");
+  if (credentials && credentials->empty())
+    return keys.error("tls-creds", "is empty; it is the id of a TLS object, or a folder");
+  server.tls_credentials = credentials.value_or("");
+  if (keys.take("tls-authz"))
+    return keys.error("tls-authz",
+                      "lists of clients' names are not available; leave it out, and let ca-cert.pem be of an "
+                      "authority that signs for these clients alone");
   TRY_ASSIGN(const auto most, keys.take_number("max-connections"));
   if (most) server.most_clients = static_cast<unsigned>(std::min(*most, kMostClients));
   TRY(keys.finish());

@@ -19,8 +19,8 @@ struct NbdServer {
   std::string path = {};  // of a unix socket; empty: host and port
   std::string host = {};  // empty: all of this machine's
   uint16_t port = 10809;
-  std::string tls_folder = {};  // empty: clients are not encrypted
-  unsigned most_clients = 100;  // at a time; 0: as many as come
+  std::string tls_credentials = {};  // the id of a TLS object, or a folder; empty: clients are not encrypted
+  unsigned most_clients = 100;       // at a time; 0: as many as come
 };
 
 // A disk that NBD clients get.

@@ -36,7 +36,7 @@ constexpr Command kCommands[] = {
     {"resize", resize, "[--shrink] FILE [+|-]SIZE", "change an image's virtual size"},
     {"serve", serve,
      "[--socket PATH | --port N --address A] [-r] [-s] [-l SNAPSHOT] [-o OFFSET] [-x NAME] [-t] [-e N] "
-     "[--fork] [--pid-file PATH] [--discard MODE] [--detect-zeroes MODE] [--aio MODE] [-n] [--tls-creds DIR] "
+     "[--fork] [--pid-file PATH] [--discard MODE] [--detect-zeroes MODE] [--aio MODE] [-n] [--tls-creds ID] "
      "FILE",
      "give an image to NBD clients"},
     {"shrink", shrink, "FILE", "give unused space back to the host, in place", true},
@@ -59,6 +59,8 @@ Options of most commands:
   --image-opts       the operand is a list of options, not a file name
   --object secret,id=ID,file=PATH
                      a passphrase for encrypted images
+  --object tls-creds-x509|tls-creds-psk,id=ID,dir=DIR,endpoint=client|server
+                     certificates or keys for disks over the network (tls-creds=ID, serve --tls-creds ID)
   --output=json      for programs
   -o help            the options of a format
 Sizes are bytes, or have a suffix k, M, G, T, P or E (powers of 1024).

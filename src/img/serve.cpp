@@ -1,4 +1,5 @@
 // serve: gives an image to NBD clients until it is interrupted, or until its last client has left.
+#include <fmt/format.h>
 #include <signal.h>
 
 #include <algorithm>
@@ -7,6 +8,7 @@
 #include "block/nbd/protocol.h"
 #include "block/nbd/remote.h"
 #include "block/nbd/server.h"
+#include "block/nbd/tls_objects.h"
 #include "img/background.h"
 #include "img/commands.h"
 #include "img/served_disk.h"
@@ -34,6 +36,7 @@ constexpr OptionName kOptions[] = {
     {"shared", 'e', "shared", true},
     {"tls-creds", 0, "tls-creds", true},
     {"tls-verify-peer", 0, "tls-verify-peer", true},
+    {"tls-authz", 0, "tls-authz", true},
     {"bitmap", 'B', "bitmap", true},
     {"allocation-depth", 'A', "allocation-depth"},
     {"cache", 0, "cache", true},
@@ -81,7 +84,23 @@ Result<uint64_t> number_of(const Arguments& arguments, const char* name, uint64_
   return number_of_option(name, arguments.value(name), 0, most);
 }
 
-Result<nbd::Server::Settings> server_settings(const Arguments& arguments) {
+Result<std::shared_ptr<const nbd::TlsCredentials>> tls_credentials(const block::Opener& opener,
+                                                                   const Arguments& arguments) {
+  const std::string name = arguments.value("tls-creds");
+  if (name.empty())
+    return Error(ErrorKind::kInvalidArgument, "--tls-creds: the id of a TLS object, or a folder, is missing");
+  const bool object = opener.tls(name) != nullptr;
+  if (object && arguments.has("tls-verify-peer"))
+    return Error(ErrorKind::kInvalidArgument,
+                 fmt::format("--tls-verify-peer is for a folder; say verify-peer={} in the object '{}'",
+                             arguments.value("tls-verify-peer"), name));
+  auto found = nbd::find_tls(opener, name, nbd::TlsEndpoint::kServer,
+                             arguments.value("tls-verify-peer", "on") == "on");
+  if (!found) return std::move(found).error().with_context("--tls-creds");
+  return found;
+}
+
+Result<nbd::Server::Settings> server_settings(const block::Opener& opener, const Arguments& arguments) {
   nbd::Server::Settings settings;
   settings.persistent = arguments.has("persistent");
   TRY_ASSIGN(const uint64_t shared, number_of(arguments, "shared", 1, kMostClients));
@@ -89,8 +108,13 @@ Result<nbd::Server::Settings> server_settings(const Arguments& arguments) {
   const std::string verify = arguments.value("tls-verify-peer", "on");
   if (verify != "on" && verify != "off")
     return Error(ErrorKind::kInvalidArgument, "--tls-verify-peer must be on or off");
+  if (arguments.has("tls-authz"))
+    return Error(
+        ErrorKind::kUnsupported,
+        "--tls-authz: lists of clients' names are not available; leave it out, and let ca-cert.pem be "
+        "of an authority that signs for these clients alone");
   if (arguments.has("tls-creds")) {
-    TRY_ASSIGN(settings.tls, nbd::TlsCredentials::load(arguments.value("tls-creds"), verify == "on"));
+    TRY_ASSIGN(settings.tls, tls_credentials(opener, arguments));
   }
   return settings;
 }
@@ -118,7 +142,7 @@ Result<std::string> listen(nbd::Server& server, const Arguments& arguments) {
 // `readiness`: of the process that waits; null: nobody does.
 Result<int> serve_now(Tool& tool, Words words, Readiness* readiness) {
   TRY_ASSIGN(const Arguments arguments, read_arguments(tool, kOptions, words));
-  TRY_ASSIGN(nbd::Server::Settings settings, server_settings(arguments));
+  TRY_ASSIGN(nbd::Server::Settings settings, server_settings(tool.opener, arguments));
   TRY_ASSIGN(ServedDisk disk, ServedDisk::open(tool, arguments));
   const nbd::Export::Settings shown = {.name = arguments.value("export-name"),
                                        .description = arguments.value("description"),

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/suggest.h"
+#include "block/nbd/tls_objects.h"
 #include "block/secret.h"
 
 namespace ostler::machine {
@@ -29,6 +30,11 @@ json limits_of(const json& options) {
 
 }  // namespace
 
+bool DiskObjects::has(std::string_view type) {
+  return type == "secret" || type == "throttle-group" || type == "iothread" ||
+         type == block::nbd::kTlsCertificates || type == block::nbd::kTlsKeys;
+}
+
 Result<void> DiskObjects::make(const config::Object& object, block::Opener& opener) {
   json options = json::object();
   for (const auto& [key, value] : object.properties) options[key] = value;
@@ -36,6 +42,9 @@ Result<void> DiskObjects::make(const config::Object& object, block::Opener& open
   const std::string where = fmt::format("{} '{}'", object.type, object.id);
   if (object.type == "secret")
     return block::add_secret(opener, object.id, block::OptionReader(std::move(options), where));
+  if (object.type == block::nbd::kTlsCertificates || object.type == block::nbd::kTlsKeys)
+    return block::nbd::add_tls_object(opener, object.type, object.id,
+                                      block::OptionReader(std::move(options), where));
   if (object.type == "throttle-group") {
     auto group = block::ThrottleGroup::get(object.id);
     TRY_ASSIGN(const block::ThrottleLimits limits, block::throttle_limits(limits_of(options), where));

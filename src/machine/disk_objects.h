@@ -4,6 +4,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "block/filters/throttle.h"
 #include "block/io_context.h"
@@ -14,10 +15,8 @@ namespace ostler::machine {
 
 class DiskObjects {
  public:
-  static bool has(std::string_view type) {
-    return type == "secret" || type == "throttle-group" || type == "iothread";
-  }
-  // Secrets go to `opener`. Errors begin with the option.
+  static bool has(std::string_view type);
+  // Secrets and credentials of TLS go to `opener`. Errors begin with the option.
   Result<void> add(const config::Object& object, block::Opener& opener);
   // kNotFound names the known ones.
   Result<block::IoContext*> iothread(const std::string& id, const std::string& user);

@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "base/suggest.h"
-#include "block/nbd/tls.h"
+#include "block/nbd/tls_objects.h"
 
 namespace ostler::machine {
 
@@ -29,8 +29,9 @@ Result<void> NbdExports::begin(const std::vector<config::Object>& objects) {
 
 Result<void> NbdExports::start(const config::NbdServer& server) {
   std::shared_ptr<const block::nbd::TlsCredentials> tls;
-  if (!server.tls_folder.empty()) {
-    TRY_ASSIGN(tls, block::nbd::TlsCredentials::load(server.tls_folder, true));
+  if (!server.tls_credentials.empty()) {
+    TRY_ASSIGN(
+        tls, block::nbd::find_tls(disks_.opener(), server.tls_credentials, block::nbd::TlsEndpoint::kServer));
   }
   return server_.start({.path = server.path, .host = server.host, .port = server.port}, std::move(tls),
                        server.most_clients);

@@ -21,7 +21,7 @@ class NbdExports {
   // What the command line asks for. Errors begin with the option.
   Result<void> begin(const std::vector<config::Object>& objects);
 
-  // kState: it runs already. Errors name the address or the folder of keys.
+  // kState: it runs already. Errors name the address or the credentials.
   Result<void> start(const config::NbdServer& server);
   bool running() const { return server_.running(); }
   uint16_t port() const { return server_.port(); }  // 0: a unix socket, or none

@@ -594,6 +594,15 @@ class Mistakes(Mistake):
         self.qemu("-object", "throttle-group,id=g,x-iops-totl=5", words=["-object", "x-iops-totl", "iops-total"])
         self.qemu("-object", "secret,id=s,file=/nonexistent/key", words=["-object", "/nonexistent/key"])
 
+    def test_tls_objects(self):
+        tls = f"tls-creds-psk,id=t,dir={F.folder},endpoint=server"
+        self.qemu("-object", tls, words=["-object", "'t'", "keys.psk", "is missing", "psktool"])
+        self.qemu("-object", "tls-creds-anon,id=t", words=["-object", "tls-creds-anon", "tls-creds-psk"])
+        self.qemu("-nbd-server", "/nonexistent/s,tls-creds=t", words=["-nbd-server", "there is no object 't'", "endpoint=server"])
+        self.qemu("-nbd-server", "/nonexistent/s,tls-creds=t,tls-authz=a", words=["-nbd-server", "tls-authz", "leave it out"])
+        self.qemu("-blockdev", "nbd,node-name=n,server.type=unix,server.path=/nonexistent/s,tls-creds=t",
+                  words=["-blockdev", "there is no object 't'", "endpoint=client"])
+
     def test_block_device_without_drive(self):
         self.qemu("-device", "virtio-blk-pci", words=["-device virtio-blk-pci", "drive"])
 

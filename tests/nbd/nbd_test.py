@@ -9,7 +9,8 @@ from pathlib import Path
 import peers
 from client_tests import Client
 from http_tests import Http
-from serve_tests import Serve, ServeTls
+from serve_tests import Serve
+from tls_tests import ServeTls, TlsObjects
 
 
 def main():
@@ -18,7 +19,7 @@ def main():
     parser.add_argument("tests", nargs="*", help="TestCase or TestCase.test_name; all without")
     options = parser.parse_args()
     peers.BIN = options.bin.resolve()
-    names = options.tests or [each.__name__ for each in (Serve, ServeTls, Client, Http)]
+    names = options.tests or [each.__name__ for each in (Serve, ServeTls, TlsObjects, Client, Http)]
     suite = unittest.defaultTestLoader.loadTestsFromNames(names, sys.modules[__name__])
     sys.exit(not unittest.TextTestRunner(verbosity=1).run(suite).wasSuccessful())
 

@@ -167,7 +167,8 @@ class Serve(Peers):
 
     def test_mistakes_are_explained(self):
         disk = self.content("disk.raw")
-        for words, text in ((["--socket", "x", "--port", "1"], "excludes"), (["--tls-creds", "nowhere"], "neither server-cert.pem"),
+        for words, text in ((["--socket", "x", "--port", "1"], "excludes"), (["--tls-creds", "nowhere"], "no object 'nowhere'"), (["--tls-creds", "."], "neither server-cert.pem"),
+                            (["--tls-creds", ""], "is missing"), (["--tls-authz", "a"], "leave it out"),
                             (["--shared", "9999"], "1024"), (["--socket", "/nowhere/x"], "No such file"),
                             (["--aio=native"], "--nocache"), (["--aio=some"], "io_uring"), (["--discard=no"], "unmap"),
                             (["--detect-zeroes=unmap", "--discard=ignore"], "needs --discard=unmap"),
@@ -175,56 +176,3 @@ class Serve(Peers):
                             (["--pid-file", "/nowhere/pid", "-k", self.path("s")], "--pid-file")):
             done = self.img("serve", "-f", "raw", *words, disk, status=1)
             self.assertIn(text, done.stderr)
-
-
-class ServeTls(Peers):
-    def certificates(self):
-        folder = self.path("pki")
-        folder.mkdir()
-        for who, extra in (("ca", "ca\ncert_signing_key\n"), ("server", "tls_www_server\nsigning_key\n"), ("client", "tls_www_client\nsigning_key\n")):
-            template = self.path(who + ".info")
-            names = "dns_name = localhost\nip_address = 127.0.0.1\n" if who == "server" else ""
-            template.write_text(f"cn = {who}\nexpiration_days = 10\n{extra}{names}")
-            key, certificate = folder / f"{who}-key.pem", folder / f"{who}-cert.pem"
-            self.run_tool("certtool", "--generate-privkey", "--key-type=ecdsa", "--outfile", key)
-            if who == "ca":
-                self.run_tool("certtool", "--generate-self-signed", "--load-privkey", key, "--template", template, "--outfile", certificate)
-            else:
-                self.run_tool("certtool", "--generate-certificate", "--load-privkey", key, "--template", template, "--outfile", certificate,
-                              "--load-ca-certificate", folder / "ca-cert.pem", "--load-ca-privkey", folder / "ca-key.pem")
-        return folder
-
-    def test_certificates(self):
-        folder = self.certificates()
-        disk = self.content("disk.raw")
-        _, uri = self.serve("-f", "raw", "--address", "127.0.0.1", "--port", "0", "-t", "--tls-creds", folder, disk)
-        port = uri.split(":")[2].split("/")[0]
-        secure = f"nbds://localhost:{port}/?tls-certificates={folder}"
-        self.run_tool("nbdcopy", secure, self.path("copy.raw"))
-        self.same(disk, self.path("copy.raw"))
-        self.run_tool("qemu-img", "compare", "--object", f"tls-creds-x509,id=t,dir={folder},endpoint=client", "--image-opts",
-                      f"driver=raw,file.driver=nbd,file.host=127.0.0.1,file.port={port},file.tls-creds=t,file.tls-hostname=localhost",
-                      "driver=raw,file.driver=file,file.filename=disk.raw")
-        # Without TLS, and without a certificate.
-        self.assertNotEqual(self.run_tool("nbdinfo", f"nbd://127.0.0.1:{port}/", status=None).returncode, 0)
-        (folder / "client-cert.pem").unlink()
-        (folder / "client-key.pem").unlink()
-        self.assertNotEqual(self.run_tool("nbdinfo", "--size", secure, status=None).returncode, 0)
-
-    def test_ours_with_ours(self):
-        folder = self.certificates()
-        disk = self.content("disk.raw")
-        _, uri = self.serve("-f", "raw", "--address", "127.0.0.1", "--port", "0", "-t", "-r", "--tls-creds", folder, disk)
-        port = uri.split(":")[2].split("/")[0]
-        self.img("compare", "-f", "raw", "-F", "raw", f"nbds://localhost:{port}/?tls-creds={folder}", disk)
-        self.img("info", "-f", "raw", f"nbd://localhost:{port}/", status=1)
-
-    def test_shared_keys(self):
-        folder = self.path("psk")
-        folder.mkdir()
-        self.run_tool("psktool", "-u", "qemu", "-p", folder / "keys.psk")
-        disk = self.content("disk.raw")
-        _, uri = self.serve("-f", "raw", "--socket", self.path("s"), "-t", "-r", "--tls-creds", folder, disk)
-        self.run_tool("qemu-img", "compare", "--object", f"tls-creds-psk,id=t,dir={folder},endpoint=client", "--image-opts",
-                      f"driver=raw,file.driver=nbd,file.path={self.path('s')},file.tls-creds=t", "driver=raw,file.driver=file,file.filename=disk.raw")
-        self.img("compare", "-f", "raw", "-F", "raw", f"{uri}&tls-creds={folder}", disk)

@@ -14,6 +14,7 @@
 
 #include "base/lazy_library.h"
 #include "block/nbd/protocol.h"
+#include "block/nbd/tls_tunnel.h"
 
 namespace ostler::block::nbd {
 namespace {
@@ -92,8 +93,9 @@ struct Link::Sent {
   }
 };
 
-Link::Link(Remote remote, uint64_t reconnect_nanoseconds)
+Link::Link(Remote remote, std::shared_ptr<const TlsCredentials> tls, uint64_t reconnect_nanoseconds)
     : remote_(std::move(remote)),
+      tls_(std::move(tls)),
       reconnect_(reconnect_nanoseconds),
       event_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
   ASSERT(event_, "a process may have one more file descriptor");
@@ -113,27 +115,29 @@ Result<void> Link::set_up(nbd_handle* handle) const {
   if (nbd_set_export_name(handle, remote_.export_name.c_str()) < 0 ||
       nbd_add_meta_context(handle, kAllocation) < 0)
     return last_error(where);
-  if (!remote_.tls) return {};
-  if (nbd_supports_tls(handle) == 0)
-    return Error(ErrorKind::kUnsupported, where + ": libnbd of this host has no TLS");
-  int status = nbd_set_tls(handle, LIBNBD_TLS_REQUIRE);
-  const std::string keys = remote_.tls_folder + "/keys.psk";
-  if (status == 0 && !remote_.tls_folder.empty()) {
-    if (access(keys.c_str(), F_OK) == 0 && access((remote_.tls_folder + "/ca-cert.pem").c_str(), F_OK) != 0) {
-      status = nbd_set_tls_psk_file(handle, keys.c_str());
-      if (status == 0) status = nbd_set_tls_username(handle, "qemu");
-    } else {
-      status = nbd_set_tls_certificates(handle, remote_.tls_folder.c_str());
-    }
-  }
-  if (status < 0) return last_error(where);
   return {};
 }
 
-Result<void> Link::begin_connecting(nbd_handle* handle) const {
-  const int status = remote_.path.empty()
-                         ? nbd_aio_connect_tcp(handle, remote_.host.c_str(), remote_.port.c_str())
-                         : nbd_aio_connect_unix(handle, remote_.path.c_str());
+Result<std::shared_ptr<TlsTunnel>> Link::open_tunnel(const MayWait& may_wait) const {
+  auto server = dial(remote_, may_wait);
+  if (!server) return std::move(server).error().with_context(remote_.uri());
+  auto tunnel = TlsTunnel::open(*std::move(server), tls_,
+                                remote_.tls_hostname.empty() ? remote_.host : remote_.tls_hostname, may_wait);
+  if (!tunnel) return std::move(tunnel).error().with_context(remote_.uri());
+  return std::shared_ptr<TlsTunnel>(*std::move(tunnel));
+}
+
+Result<void> Link::begin_connecting(nbd_handle* handle, TlsTunnel* tunnel) const {
+  int status = 0;
+  if (tunnel != nullptr) {
+    Fd end = tunnel->take_end();
+    status = nbd_aio_connect_socket(handle, end.get());
+    if (status == 0) end.release();  // it is libnbd's
+  } else if (remote_.path.empty()) {
+    status = nbd_aio_connect_tcp(handle, remote_.host.c_str(), remote_.port.c_str());
+  } else {
+    status = nbd_aio_connect_unix(handle, remote_.path.c_str());
+  }
   if (status < 0) return last_error(remote_.uri());
   return {};
 }
@@ -158,24 +162,45 @@ Result<RemoteDisk> Link::describe(nbd_handle* handle) const {
   return disk;
 }
 
+Error Link::connection_ended(const TlsTunnel* tunnel) const {
+  Error error = last_error(remote_.uri());
+  if (tunnel == nullptr) return error;
+  const std::string why = tunnel->failure();
+  if (!why.empty()) return Error(ErrorKind::kIo, remote_.uri() + ": no TLS with this server: " + why);
+  // TLS 1.3: a server looks at a client's certificate when the client has done its part of the handshake.
+  if (error.host_errno() == 0)
+    return Error(ErrorKind::kIo, error.message() +
+                                     "; it may want a client's certificate that its authority has signed "
+                                     "(client-cert.pem)");
+  return error;
+}
+
 // On the thread, or before it runs. A silent server is given up after a while.
 Result<Link::Handle> Link::open_handle() {
   TRY(ostler_lazy_nbd.load());
-  const Handle handle(nbd_create(), [](nbd_handle* each) { nbd_close(each); });
+  const uint64_t deadline = IoContext::now() + kConnectSeconds * kSecond;
+  const MayWait may_wait = [this, deadline]() -> Result<void> {
+    if (IoContext::now() > deadline)
+      return Error(ErrorKind::kIo, fmt::format("no answer for {} seconds", kConnectSeconds), ETIMEDOUT);
+    const std::lock_guard lock(mutex_);
+    if (closing_) return Error(ErrorKind::kState, "closed while connecting");
+    give_up_in_time();
+    return {};
+  };
+  std::shared_ptr<TlsTunnel> tunnel;
+  if (tls_ != nullptr) {
+    TRY_ASSIGN(tunnel, open_tunnel(may_wait));
+  }
+  // The tunnel ends after the handle that goes through it.
+  const Handle handle(nbd_create(), [tunnel](nbd_handle* each) { nbd_close(each); });
   if (!handle) return last_error(remote_.uri());
   TRY(set_up(handle.get()));
-  TRY(begin_connecting(handle.get()));
-  const uint64_t deadline = IoContext::now() + kConnectSeconds * kSecond;
+  TRY(begin_connecting(handle.get(), tunnel.get()));
   while (nbd_aio_is_ready(handle.get()) == 0) {
     if (nbd_aio_is_dead(handle.get()) != 0 || nbd_aio_is_closed(handle.get()) != 0)
-      return last_error(remote_.uri());
-    if (IoContext::now() > deadline)
-      return Error(ErrorKind::kIo,
-                   fmt::format("{}: no answer for {} seconds", remote_.uri(), kConnectSeconds), ETIMEDOUT);
+      return connection_ended(tunnel.get());
+    if (auto waited = may_wait(); !waited) return std::move(waited).error().with_context(remote_.uri());
     step(handle.get(), 100);
-    const std::lock_guard lock(mutex_);
-    if (closing_) return Error(ErrorKind::kState, remote_.uri() + ": closed while connecting");
-    give_up_in_time();
   }
   return handle;
 }

@@ -1,5 +1,6 @@
-// A client's connection to an NBD server, through libnbd. A thread of its own waits for the socket and makes
-// the connection again when it breaks; requests are sent on the thread that makes them.
+// A client's connection to an NBD server, through libnbd, with TLS through a TlsTunnel. A thread of its own
+// waits for the socket and makes the connection again when it breaks; requests are sent on the thread that
+// makes them.
 #pragma once
 
 #include <libnbd.h>
@@ -14,9 +15,13 @@
 #include "base/fd.h"
 #include "block/io_context.h"
 #include "block/mutex.h"
+#include "block/nbd/dial.h"
 #include "block/nbd/remote.h"
+#include "block/nbd/tls_credentials.h"
 
 namespace ostler::block::nbd {
+
+class TlsTunnel;
 
 // What the server told.
 struct RemoteDisk {
@@ -30,8 +35,9 @@ struct RemoteDisk {
 
 class Link {
  public:
-  // `reconnect_nanoseconds`: how long requests wait for a broken connection to be made again.
-  Link(Remote remote, uint64_t reconnect_nanoseconds);
+  // `tls`: null if the remote has none. `reconnect_nanoseconds`: how long requests wait for a broken
+  // connection to be made again.
+  Link(Remote remote, std::shared_ptr<const TlsCredentials> tls, uint64_t reconnect_nanoseconds);
   ~Link();
   Link(const Link&) = delete;
   Link& operator=(const Link&) = delete;
@@ -65,7 +71,9 @@ class Link {
   Result<Handle> open_handle();
   Result<void> set_up(nbd_handle* handle) const;
   Result<RemoteDisk> describe(nbd_handle* handle) const;
-  Result<void> begin_connecting(nbd_handle* handle) const;
+  Result<std::shared_ptr<TlsTunnel>> open_tunnel(const MayWait& may_wait) const;
+  Error connection_ended(const TlsTunnel* tunnel) const;
+  Result<void> begin_connecting(nbd_handle* handle, TlsTunnel* tunnel) const;
   int64_t issue(nbd_handle* handle, Sent& sent);
   void watch();
   void reconnect();
@@ -74,6 +82,7 @@ class Link {
   void kick();
 
   const Remote remote_;
+  const std::shared_ptr<const TlsCredentials> tls_;
   const uint64_t reconnect_;
   RemoteDisk disk_;
   const Fd event_;

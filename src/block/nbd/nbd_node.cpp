@@ -6,6 +6,7 @@
 #include "base/bytes.h"
 #include "block/driver.h"
 #include "block/nbd/protocol.h"
+#include "block/nbd/tls_objects.h"
 
 namespace ostler::block::nbd {
 namespace {
@@ -188,7 +189,8 @@ nlohmann::json NbdNode::options() const {
     result["server"] = {{"type", "inet"}, {"host", remote.host}, {"port", remote.port}};
   else
     result["server"] = {{"type", "unix"}, {"path", remote.path}};
-  if (remote.tls) result["tls-creds"] = remote.tls_folder;
+  if (remote.tls) result["tls-creds"] = remote.tls_credentials;
+  if (!remote.tls_hostname.empty()) result["tls-hostname"] = remote.tls_hostname;
   if (reconnect_seconds_ != 0) result["reconnect-delay"] = reconnect_seconds_;
   return result;
 }
@@ -197,6 +199,18 @@ namespace {
 
 constexpr uint64_t kSecond = 1'000'000'000;
 
+Result<std::shared_ptr<const TlsCredentials>> find_client_tls(const Opener& opener, const Remote& remote,
+                                                              const std::string& where) {
+  auto found = find_tls(opener, remote.tls_credentials, TlsEndpoint::kClient);
+  if (!found) return std::move(found).error().with_context(where);
+  if ((*found)->needs_hostname() && remote.host.empty() && remote.tls_hostname.empty())
+    return Error(ErrorKind::kInvalidArgument,
+                 where +
+                     ": a unix socket does not say what name the server's certificate is for; "
+                     "tls-hostname=NAME does, and verify-peer=off in the TLS object takes any");
+  return found;
+}
+
 Task<Result<NodePtr>> open_nbd(OpenRequest request) {
   OptionReader& options = request.options;
   CO_TRY_ASSIGN(Remote remote, take_remote(options));
@@ -204,7 +218,11 @@ Task<Result<NodePtr>> open_nbd(OpenRequest request) {
   CO_TRY(options.finish());
   const uint64_t seconds = delay.value_or(0);
   const std::string where = remote.uri();
-  auto link = std::make_unique<Link>(std::move(remote), seconds * kSecond);
+  std::shared_ptr<const TlsCredentials> tls;
+  if (remote.tls) {
+    CO_TRY_ASSIGN(tls, find_client_tls(request.opener, remote, where));
+  }
+  auto link = std::make_unique<Link>(std::move(remote), std::move(tls), seconds * kSecond);
   Result<void> connected;
   Link* const to_connect = link.get();
   co_await IoContext::current()->offload([&connected, to_connect] { connected = to_connect->connect(); });

@@ -1,5 +1,5 @@
 // A disk that an NBD server gives: the protocol node "nbd". Options: server {type, path | host, port} or a
-// name; export, tls-creds (a folder), reconnect-delay (seconds).
+// name; export, tls-creds (as find_tls() takes it), tls-hostname, reconnect-delay (seconds).
 #pragma once
 
 #include <memory>

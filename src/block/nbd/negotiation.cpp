@@ -197,7 +197,7 @@ Task<Negotiation::Next> Negotiation::start_tls(std::string data) {
   if (receiver_.buffered() != 0) co_return Next::kEnd;
   const Next next = co_await reply(kOption, OptionReply::kAck, {});
   if (next != Next::kGoOn) co_return next;
-  std::unique_ptr<Channel> encrypted = co_await tls_->accept(*channel_);
+  std::unique_ptr<Channel> encrypted = co_await accept_tls(*tls_, *channel_);
   if (!encrypted) co_return Next::kEnd;
   plain_ = std::move(channel_);
   channel_ = std::move(encrypted);

@@ -10,7 +10,7 @@
 #include "block/nbd/channel.h"
 #include "block/nbd/export.h"
 #include "block/nbd/protocol.h"
-#include "block/nbd/tls.h"
+#include "block/nbd/tls_channel.h"
 
 namespace ostler::block::nbd {
 

@@ -142,7 +142,9 @@ Result<Remote> parse_remote(std::string_view name) {
     if (key == "socket")
       remote.path = value;
     else if (key == "tls-certificates" || key == "tls-creds")
-      remote.tls_folder = value;
+      remote.tls_credentials = value;
+    else if (key == "tls-hostname")
+      remote.tls_hostname = value;
     else
       return bad_name(name, fmt::format("there is no parameter '{}'", key));
   }
@@ -182,11 +184,15 @@ Result<Remote> take_remote(OptionReader& options) {
   }
   TRY_ASSIGN(const auto export_name, options.string("export"));
   if (export_name) remote.export_name = *export_name;
-  TRY_ASSIGN(const auto folder, options.string("tls-creds"));
-  if (folder) {
+  TRY_ASSIGN(const auto credentials, options.string("tls-creds"));
+  if (credentials) {
     remote.tls = true;
-    remote.tls_folder = *folder;
+    remote.tls_credentials = *credentials;
   }
+  TRY_ASSIGN(const auto hostname, options.string("tls-hostname"));
+  if (hostname) remote.tls_hostname = *hostname;
+  if (!remote.tls_hostname.empty() && !remote.tls)
+    return options.error("tls-hostname", "is of a connection with TLS; tls-creds=ID makes it one");
   if (remote.export_name.size() > kMostName) return options.error("export", "is too long for the protocol");
   return remote;
 }

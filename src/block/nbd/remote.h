@@ -18,13 +18,14 @@ struct Remote {
   std::string port;
   std::string export_name;
   bool tls = false;
-  std::string tls_folder;  // as TlsCredentials has it, with client-cert.pem, client-key.pem; or keys.psk
+  std::string tls_credentials;  // as find_tls() takes it; empty: what clients have without
+  std::string tls_hostname;     // what the server's certificate is for; empty: the host
 
   std::string uri() const;
 };
 
 Result<Remote> parse_remote(std::string_view name);
-// Takes "filename", or "server" and "export", "tls-creds".
+// Takes "filename", or "server" and "export"; "tls-creds", "tls-hostname".
 Result<Remote> take_remote(OptionReader& options);
 
 }  // namespace ostler::block::nbd

@@ -19,7 +19,8 @@ TEST(NbdRemote, UrisOfHosts) {
   EXPECT_EQ(remote("nbds://[::1]:5/x").uri(), "nbds://[::1]:5/x");
   EXPECT_EQ(remote("nbd://").host, "localhost");
   EXPECT_TRUE(remote("nbds://host/?tls-creds=/keys").tls);
-  EXPECT_EQ(remote("nbds://host/?tls-creds=/keys").tls_folder, "/keys");
+  EXPECT_EQ(remote("nbds://host/?tls-creds=/keys").tls_credentials, "/keys");
+  EXPECT_EQ(remote("nbds://host/?tls-hostname=disks.example").tls_hostname, "disks.example");
 }
 
 TEST(NbdRemote, UrisOfSockets) {
@@ -48,9 +49,15 @@ TEST(NbdRemote, OptionsNameOnePlace) {
   EXPECT_EQ(take(R"({"server":{"type":"unix","path":"/s"},"export":"e"})")->uri(), "nbd+unix:///e?socket=/s");
   EXPECT_EQ(take(R"({"server":{"type":"inet","host":"h","port":"5"}})")->uri(), "nbd://h:5/");
   EXPECT_EQ(take(R"({"host":"h","port":6})")->uri(), "nbd://h:6/");
+  const auto secure = take(R"({"path":"/s","tls-creds":"id","tls-hostname":"h"})");
+  ASSERT_TRUE(secure);
+  EXPECT_TRUE(secure->tls);
+  EXPECT_EQ(secure->tls_credentials, "id");
+  EXPECT_EQ(secure->tls_hostname, "h");
   for (const char* wrong :
        {R"({})", R"({"server":{"type":"unix","host":"h"}})", R"({"path":"/s","host":"h"})",
-        R"({"server":{"path":"/s","x":1}})", R"({"filename":"nbd://h","server":{"path":"/s"}})"})
+        R"({"server":{"path":"/s","x":1}})", R"({"path":"/s","tls-hostname":"h"})",
+        R"({"filename":"nbd://h","server":{"path":"/s"}})"})
     EXPECT_FALSE(take(wrong)) << wrong;
 }
 

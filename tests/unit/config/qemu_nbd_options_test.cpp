@@ -41,7 +41,7 @@ TEST(QemuNbdOptions, AServerOnAPort) {
   EXPECT_EQ(server->path, "");
   EXPECT_EQ(server->host, "h");
   EXPECT_EQ(server->port, 7);
-  EXPECT_EQ(server->tls_folder, "keys");
+  EXPECT_EQ(server->tls_credentials, "keys");
   EXPECT_EQ(server->most_clients, 0u);
 }
 
@@ -72,6 +72,14 @@ TEST(QemuNbdOptions, ExportsInJson) {
   EXPECT_EQ(disk->bitmaps, (std::vector<std::string>{"a", "b"}));
 }
 
+TEST(QemuNbdOptions, CredentialsAreObjectsOfTheMachine) {
+  const auto parsed = parse({"-object", "tls-creds-x509,id=t,dir=/pki,endpoint=server,verify-peer=off",
+                             "-object", "tls-creds-psk,id=u,dir=/keys", "-nbd-server", "x,tls-creds=t"});
+  ASSERT_TRUE(parsed) << parsed.error().message();
+  EXPECT_EQ(parsed->machine.objects.at(0).type, "tls-creds-x509");
+  EXPECT_EQ(parsed->machine.objects.at(1).type, "tls-creds-psk");
+}
+
 TEST(QemuNbdOptions, MistakesAreNamed) {
   const auto has = [](const std::string& text, std::string_view part) {
     EXPECT_NE(text.find(part), std::string::npos) << text;
@@ -83,6 +91,8 @@ TEST(QemuNbdOptions, MistakesAreNamed) {
   has(error({"-nbd-server", "addr.host=h,addr.port=65536"}), "there is no port 65536");
   has(error({"-nbd-server", "x,max-conections=1"}), "max-connections");
   has(error({"-nbd-server", "x", "-nbd-server", "y"}), "there is one NBD server");
+  has(error({"-nbd-server", "x,tls-creds="}), "tls-creds: is empty");
+  has(error({"-nbd-server", "x,tls-creds=t,tls-authz=a"}), "lists of clients' names are not available");
   has(error({"-export", "node-name=d"}), "type: is missing");
   has(error({"-export", "fuse,node-name=d"}), "'fuse' is not available");
   has(error({"-export", "nbd"}), "node-name: is missing");
@@ -90,14 +100,18 @@ TEST(QemuNbdOptions, MistakesAreNamed) {
 }
 
 TEST(QemuNbdOptions, TheShortCommandLineHasThemToo) {
-  const std::vector<std::string> words = {"run",          "d.raw,id=d", "--kernel", "k",
-                                          "--nbd-server", "x",          "--export", "nbd,node-name=d"};
+  const std::vector<std::string> words = {"run",          "d.raw,id=d",
+                                          "--kernel",     "k",
+                                          "--object",     "tls-creds-psk,id=t,dir=/keys",
+                                          "--nbd-server", "x,tls-creds=t",
+                                          "--export",     "nbd,node-name=d"};
   const auto parsed = parse_ostler_command_line(words);
   ASSERT_TRUE(parsed) << parsed.error().message();
   EXPECT_EQ(parsed->machine.drives.at(0).id, "d");
-  ASSERT_EQ(parsed->machine.objects.size(), 2u);
-  EXPECT_EQ(parsed->machine.objects[0].type, kNbdServer);
-  EXPECT_EQ(parsed->machine.objects[1].type, kNbdExport);
+  ASSERT_EQ(parsed->machine.objects.size(), 3u);
+  EXPECT_EQ(parsed->machine.objects[0].type, "tls-creds-psk");
+  EXPECT_EQ(parsed->machine.objects[1].type, kNbdServer);
+  EXPECT_EQ(parsed->machine.objects[2].type, kNbdExport);
 }
 
 }  // namespace

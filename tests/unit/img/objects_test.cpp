@@ -30,7 +30,13 @@ TEST(Objects, MistakesAreNamed) {
   EXPECT_NE(error_of("secret,id=key,data=x,file=y").find("one of"), std::string::npos);
   EXPECT_NE(error_of("secret,id=key,file=/nonexistent/key").find("/nonexistent/key"), std::string::npos);
   EXPECT_NE(error_of("secret,id=key,data=*,format=base64").find("base64"), std::string::npos);
-  EXPECT_NE(error_of("tls-creds-x509,id=tls").find("tls-creds-x509"), std::string::npos);
+  EXPECT_NE(error_of("tls-creds-x509,id=tls").find("--object: tls-creds-x509 'tls': option 'dir' is missing"),
+            std::string::npos);
+  EXPECT_NE(error_of("tls-creds-psk,dir=/nonexistent").find("'id'"), std::string::npos);
+  EXPECT_EQ(
+      error_of("tls-creds-anon,id=tls"),
+      "--object: objects of type 'tls-creds-anon' are not known here; there are secret, tls-creds-x509 and "
+      "tls-creds-psk");
 }
 
 TEST(Objects, AnIdIsGivenOnce) {

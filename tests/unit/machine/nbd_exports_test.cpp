@@ -74,5 +74,30 @@ TEST_F(NbdExportsTest, MistakesAreToldAndChangeNothing) {
   EXPECT_NE(error_of(nbd->add({.id = "x", .node = "a", .name = "a"})), "");
 }
 
+TEST_F(NbdExportsTest, TlsIsOfObjects) {
+  ASSERT_TRUE(std::filesystem::create_directory(path("keys")));
+  make_file("keys/keys.psk", "alice:00112233445566778899aabbccddeeff\n");
+  open({"-drive", "if=none,id=e,file.driver=file,file.filename=" + make_file("e", std::string(65536, 'e')),
+        "-object", "tls-creds-psk,id=ours,dir=@/keys,endpoint=server", "-object",
+        "tls-creds-psk,id=theirs,dir=@/keys,username=alice"});
+  static_cast<void>(take("e"));
+  nbd = std::make_unique<NbdExports>(*disks);
+  EXPECT_EQ(error_of(nbd->start({.path = path("nbd.sock"), .tls_credentials = "theirs"})),
+            "tls-creds: the object 'theirs' is for a client, and this is a server; give it endpoint=server");
+  ASSERT_TRUE(nbd->start({.path = path("nbd.sock"), .tls_credentials = "ours"}));
+  ASSERT_TRUE(nbd->add({.id = "x", .node = "e", .name = "disk"}));
+  EXPECT_NE(status_of("nbdinfo " + uri("disk")), 0) << "it takes no client without TLS";
+  EXPECT_EQ(status_of("nbdinfo 'nbds+unix://alice@/disk?socket=" + path("nbd.sock") +
+                      "&tls-psk-file=" + path("keys/keys.psk") + "'"),
+            0);
+  const auto parsed = config::parse_qemu_command_line(std::vector<std::string>{
+      "-blockdev", "driver=nbd,node-name=n,read-only=on,server.type=unix,server.path=" + path("nbd.sock") +
+                       ",export=disk,tls-creds=theirs"});
+  ASSERT_TRUE(parsed);
+  const auto added = disks->add_node(parsed->machine.block_nodes.at(0));
+  ASSERT_TRUE(added) << added.error().message();
+  EXPECT_EQ(read(take("n"), 100, 512), std::string(512, 'e'));
+}
+
 }  // namespace
 }  // namespace ostler::machine
