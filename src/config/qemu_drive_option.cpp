@@ -113,8 +113,6 @@ Result<void> take_flags(KeyValues& keys, Drive& drive) {
   drive.snapshot = snapshot.value_or(false);
   TRY_ASSIGN(const auto copy_on_read, keys.take_bool("copy-on-read"));
   drive.copy_on_read = copy_on_read.value_or(false);
-  if (drive.copy_on_read && drive.read_only)
-    return keys.error("copy-on-read", "writes to the image, which read-only=on forbids");
   return {};
 }
 

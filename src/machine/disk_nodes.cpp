@@ -1,7 +1,10 @@
 #include "machine/disk_nodes.h"
 
+#include <fmt/format.h>
+
 #include <nlohmann/json.hpp>
 
+#include "base/log.h"
 #include "block/driver.h"
 #include "block/filters/overlay_node.h"
 #include "block/null/null_node.h"
@@ -49,7 +52,12 @@ block::Task<Result<void>> add_filters(Opener& opener, const config::Drive& drive
     CO_TRY(opener.add(overlay, ""));
     root = std::move(overlay);
   }
-  if (drive.copy_on_read) {
+  if (drive.copy_on_read && drive.read_only)
+    log::warning(
+        fmt::format("drive '{}': copy-on-read=on does nothing, as copies would be written to {}, which "
+                    "is opened for reading only; leave one of the two out",
+                    drive.id, root->filename()));
+  if (drive.copy_on_read && !drive.read_only) {
     json options = filter_options("copy-on-read", root);
     auto opened = co_await opener.open(std::move(options), flags);
     if (!opened) co_return std::move(opened).error();

@@ -297,7 +297,6 @@ TEST(QemuCommandLine, DriveMistakesAreNamed) {
   has("file=a,if=virtio,cache=non", "cache: 'non' is not one of");
   has("file=a,if=virtio,aio=native", "'native' goes with cache=none");
   has("file=a,if=virtio,rerror=enospc", "rerror: 'enospc' is not one of");
-  has("file=a,if=virtio,media=cdrom,copy-on-read=on", "read-only=on forbids");
   has("if=virtio", "file: is missing");
 }
 

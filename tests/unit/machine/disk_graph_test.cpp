@@ -151,6 +151,19 @@ TEST_F(DiskGraph, CopyOnReadFillsTheImage) {
   EXPECT_EQ(read(take("a"), 0, 512), kSector);
 }
 
+TEST_F(DiskGraph, CopyOnReadIsLeftOutOfADriveThatIsOnlyRead) {
+  make_file("base.img", std::string(65536, 'a'));
+  qemu_img("create -q -f qcow2 -F raw -b base.img " + path("top.qcow2"));
+  testing::internal::CaptureStderr();
+  open({"-drive", "if=none,id=a,file=@/top.qcow2,copy-on-read=on,readonly=on"});
+  const std::string told = testing::internal::GetCapturedStderr();
+  EXPECT_NE(told.find("drive 'a': copy-on-read=on does nothing"), std::string::npos) << told;
+  const auto disk = take("a");
+  EXPECT_TRUE(disk->read_only());
+  EXPECT_EQ(node_of(disk)->driver(), "qcow2");
+  EXPECT_EQ(read(disk, 0, 512), kSector);
+}
+
 TEST_F(DiskGraph, ADiskIsResizedWhileItIsInUse) {
   qemu_img("create -q -f qcow2 " + path("a.qcow2") + " 1M");
   open({"-drive", "if=none,id=a,file=@/a.qcow2"});
