@@ -4,8 +4,6 @@
 #include <cstring>
 #include <deque>
 
-#include "block/driver.h"
-
 namespace ostler::block {
 namespace {
 
@@ -107,21 +105,5 @@ std::vector<std::byte> image_after_power_cut(std::vector<std::byte> image,
   }
   return image;
 }
-
-namespace {
-
-Task<Result<NodePtr>> open_write_log(OpenRequest request) {
-  auto child = co_await request.open_child("file");
-  if (!child) co_return std::move(child).error();
-  CO_TRY(request.options.finish());
-  auto node = std::make_shared<WriteLogNode>();
-  CO_TRY(node->connect(*std::move(child), pass_through_permissions(request.flags.writable)));
-  co_return NodePtr(std::move(node));
-}
-
-}  // namespace
-
-extern const Driver kLogWritesDriver;
-const Driver kLogWritesDriver = {.name = "blklogwrites", .kind = DriverKind::kFilter, .open = open_write_log};
 
 }  // namespace ostler::block

@@ -1,5 +1,5 @@
-// The filter "blklogwrites": keeps every write and flush with its data in memory, so that a test can build
-// the image as a power cut at any point would have left it.
+// For tests: keeps every write and flush with its data in memory, so that the image can be built as a power
+// cut at any point would have left it. blklogwrites (log_writes_node.h) is for users.
 #pragma once
 
 #include <mutex>
@@ -20,7 +20,7 @@ struct WriteRecord {
 
 class WriteLogNode final : public FilterNode {
  public:
-  WriteLogNode() : FilterNode("blklogwrites", "file") {}
+  WriteLogNode() : FilterNode("write-log", "file") {}
 
   // In the order in which they were done. Any thread.
   std::vector<WriteRecord> records() const;

@@ -1,11 +1,11 @@
 // Power cuts during jobs: whatever of the writes has reached the file, the disk reads as before.
-#include "block/filters/write_log_node.h"
 #include "block/jobs/backup.h"
 #include "block/jobs/commit.h"
 #include "block/jobs/graph.h"
 #include "block/jobs/mirror.h"
 #include "block/jobs/stream.h"
 #include "job_fixture.h"
+#include "write_log.h"
 
 namespace ostler::block {
 namespace {
@@ -17,11 +17,16 @@ constexpr uint64_t kSize = 1 << 20;
 
 class JobPowerTest : public JobTest {
  protected:
-  static nlohmann::json image(const std::string& file, bool logged) {
+  enum class Logged { kNo, kYes, kReadOnly };
+  nlohmann::json image(const std::string& file, Logged logged) {
     nlohmann::json protocol = {{"driver", "file"}, {"filename", file}};
-    if (logged) protocol = {{"driver", "blklogwrites"}, {"node-name", "log"}, {"file", protocol}};
+    if (logged != Logged::kNo) {
+      log = test::add_write_log(context, opener, file, logged == Logged::kYes);
+      protocol = "log";
+    }
     return {{"driver", "qcow2"}, {"file", protocol}};
   }
+  std::shared_ptr<WriteLogNode> log;  // let go before the file is opened again
   static std::vector<std::byte> bytes_of(const std::string& content) {
     std::vector<std::byte> bytes(content.size());
     memcpy(bytes.data(), content.data(), content.size());
@@ -85,13 +90,12 @@ class JobPowerTest : public JobTest {
 TEST_F(JobPowerTest, a_cut_of_a_stream_loses_nothing) {
   const std::string content = make_chain("disk", 2, kSize, 81, {{"cluster_size", 4096}});
   const std::string before = content_of(path("disk1"));
-  attach_guest(open_options(image(path("disk1"), true)));
+  attach_guest(open_options(image(path("disk1"), Logged::kYes)));
   StreamOptions options;
   options.job.id = "job";
   options.node = guest_disk->node();
   const auto job = expect_job(run(start_stream(manager, std::move(options))));
   EXPECT_EQ(end_of(job), "");
-  auto log = std::dynamic_pointer_cast<WriteLogNode>(opener.find("log"));
   const std::vector<WriteRecord> records = log->records();
   log = nullptr;
   close_guest_disk();
@@ -102,9 +106,9 @@ TEST_F(JobPowerTest, a_cut_of_a_stream_loses_nothing) {
 TEST_F(JobPowerTest, a_cut_of_a_commit_loses_nothing) {
   const std::string content = make_chain("disk", 3, kSize, 82, {{"cluster_size", 4096}});
   const std::string base = content_of(path("disk0")), top = content_of(path("disk2"));
-  nlohmann::json options = image(path("disk2"), false);
-  options["backing"] = image(path("disk1"), false);
-  options["backing"]["backing"] = image(path("disk0"), true);
+  nlohmann::json options = image(path("disk2"), Logged::kNo);
+  options["backing"] = image(path("disk1"), Logged::kNo);
+  options["backing"]["backing"] = image(path("disk0"), Logged::kReadOnly);
   attach_guest(open_options(options));
   CommitOptions commit;
   commit.job.id = "job";
@@ -113,7 +117,6 @@ TEST_F(JobPowerTest, a_cut_of_a_commit_loses_nothing) {
   commit.top = next_in_chain(guest_disk->node());
   const auto job = expect_job(run(start_commit(manager, std::move(commit))));
   wait_for_status(job, JobStatus::kPending);
-  auto log = std::dynamic_pointer_cast<WriteLogNode>(opener.find("log"));
   const std::vector<WriteRecord> records = log->records();
   EXPECT_TRUE(job->finalize());
   EXPECT_EQ(end_of(job), "");
@@ -138,8 +141,8 @@ TEST_F(JobPowerTest, a_cut_of_a_commit_loses_nothing) {
 TEST_F(JobPowerTest, a_cut_of_a_commit_of_the_active_layer_loses_nothing) {
   const std::string content = make_chain("disk", 2, kSize, 83, {{"cluster_size", 4096}});
   const std::string base = content_of(path("disk0"));
-  nlohmann::json options = image(path("disk1"), false);
-  options["backing"] = image(path("disk0"), true);
+  nlohmann::json options = image(path("disk1"), Logged::kNo);
+  options["backing"] = image(path("disk0"), Logged::kReadOnly);
   attach_guest(open_options(options));
   CommitOptions commit;
   commit.job.id = "job";
@@ -148,7 +151,6 @@ TEST_F(JobPowerTest, a_cut_of_a_commit_of_the_active_layer_loses_nothing) {
   wait_for_status(job, JobStatus::kReady);
   EXPECT_TRUE(job->complete());
   EXPECT_EQ(end_of(job), "");
-  auto log = std::dynamic_pointer_cast<WriteLogNode>(opener.find("log"));
   const std::vector<WriteRecord> records = log->records();
   log = nullptr;
   close_guest_disk();
@@ -166,13 +168,12 @@ TEST_F(JobPowerTest, a_cut_after_a_mirror_loses_nothing) {
   MirrorOptions mirror;
   mirror.job.id = "job";
   mirror.node = guest_disk->node();
-  mirror.target = open_options(image(path("target"), true));
+  mirror.target = open_options(image(path("target"), Logged::kYes));
   const auto job = expect_job(run(start_mirror(manager, std::move(mirror))));
   guest_writes(content, 84);
   wait_for_status(job, JobStatus::kReady);
   EXPECT_TRUE(job->complete());
   EXPECT_EQ(end_of(job), "");
-  auto log = std::dynamic_pointer_cast<WriteLogNode>(opener.find("log"));
   const std::vector<WriteRecord> records = log->records();
   log = nullptr;
   close_guest_disk();
@@ -190,13 +191,12 @@ TEST_F(JobPowerTest, a_cut_after_a_backup_loses_nothing) {
   BackupOptions backup;
   backup.job.id = "job";
   backup.node = guest_disk->node();
-  backup.target = open_options(image(path("target"), true));
+  backup.target = open_options(image(path("target"), Logged::kYes));
   NodePtr target = backup.target;
   const auto job = expect_job(run(start_backup(manager, std::move(backup))));
   std::string changed = content;
   guest_writes(changed, 85);
   EXPECT_EQ(end_of(job), "");
-  auto log = std::dynamic_pointer_cast<WriteLogNode>(opener.find("log"));
   const std::vector<WriteRecord> records = log->records();
   log = nullptr;
   EXPECT_TRUE(same(read_guest_disk(), changed));
@@ -211,7 +211,7 @@ TEST_F(JobPowerTest, a_cut_after_a_backup_loses_nothing) {
 TEST_F(JobPowerTest, a_cut_of_the_disk_under_a_backup_loses_nothing) {
   std::string content = make_chain("disk", 1, kSize, 86, {{"cluster_size", 4096}});
   const std::string before = content_of(path("disk0"));
-  attach_guest(open_options(image(path("disk0"), true)));
+  attach_guest(open_options(image(path("disk0"), Logged::kYes)));
   create("target", {{"size", kSize}});
   BackupOptions backup;
   backup.job.id = "job";
@@ -221,7 +221,6 @@ TEST_F(JobPowerTest, a_cut_of_the_disk_under_a_backup_loses_nothing) {
   const auto job = expect_job(run(start_backup(manager, std::move(backup))));
   guest_writes(content, 86);
   ASSERT_EQ(context.run_until(guest_disk->flush()), 0);
-  auto log = std::dynamic_pointer_cast<WriteLogNode>(opener.find("log"));
   const std::vector<WriteRecord> records = log->records();
   log = nullptr;
   EXPECT_EQ(end_of(job), "");

@@ -2,8 +2,8 @@
 // by chance. After each cut the image opens, has no error but leaks, and holds what completed flushes
 // promised.
 #include "base/bytes.h"
-#include "block/filters/write_log_node.h"
 #include "qcow2_fixture.h"
+#include "write_log.h"
 
 namespace ostler::block {
 namespace {
@@ -101,9 +101,8 @@ TEST_P(PowerCut, leaves_a_whole_image_with_all_that_was_flushed) {
   std::vector<std::byte> start;
   for (const char c : content_of(path("disk"))) start.push_back(static_cast<std::byte>(c));
 
-  json file = {{"driver", "blklogwrites"},
-               {"node-name", "log"},
-               {"file", {{"driver", "file"}, {"filename", path("disk")}}}};
+  log = test::add_write_log(context, opener, path("disk"));
+  json file = "log";
   const std::string filter = GetParam().filter;
   if (filter == "preallocate")
     file = json{{"driver", filter}, {"prealloc-align", 65536}, {"prealloc-size", 65536}, {"file", file}};
@@ -111,8 +110,6 @@ TEST_P(PowerCut, leaves_a_whole_image_with_all_that_was_flushed) {
   if (filter == "compress") disk = json{{"driver", filter}, {"file", disk}};
   NodePtr node = open_options(disk);
   ASSERT_NE(node, nullptr);
-  log = std::dynamic_pointer_cast<WriteLogNode>(opener.find("log"));
-  ASSERT_NE(log, nullptr);
   std::mt19937 random(11);
   struct Flush {
     size_t began, ended;
@@ -199,13 +196,9 @@ TEST_F(Qcow2Test, a_change_of_refcount_bits_is_whole_after_a_power_cut) {
     close(node);
     std::vector<std::byte> start;
     for (const char c : content_of(path("disk"))) start.push_back(static_cast<std::byte>(c));
-    node = open_options({{"driver", "qcow2"},
-                         {"file",
-                          {{"driver", "blklogwrites"},
-                           {"node-name", "log"},
-                           {"file", {{"driver", "file"}, {"filename", path("disk")}}}}}});
+    auto log = test::add_write_log(context, opener, path("disk"));
+    node = open_options({{"driver", "qcow2"}, {"file", "log"}});
     ASSERT_NE(node, nullptr);
-    auto log = std::dynamic_pointer_cast<WriteLogNode>(opener.find("log"));
     const auto amended = context.run_until(node->amend({{"refcount_bits", bits}}));
     ASSERT_TRUE(amended) << amended.error().message();
     close(node);
