@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <bit>
 #include <nlohmann/json.hpp>
 
@@ -256,18 +257,35 @@ Result<void> PluggedDevices::plug_ide(const config::DeviceType& type, const std:
   return {};
 }
 
-Result<void> PluggedDevices::plug_console_port(const config::DeviceType& type, const std::any& options,
-                                               const config::Device& device) {
-  if (last_console_ == nullptr)
+Result<virtio::console::ConsoleDevice*> PluggedDevices::find_console(const std::string& bus,
+                                                                     const config::Device& device) {
+  if (consoles_.empty())
     return Error(ErrorKind::kState,
                  fmt::format("{}: needs a virtio-serial device before it; add -device virtio-serial-pci",
                              device.origin));
+  if (bus.empty()) return consoles_.front();
+  for (virtio::console::ConsoleDevice* const each : consoles_)
+    if (bus == each->name() || bus == each->name() + ".0") return each;
+  return Error(
+      ErrorKind::kNotFound,
+      fmt::format("{}: bus: there is no '{}' before it; -device virtio-serial-pci,id=NAME makes NAME.0",
+                  device.origin, bus));
+}
+
+Result<void> PluggedDevices::plug_console_port(const config::DeviceType& type, const std::any& options,
+                                               const config::Device& device) {
   const auto& port = std::any_cast<const virtio::console::PortOptions&>(options);
+  TRY_ASSIGN(virtio::console::ConsoleDevice* const console, find_console(port.bus, device));
+  const auto named = [&](const auto* each) { return each->has_name(port.name); };
+  if (!port.name.empty() && std::ranges::any_of(consoles_, named))
+    return Error(ErrorKind::kInvalidArgument,
+                 fmt::format("{}: name: another port is called '{}' already; choose another name",
+                             device.origin, port.name));
   chardev::CharBackend* backend = nullptr;
   if (!port.chardev.empty()) {
     TRY_ASSIGN(backend, backends_.take_chardev(port.chardev, device.origin));
   }
-  auto added = last_console_->add_port(port, type.name == "virtconsole", backend);
+  auto added = console->add_port(port, type.name == "virtconsole", backend);
   if (!added) return std::move(added).error().with_context(device.origin);
   return {};
 }
@@ -387,7 +405,7 @@ Result<std::unique_ptr<virtio::Device>> PluggedDevices::make_virtio(const std::s
   const auto& own = std::any_cast<const virtio::console::Options&>(options);
   bus_options = own;
   auto made = std::make_unique<virtio::console::ConsoleDevice>(core_.memory(), own);
-  last_console_ = made.get();
+  consoles_.push_back(made.get());
   return std::unique_ptr<virtio::Device>(std::move(made));
 }
 

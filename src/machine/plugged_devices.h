@@ -66,6 +66,8 @@ class PluggedDevices {
                          const config::Device& device);
   Result<void> plug_console_port(const config::DeviceType& type, const std::any& options,
                                  const config::Device& device);
+  // Whose ports are on `bus`, "ID.0" or "ID"; the first there is for an empty name.
+  Result<virtio::console::ConsoleDevice*> find_console(const std::string& bus, const config::Device& device);
   // Where the back end is. An error when it could not map the guest's memory.
   Result<virtio::vhost_user::Address> vhost_user_address(const std::string& chardev,
                                                          const config::Device& device);
@@ -89,7 +91,7 @@ class PluggedDevices {
   chipset::SystemRequests& requests_;
   FixedRegions ports_;
   std::vector<std::unique_ptr<bus::IoHandler>> isa_;
-  virtio::console::ConsoleDevice* last_console_ = nullptr;  // ports go to the latest one before them
+  std::vector<virtio::console::ConsoleDevice*> consoles_;
   std::set<std::string> ids_;
   std::string unsavable_;  // at any time
   struct Folder {

@@ -387,6 +387,29 @@ class Mistakes(Mistake):
         self.qemu("-device", f"virtio-vsock-pci,guest-cid=3,uds-path={F.missing},disable-legacy=off",
                   words=["-device virtio-vsock-pci", "no legacy interface"])
 
+    # --- ports of a virtio console ----------------------------------------------------------------
+
+    CONSOLES = ["-device", "virtio-serial-pci,id=a", "-device", "virtio-serial-pci,id=b"]
+
+    def test_port_of_the_console_that_its_bus_names(self):
+        ports = [word for bus in ("a.0", "b.0", "a.0") for word in ("-device", f"virtconsole,bus={bus},nr=0")]
+        self.qemu(*self.CONSOLES, *ports, words=["bus=a.0,nr=0: port 0 of a is taken"])
+
+    def test_port_without_a_bus(self):
+        self.qemu(*self.CONSOLES, "-device", "virtconsole", "-device", "virtconsole,bus=a.0,nr=0", words=["port 0 of a is taken"])
+
+    def test_port_of_an_unknown_bus(self):
+        self.qemu(*self.CONSOLES, "-device", "virtconsole,bus=c.0", words=["-device virtconsole,bus=c.0", "'c.0'", "id="])
+
+    def test_port_names_twice(self):
+        self.qemu(*self.CONSOLES, "-device", "virtserialport,bus=a.0,name=n", "-device", "virtserialport,bus=b.0,name=n",
+                  words=["-device virtserialport,bus=b.0", "'n'", "another name"])
+
+    def test_port_past_the_last(self):
+        self.qemu("-device", "virtio-serial-pci,max_ports=4", "-device", "virtserialport,nr=4", words=["nr=4", "max_ports=4"])
+        self.qemu("-device", "virtio-serial-pci", "-device", "virtserialport,nr=30", "-device", "virtserialport,nr=30",
+                  words=["port 30", "is taken"])
+
     def test_device_help_misspelt(self):
         self.qemu("-device", "virtio-blk-pcj,help", words=["virtio-blk-pcj", "'virtio-blk-pci'"])
 

@@ -58,6 +58,10 @@ ConsoleDevice::~ConsoleDevice() {
   reset();
 }
 
+bool ConsoleDevice::has_name(std::string_view name) const {
+  return std::ranges::any_of(ports_, [&](const auto& port) { return port && port->name_ == name; });
+}
+
 Result<void> ConsoleDevice::add_port(const PortOptions& options, bool console,
                                      chardev::CharBackend* backend) {
   unsigned number = options.nr;
@@ -66,18 +70,22 @@ Result<void> ConsoleDevice::add_port(const PortOptions& options, bool console,
     number = console ? 0 : 1;
     while (number < ports_.size() && ports_[number]) ++number;
   }
+  if (options.nr == PortOptions::kFirstFree && number >= ports_.size())
+    return Error(ErrorKind::kNoResource,
+                 fmt::format("no port of {} is free; raise its max_ports={}", name(), ports_.size()));
   if (number >= ports_.size())
-    return Error(ErrorKind::kNoResource, fmt::format("{}: no port is free; raise max_ports={} of {}",
-                                                     options.id, ports_.size(), name()));
+    return Error(ErrorKind::kNoResource,
+                 fmt::format("nr={} is not among the ports of {}; raise its max_ports={}", number, name(),
+                             ports_.size()));
   if (ports_[number])
-    return Error(ErrorKind::kBusy,
-                 fmt::format("{}: port {} of {} is taken; choose another nr", options.id, number, name()));
+    return Error(ErrorKind::kBusy, fmt::format("port {} of {} is taken; choose another nr", number, name()));
   if (number == 0 && !console)
     return Error(ErrorKind::kInvalidArgument,
-                 fmt::format("{}: port 0 of {} is for a virtconsole; choose another nr", options.id, name()));
+                 fmt::format("port 0 of {} is for a virtconsole; choose another nr", name()));
   if (options.name.size() > kMostName)
-    return Error(ErrorKind::kInvalidArgument,
-                 fmt::format("{}: a name of {} characters is too long", options.id, options.name.size()));
+    return Error(
+        ErrorKind::kInvalidArgument,
+        fmt::format("a name of {} characters is too long; {} is the most", options.name.size(), kMostName));
   ports_[number] = std::make_unique<Port>(*this, number, console, options.name, backend);
   if (backend != nullptr) {
     ports_[number]->host_connected_ = backend->connected();

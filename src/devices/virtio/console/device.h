@@ -20,7 +20,7 @@ inline constexpr unsigned VIRTIO_CONSOLE_F_SIZE = 0;
 inline constexpr unsigned VIRTIO_CONSOLE_F_MULTIPORT = 1;
 
 struct Options : DeviceOptions {
-  uint16_t max_ports = 8;
+  uint16_t max_ports = 31;
 };
 
 const config::PropertyTable<Options>& pci_properties();
@@ -34,6 +34,9 @@ class ConsoleDevice final : public Device {
 
   ConsoleDevice(memory::AddressSpace& memory, const Options& options);
   ~ConsoleDevice() override;
+
+  // Whether a port has this name, by which a guest's udev links to one port only.
+  bool has_name(std::string_view name) const;
 
   // Before the guest runs. `backend` may be null and outlives the device. Errors: the number is taken (kBusy)
   // or past max_ports.
