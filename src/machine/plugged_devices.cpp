@@ -30,6 +30,7 @@
 #include "machine/device_catalog.h"
 #include "machine/isa_devices.h"
 #include "machine/media.h"
+#include "machine/random_sources.h"
 
 namespace ostler::machine {
 namespace {
@@ -127,6 +128,7 @@ Result<std::unique_ptr<PluggedDevices>> PluggedDevices::create(const config::Mac
                                                                Backends& backends, Media& media, Board& board,
                                                                chipset::SystemRequests& requests) {
   std::unique_ptr<PluggedDevices> devices(new PluggedDevices(core, backends, media, board, requests));
+  TRY_ASSIGN(devices->random_sources_, random_sources(config));
   for (const config::Device& device : config.devices) TRY(devices->plug(device));
   return devices;
 }
@@ -347,6 +349,11 @@ Result<std::unique_ptr<virtio::Device>> PluggedDevices::make_virtio(const std::s
   }
   if (family == "virtio-rng") {
     const auto& own = std::any_cast<const virtio::rng::Options&>(options);
+    if (!own.rng.empty() && !random_sources_.contains(own.rng))
+      return Error(ErrorKind::kNotFound,
+                   fmt::format("{}: rng: there is no source '{}'; -object rng-builtin,id={} "
+                               "makes it",
+                               device.origin, own.rng, own.rng));
     bus_options = own;
     return std::unique_ptr<virtio::Device>(
         std::make_unique<virtio::rng::RngDevice>(core_.memory(), core_.loop(), own));

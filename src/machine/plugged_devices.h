@@ -93,7 +93,8 @@ class PluggedDevices {
   std::vector<std::unique_ptr<bus::IoHandler>> isa_;
   std::vector<virtio::console::ConsoleDevice*> consoles_;
   std::set<std::string> ids_;
-  std::string unsavable_;  // at any time
+  std::set<std::string> random_sources_;  // objects that a virtio-rng may name
+  std::string unsavable_;                 // at any time
   struct Folder {
     std::string origin;
     virtio::p9::P9Device* device;

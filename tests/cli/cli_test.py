@@ -387,6 +387,17 @@ class Mistakes(Mistake):
         self.qemu("-device", f"virtio-vsock-pci,guest-cid=3,uds-path={F.missing},disable-legacy=off",
                   words=["-device virtio-vsock-pci", "no legacy interface"])
 
+    def test_random_source_that_is_not_there(self):
+        self.qemu("-device", "virtio-rng-pci,rng=r", words=["-device virtio-rng-pci,rng=r", "-object rng-builtin,id=r"])
+
+    def test_random_source_that_is_another_file(self):
+        self.qemu("-object", f"rng-random,id=r,filename={F.disk}", words=["-object rng-random", "filename", F.disk, "/dev/urandom"])
+        self.qemu("-object", "rng-builtin,id=r,filename=/dev/urandom", words=["-object rng-builtin", "filename"])
+
+    def test_mistake_beside_random_sources(self):
+        self.qemu("-object", "rng-random,id=r,filename=/dev/urandom", "-object", "rng-builtin,id=s", "-device", "virtio-rng-pci,rng=r",
+                  "-device", "virtio-rng-pci,rng=s", "-device", "virtio-rng-pci,rng=t", words=["virtio-rng-pci,rng=t"])
+
     # --- ports of a virtio console ----------------------------------------------------------------
 
     CONSOLES = ["-device", "virtio-serial-pci,id=a", "-device", "virtio-serial-pci,id=b"]
