@@ -196,10 +196,15 @@ Result<chardev::CharBackend*> Backends::take_chardev(const std::string& id, cons
   return found->second.backend.get();
 }
 
+Result<void> Backends::has_vhost_user(const std::string& id, const std::string& user) const {
+  if (vhost_user_.contains(id)) return {};
+  return unknown(chardevs_, "character back end", id, user);
+}
+
 Result<virtio::vhost_user::Address> Backends::take_vhost_user(const std::string& id,
                                                               const std::string& user) {
+  TRY(has_vhost_user(id, user));
   const auto found = vhost_user_.find(id);
-  if (found == vhost_user_.end()) return unknown(chardevs_, "character back end", id, user);
   TRY(claim("character back end", id, user));
   return found->second;
 }

@@ -37,6 +37,8 @@ class Backends {
   std::optional<VhostUserNetwork> vhost_user_network(const std::string& id) const {
     return networks_->vhost_user(id);
   }
+  // Whether there is such a socket.
+  Result<void> has_vhost_user(const std::string& id, const std::string& user) const;
   // The socket of a vhost-user back end, which is not opened before its device is.
   Result<virtio::vhost_user::Address> take_vhost_user(const std::string& id, const std::string& user);
   // The folder of an -fsdev; several devices may show it.

@@ -50,6 +50,8 @@ Result<void> Networks::open_vhost_user(const config::Netdev& netdev) {
   if (!chardev)
     return keys.error("chardev", "is missing: the socket of the back end, -chardev socket,path=…");
   TRY_ASSIGN(const auto queues, keys.take_number("queues"));
+  // Whether a guest without MSI-X gets vhost too; a back end of another process is all there is.
+  TRY(keys.take_bool("vhostforce"));
   constexpr uint64_t kMost = virtio::net::NetDevice::kMostPairs;
   if (queues && (*queues == 0 || *queues > kMost))
     return keys.error("queues", fmt::format("must be 1 to {} queue pairs", kMost));

@@ -184,6 +184,10 @@ Result<void> PluggedDevices::plug(const config::Device& device) {
     auto plugged = board_.plug_mmio(std::move(made), doorbells);
     return plugged ? std::move(plugged) : std::move(plugged).error().with_context(device.origin);
   }
+  if (const auto& bus = bus_options.bus; !bus.empty() && bus != "pci.0" && bus != "pcie.0" && bus != "pci")
+    return Error(ErrorKind::kNotFound,
+                 fmt::format("{}: bus: there is no PCI bus '{}'; all cards are on pci.0, so leave it out",
+                             device.origin, bus));
   std::optional<pci::Address> address;
   if (bus_options.addr) address = pci::Address{bus_options.addr->slot, bus_options.addr->function};
   auto interfaces = virtio::pci_interfaces(device.type, made->type(), bus_options);
@@ -295,6 +299,7 @@ Result<void> PluggedDevices::plug_console_port(const config::DeviceType& type, c
 Result<virtio::vhost_user::Address> PluggedDevices::vhost_user_address(const std::string& chardev,
                                                                        const config::Device& device) {
   if (chardev.empty()) return missing(device, "chardev");
+  TRY(backends_.has_vhost_user(chardev, device.origin));
   for (const auto& block : core_.ram().blocks()) {
     if (block->memory().shared() && block->memory().fd() >= 0) continue;
     return Error(ErrorKind::kInvalidArgument,
@@ -325,7 +330,12 @@ Result<std::unique_ptr<virtio::Device>> PluggedDevices::make_virtio(const std::s
   }
   if (family == "virtio-net") {
     auto own = std::any_cast<virtio::net::Options>(options);
-    if (own.netdev.empty()) return missing(device, "netdev");
+    if (own.netdev.empty())
+      return Error(
+          ErrorKind::kInvalidArgument,
+          fmt::format("{}: the property 'netdev' is missing; -netdev user,id=NAME makes a network for "
+                      "netdev=NAME",
+                      device.origin));
     if (!own.mac) own.mac = virtio::net::default_mac(nics_);
     ++nics_;
     bus_options = own;

@@ -387,6 +387,9 @@ class Mistakes(Mistake):
         self.qemu("-device", f"virtio-vsock-pci,guest-cid=3,uds-path={F.missing},disable-legacy=off",
                   words=["-device virtio-vsock-pci", "no legacy interface"])
 
+    def test_card_on_an_unknown_bus(self):
+        self.qemu("-device", "virtio-rng-pci,bus=pci.1", words=["-device virtio-rng-pci,bus=pci.1", "'pci.1'", "pci.0"])
+
     def test_random_source_that_is_not_there(self):
         self.qemu("-device", "virtio-rng-pci,rng=r", words=["-device virtio-rng-pci,rng=r", "-object rng-builtin,id=r"])
 
@@ -463,7 +466,8 @@ class Mistakes(Mistake):
         chardev = ["-chardev", f"socket,id=c,path={F.missing}"]
         self.qemu("-netdev", "vhost-user,id=n", *card, words=["-netdev vhost-user", "chardev"])
         self.qemu("-netdev", "vhost-user,id=n,chardev=c,queues=0", *chardev, *card, words=["-netdev vhost-user", "queues"])
-        self.qemu("-netdev", "vhost-user,id=n,chardev=d", *self.SHARED, *card, words=["-device virtio-net-pci", "'d'"])
+        for memory in (self.SHARED, []):
+            self.qemu("-netdev", "vhost-user,id=n,chardev=d,vhostforce", *memory, *card, words=["-device virtio-net-pci", "'d'"])
         self.qemu("-netdev", "vhost-user,id=n,chardev=c", *chardev, *card, words=["-device virtio-net-pci", "memory-backend-memfd"])
         self.qemu("-netdev", "vhost-user,id=n,chardev=c", *chardev, *self.SHARED, *card,
                   words=["-device virtio-net-pci", F.missing, "start the back end first"])
