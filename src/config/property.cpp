@@ -1,6 +1,7 @@
 #include "config/property.h"
 
 #include <algorithm>
+#include <bit>
 #include <cctype>
 #include <charconv>
 #include <cmath>
@@ -83,6 +84,14 @@ Result<uint64_t> parse_number_between(std::string_view text, uint64_t least, uin
   TRY_ASSIGN(uint64_t value, parse_number(text));
   if (value < least || value > most)
     return invalid(std::string(text) + " is outside " + std::to_string(least) + " to " +
+                   std::to_string(most));
+  return value;
+}
+
+Result<uint64_t> parse_power_of_two(std::string_view text, uint64_t least, uint64_t most) {
+  TRY_ASSIGN(const uint64_t value, parse_size(text));
+  if (value < least || value > most || !std::has_single_bit(value))
+    return invalid(std::string(text) + " is not a power of two from " + std::to_string(least) + " to " +
                    std::to_string(most));
   return value;
 }

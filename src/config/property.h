@@ -196,6 +196,50 @@ Property<Options> size(std::string name, T Options::*member, uint64_t most, std:
           [member](const Options& options) { return std::to_string(options.*member); }};
 }
 
+// "-1" too, which is `unset`.
+template <class Options, std::unsigned_integral T>
+Property<Options> number_or_unset(std::string name, T Options::*member, uint64_t least, uint64_t most,
+                                  T unset, std::string help) {
+  auto property = number(std::move(name), member, least, most, std::move(help));
+  property.set = [=, plain = std::move(property.set)](Options& options,
+                                                      std::string_view text) -> Result<void> {
+    if (text != "-1") return plain(options, text);
+    options.*member = unset;
+    return {};
+  };
+  return property;
+}
+
+// Bytes with suffixes, or a count; a power of two.
+Result<uint64_t> parse_power_of_two(std::string_view text, uint64_t least, uint64_t most);
+
+template <class Options, std::unsigned_integral T>
+Property<Options> power_of_two(std::string name, T Options::*member, uint64_t least, uint64_t most,
+                               std::string help) {
+  auto property = number(std::move(name), member, least, most, std::move(help));
+  property.set = [=](Options& options, std::string_view text) -> Result<void> {
+    TRY_ASSIGN(const uint64_t value, parse_power_of_two(text, least, most));
+    options.*member = static_cast<T>(value);
+    return {};
+  };
+  return property;
+}
+
+// A property of QEMU's that has nothing to choose here: `same` are its values that ask for what is there
+// anyway, the first of them the default. Another one is an error that ends in `otherwise`.
+template <class Options>
+Property<Options> settled(std::string name, std::vector<std::string> same, std::string otherwise,
+                          std::string help) {
+  return {{std::move(name), "str", std::move(help)},
+          [same, otherwise = std::move(otherwise)](Options&, std::string_view value) -> Result<void> {
+            for (const std::string& each : same)
+              if (each == value) return {};
+            return Error(ErrorKind::kUnsupported,
+                         "'" + std::string(value) + "' is not available; " + otherwise);
+          },
+          [same](const Options&) { return same.front(); }};
+}
+
 template <class Options>
 Property<Options> text(std::string name, std::string Options::*member, std::string help) {
   return {{std::move(name), "str", std::move(help)},

@@ -390,6 +390,17 @@ class Mistakes(Mistake):
     def test_card_on_an_unknown_bus(self):
         self.qemu("-device", "virtio-rng-pci,bus=pci.1", words=["-device virtio-rng-pci,bus=pci.1", "'pci.1'", "pci.0"])
 
+    def test_queue_whose_size_is_no_power_of_two(self):
+        for device in ("virtio-net-pci,rx_queue_size=100", "virtio-blk-pci,queue-size=100", "virtio-scsi-pci,virtqueue_size=100"):
+            self.qemu("-device", device, words=[f"-device {device}", "power of two"])
+
+    def test_option_rom(self):
+        self.qemu("-device", "virtio-rng-pci,romfile=efi-virtio.rom", words=["romfile", "'efi-virtio.rom'", "romfile= "])
+
+    def test_what_only_qemu_can(self):
+        for device in ("virtio-blk-pci,scsi=on", "virtio-net-pci,tx=timer", "virtio-rng-pci,ats=on", "virtio-rng-pci,acpi-index=3"):
+            self.qemu("-device", device, words=[f"-device {device}", "not available; "])
+
     def test_random_source_that_is_not_there(self):
         self.qemu("-device", "virtio-rng-pci,rng=r", words=["-device virtio-rng-pci,rng=r", "-object rng-builtin,id=r"])
 

@@ -18,7 +18,8 @@ std::vector<Property<Options>> common() {
       text<Options>("serial", &Options::serial, "serial number, at most 20 characters"),
       text<Options>("model", &Options::model, "model, at most 40 characters"),
       text<Options>("ver", &Options::version, "version of the firmware, at most 8 characters"),
-      number<Options, uint32_t>("bootindex", &Options::bootindex, 0, 0xffffffff, "place in the boot order"),
+      number_or_unset<Options, uint32_t>("bootindex", &Options::bootindex, 0, 0xffffffff, 0,
+                                         "place in the boot order"),
   };
   for (auto& each : error_actions<Options>()) all.push_back(std::move(each));
   return all;

@@ -24,7 +24,8 @@ std::vector<Property<Options>> common() {
       text<Options>("product", &Options::product, "product, at most 16 characters"),
       text<Options>("ver", &Options::version, "version of the firmware, at most 4 characters"),
       number<Options, uint64_t>("wwn", &Options::wwn, 0, ~uint64_t{0}, "world wide name; 0: none"),
-      number<Options, uint32_t>("bootindex", &Options::bootindex, 0, 0xffffffff, "place in the boot order"),
+      number_or_unset<Options, uint32_t>("bootindex", &Options::bootindex, 0, 0xffffffff, 0,
+                                         "place in the boot order"),
   };
   for (auto& each : error_actions<Options>()) all.push_back(std::move(each));
   return all;

@@ -77,6 +77,19 @@ std::vector<config::Property<Options>> with_bus_properties(std::vector<config::P
   own.push_back(config::pci_address<Options>("addr", &Options::addr, "PCI slot and function"));
   own.push_back(
       config::boolean<Options>("multifunction", &Options::multifunction, "more functions share this slot"));
+  // What scripts and management programs write beside it for QEMU's sake.
+  const auto settled = config::settled<Options>;
+  own.push_back(settled("romfile", {""}, "no firmware here runs option ROMs; say romfile= or leave it out",
+                        "file of the option ROM: none"));
+  own.push_back(settled("rombar", {"0", "1", "off", "on"}, "leave it out", "no card has an option ROM"));
+  own.push_back(
+      settled("ats", {"off", "false"}, "there is no IOMMU; leave it out", "address translation services"));
+  own.push_back(settled("aer", {"off", "false"}, "leave it out", "advanced error reporting"));
+  own.push_back(settled("page-per-vq", {"off", "false"}, "leave it out: all queues are notified in one page",
+                        "a page of notifications for each queue"));
+  own.push_back(settled("acpi-index", {"0"},
+                        "leave it out, and name the guest's interfaces by their PCI slots",
+                        "number of an on-board device"));
   own.push_back(config::number<Options, uint16_t>(
       "vectors", &Options::vectors, 0, 2047, "MSI-X vectors; 0 turns MSI-X off; unset: one for each queue"));
   return own;

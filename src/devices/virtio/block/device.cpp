@@ -40,7 +40,7 @@ static_assert(sizeof(Config) == 60);
 constexpr unsigned kBatch = 32;
 
 std::vector<uint16_t> queue_sizes(const Options& options) {
-  return std::vector<uint16_t>(options.num_queues, std::bit_floor(options.queue_size));
+  return std::vector<uint16_t>(options.num_queues, options.queue_size);
 }
 
 }  // namespace
@@ -96,8 +96,10 @@ void BlockDevice::config_locked(std::vector<std::byte>& bytes) {
   config.opt_io_size = options_.opt_io_size / options_.logical_block_size;
   config.writeback = writeback_ ? 1 : 0;
   config.num_queues = options_.num_queues;
-  const uint32_t alignment = std::max(options_.logical_block_size, 4096u) / kSector;
-  config.max_discard_sectors = config.max_write_zeroes_sectors = kMaxRangeSectors;
+  const uint32_t granularity = options_.discard_granularity == 0 ? 4096u : options_.discard_granularity;
+  const uint32_t alignment = std::max(options_.logical_block_size, granularity) / kSector;
+  config.max_discard_sectors = options_.max_discard_sectors;
+  config.max_write_zeroes_sectors = options_.max_write_zeroes_sectors;
   config.max_discard_seg = config.max_write_zeroes_seg = kMaxRangeSegments;
   config.discard_sector_alignment = alignment;
   config.write_zeroes_may_unmap = 1;

@@ -31,6 +31,8 @@ struct Options : DeviceOptions {
   uint16_t queue_size = 256;
   uint16_t num_queues = 1;
   bool discard = true;
+  uint32_t discard_granularity = 0;  // bytes; 0: the host's pages or a block, whichever is larger
+  uint32_t max_discard_sectors = kMaxRangeSectors, max_write_zeroes_sectors = kMaxRangeSectors;
   bool write_zeroes = true;
   bool config_wce = true;
   config::OnOffAuto write_cache = config::OnOffAuto::kAuto;  // off: writes are stable when done

@@ -19,6 +19,7 @@ struct Options : DeviceOptions {
   std::string tag;
   uint16_t queue_size = 128;
   uint16_t num_request_queues = 1;
+  uint32_t bootindex = 0;
 };
 
 const config::PropertyTable<Options>& pci_properties();

@@ -10,6 +10,8 @@ std::vector<config::Property<Options>> own() {
       reference<Options>("chardev", "character back end", &Options::chardev,
                          "the socket of virtiofsd: -chardev socket,path=…"),
       text<Options>("tag", &Options::tag, "the name by which the guest mounts it, at most 36 bytes"),
+      number_or_unset<Options, uint32_t>("bootindex", &Options::bootindex, 0, 0xffffffff, 0,
+                                         "place in the boot order"),
       number<Options, uint16_t>("queue-size", &Options::queue_size, 2, Device::kMaxQueueSize,
                                 "descriptors in a queue, a power of two"),
       number<Options, uint16_t>("num-request-queues", &Options::num_request_queues, 1, Device::kMaxQueues - 1,

@@ -1,7 +1,6 @@
 #include "devices/virtio/net/device.h"
 
 #include <algorithm>
-#include <bit>
 
 #include "base/log.h"
 #include "devices/virtio/config_field.h"
@@ -18,8 +17,8 @@ unsigned most_pairs(const ostler::net::Backend& backend, const Options& options)
 std::vector<uint16_t> queue_sizes(unsigned pairs, const Options& options) {
   std::vector<uint16_t> sizes;
   for (unsigned i = 0; i < pairs; ++i) {
-    sizes.push_back(std::bit_floor(options.rx_queue_size));
-    sizes.push_back(std::bit_floor(options.tx_queue_size));
+    sizes.push_back(options.rx_queue_size);
+    sizes.push_back(options.tx_queue_size);
   }
   if (options.ctrl_vq) sizes.push_back(kControlQueueSize);
   return sizes;
@@ -127,7 +126,7 @@ void NetDevice::config_locked(std::vector<std::byte>& bytes) {
   config.max_virtqueue_pairs = static_cast<uint16_t>(most_pairs_);
   config.mtu = options_.host_mtu;
   config.speed = options_.speed == 0 ? UINT32_MAX : options_.speed;
-  config.duplex = options_.speed == 0 ? 0xff : 1;
+  config.duplex = options_.speed == 0 ? 0xff : options_.duplex == Duplex::kFull ? 1 : 0;
   if (options_.rss || options_.hash) {
     config.rss_max_key_size = Rss::kKeyBytes;
     config.rss_max_indirection_table_length = Rss::kMostEntries;

@@ -20,6 +20,8 @@
 
 namespace ostler::virtio::net {
 
+enum class Duplex : uint8_t { kFull, kHalf };
+
 struct Options : DeviceOptions {
   std::string netdev;
   std::optional<config::MacAddress> mac;
@@ -38,6 +40,7 @@ struct Options : DeviceOptions {
   bool mq = false;
   bool rss = false, hash = false;
   uint32_t speed = 0;  // Mbit/s; 0: not told
+  Duplex duplex = Duplex::kFull;
   uint32_t bootindex = 0;
 };
 

@@ -2,7 +2,6 @@
 #include "devices/virtio/scsi/device.h"
 
 #include <algorithm>
-#include <bit>
 #include <tuple>
 
 #include "base/log.h"
@@ -18,7 +17,7 @@ constexpr unsigned kBatch = 32;
 constexpr uint32_t kMostSenseBytes = 1024, kMostCdbBytes = 255;
 
 std::vector<uint16_t> queue_sizes(const Options& options) {
-  return std::vector<uint16_t>(kFirstRequestQueue + options.num_queues, std::bit_floor(options.queue_size));
+  return std::vector<uint16_t>(kFirstRequestQueue + options.num_queues, options.queue_size);
 }
 
 }  // namespace

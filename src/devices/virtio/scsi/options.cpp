@@ -9,14 +9,16 @@ std::vector<config::Property<Options>> own() {
   return {
       number<Options, uint16_t>("num_queues", &Options::num_queues, 1,
                                 Device::kMaxQueues - kFirstRequestQueue, "request queues"),
-      number<Options, uint16_t>("virtqueue_size", &Options::queue_size, 4, Device::kMaxQueueSize,
-                                "descriptors in a queue; a power of two"),
+      power_of_two<Options, uint16_t>("virtqueue_size", &Options::queue_size, 4, Device::kMaxQueueSize,
+                                      "descriptors in a queue; a power of two"),
       number<Options, uint32_t>("max_sectors", &Options::max_sectors, 1, 0xffffffff,
                                 "most that one request moves, in sectors of 512 bytes"),
       number<Options, uint32_t>("cmd_per_lun", &Options::cmd_per_lun, 1, 0xffffffff,
                                 "commands that a unit takes at once"),
       boolean<Options>("hotplug", &Options::hotplug, "tell the guest of units that come and go"),
       boolean<Options>("param_change", &Options::param_change, "tell the guest when a disk changes its size"),
+      settled<Options>("seg_max_adjust", {"on", "true"}, "leave it out",
+                       "segments of a request follow virtqueue_size"),
       reference<Options>("iothread", "iothread", &Options::iothread, "the thread that serves all its disks"),
   };
 }

@@ -31,6 +31,8 @@ std::vector<config::Property<BlockOptions>> own() {
   return {
       reference<Options>("chardev", "character back end", &Options::chardev,
                          "the socket of the disk's process: -chardev socket,path=…"),
+      number_or_unset<Options, uint32_t>("bootindex", &Options::bootindex, 0, 0xffffffff, 0,
+                                         "place in the boot order"),
       number<Options, uint16_t>("queue-size", &Options::queue_size, 2, Device::kMaxQueueSize,
                                 "descriptors in a queue, a power of two"),
       number<Options, uint16_t>("num-queues", &Options::num_queues, 1, Device::kMaxQueues,

@@ -19,6 +19,7 @@ struct BlockOptions : DeviceOptions {
   uint16_t queue_size = 128;
   uint16_t num_queues = 1;
   bool config_wce = true;
+  uint32_t bootindex = 0;
   bool discard = true;
   bool write_zeroes = true;
 };

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <array>
-#include <bit>
 #include <cstring>
 
 #include "base/bytes.h"
@@ -60,8 +59,8 @@ uint64_t without_orphans(uint64_t bits) {
 std::vector<uint16_t> queue_sizes(unsigned pairs, const Options& options) {
   std::vector<uint16_t> sizes;
   for (unsigned i = 0; i < pairs; ++i) {
-    sizes.push_back(std::bit_floor(options.rx_queue_size));
-    sizes.push_back(std::bit_floor(options.tx_queue_size));
+    sizes.push_back(options.rx_queue_size);
+    sizes.push_back(options.tx_queue_size);
   }
   if (options.ctrl_vq) sizes.push_back(kControlQueueSize);
   return sizes;

@@ -308,6 +308,18 @@ TEST_F(BlockTest, capacity_is_in_sectors) {
   EXPECT_EQ(capacity, kDiskBytes / 512);
 }
 
+TEST_F(BlockTest, limits_of_discards_are_told) {
+  options.discard_granularity = 65536;
+  options.max_discard_sectors = 1000;
+  options.max_write_zeroes_sectors = 2000;
+  start();
+  std::array<uint32_t, 4> limits{};  // §5.2.4: most sectors, most segments, alignment; most sectors of zeroes
+  device->read_config(36, std::as_writable_bytes(std::span(limits)));
+  EXPECT_EQ(limits[0], 1000u);
+  EXPECT_EQ(limits[2], 128u);
+  EXPECT_EQ(limits[3], 2000u);
+}
+
 TEST_F(BlockTest, config_past_its_end_reads_zero) {
   start();
   uint64_t value = 1;

@@ -186,6 +186,17 @@ TEST_F(NetTest, link_down_loses_frames_and_tells) {
   EXPECT_EQ(status, 0);
 }
 
+TEST_F(NetTest, half_duplex_is_told_with_the_speed) {
+  for (const auto& [speed, told] : {std::pair{0u, 0xffu}, {100u, 0u}}) {
+    options.speed = speed;
+    options.duplex = net::Duplex::kHalf;
+    start();
+    uint8_t duplex = 7;
+    device->read_config(16, std::as_writable_bytes(std::span(&duplex, 1)));
+    EXPECT_EQ(duplex, told);
+  }
+}
+
 TEST_F(NetTest, control_sets_the_mac) {
   start(kBase | feature(VIRTIO_NET_F_CTRL_VQ) | feature(VIRTIO_NET_F_CTRL_MAC_ADDR));
   auto chain = control.chain().readable(std::string("\x01\x01", 2)).readable("\x02GHIJK").writable(1);
