@@ -102,10 +102,10 @@ Result<int> act(const CommandLine& command, bool qemu_names) {
       print(ostler::x86::CpuModel::help());
       return 0;
     case Action::kMachineHelp:
-      print(ostler::machine::machine_help());
+      print(ostler::machine::machine_help(command.subject));
       return 0;
     case Action::kAccelHelp:
-      print(ostler::machine::accelerator_help());
+      print(ostler::machine::accelerator_help(command.subject));
       return 0;
     case Action::kDeviceHelp: {
       TRY_ASSIGN(const std::string text, ostler::machine::device_help(command.subject));

@@ -24,7 +24,7 @@ struct CommandLine {
     kDeviceHelp,
     kLogHelp
   } action = Action::kRun;
-  std::string subject;  // kDeviceHelp: the device type, empty for the list
+  std::string subject;  // kDeviceHelp, kMachineHelp, kAccelHelp: of which; empty for the list
   Machine machine;
 };
 

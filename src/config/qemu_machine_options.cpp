@@ -20,13 +20,28 @@ bool is_help(std::string_view value) {
   return value == "help" || value == "?";
 }
 
+// "-machine pc,help".
+bool takes_help(KeyValues& keys) {
+  return keys.take("help").has_value() || keys.take("?").has_value();
+}
+
+// "pc-i440fx-7.2": QEMU's names for what a version of it showed guests; here there is one such machine.
+bool is_versioned_pc(std::string_view type) {
+  constexpr std::string_view kPrefix = "pc-i440fx-";
+  return type.starts_with(kPrefix) && type.size() > kPrefix.size() &&
+         type.find_first_not_of("0123456789.", kPrefix.size()) == std::string_view::npos;
+}
+
 Result<void> add_accelerators(QemuBuilder& b, std::string_view list, const Properties& properties = {}) {
   constexpr std::array<std::string_view, 5> kKnown{"auto", "interp", "tcg", "bt", "kvm"};
+  // Of other hosts; what follows them is tried: "accel=kvm:hvf:whpx:tcg" is one line for every host.
+  constexpr std::array<std::string_view, 6> kElsewhere{"hax", "hvf", "nvmm", "qtest", "whpx", "xen"};
   while (!list.empty()) {
     const size_t colon = list.find(':');
     const std::string_view one = list.substr(0, colon);
     list = colon == std::string_view::npos ? std::string_view{} : list.substr(colon + 1);
-    if (std::find(kKnown.begin(), kKnown.end(), one) == kKnown.end())
+    if (std::find(kKnown.begin(), kKnown.end(), one) == kKnown.end() &&
+        std::find(kElsewhere.begin(), kElsewhere.end(), one) == kElsewhere.end())
       return Error(ErrorKind::kInvalidArgument,
                    fmt::format("'{}' is not an accelerator; known are {}{}", one, fmt::join(kKnown, ", "),
                                suggestion(one, kKnown)));
@@ -43,7 +58,8 @@ Result<void> option_machine(QemuBuilder& b, std::string_view value) {
     return {};
   }
   TRY_ASSIGN(auto keys, KeyValues::parse("-machine", value, "type"));
-  if (const auto type = keys.take("type")) {
+  if (auto type = keys.take("type")) {
+    if (is_versioned_pc(*type)) type = "pc";
     if (std::find(kMachineTypes.begin(), kMachineTypes.end(), *type) == kMachineTypes.end())
       return keys.error("type",
                         fmt::format("there is no machine '{}'; known are {}{}", *type,
@@ -51,7 +67,18 @@ Result<void> option_machine(QemuBuilder& b, std::string_view value) {
     b.machine().type = *type;
   }
   if (const auto list = keys.take("accel")) TRY(add_accelerators(b, *list));
-  for (auto& property : keys.take_rest()) b.machine().machine_properties.push_back(std::move(property));
+  if (takes_help(keys)) {
+    b.out.action = CommandLine::Action::kMachineHelp;
+    b.out.subject = b.machine().type;
+    return {};
+  }
+  if (auto kernel = keys.take("kernel")) b.machine().kernel = *std::move(kernel);
+  if (auto initrd = keys.take("initrd")) b.machine().initrd = *std::move(initrd);
+  if (auto append = keys.take("append")) b.machine().append = *std::move(append);
+  for (auto& property : keys.take_rest()) {
+    std::ranges::replace(property.key, '_', '-');  // QEMU takes both: kernel_irqchip
+    b.machine().machine_properties.push_back(std::move(property));
+  }
   return {};
 }
 
@@ -63,6 +90,11 @@ Result<void> option_accel(QemuBuilder& b, std::string_view value) {
   TRY_ASSIGN(auto keys, KeyValues::parse("-accel", value, "accel"));
   const auto name = keys.take("accel");
   if (!name) return keys.error("accel", "names no accelerator");
+  if (takes_help(keys)) {
+    b.out.action = CommandLine::Action::kAccelHelp;
+    b.out.subject = *name;
+    return {};
+  }
   return add_accelerators(b, *name, keys.take_rest());
 }
 
@@ -80,7 +112,10 @@ Result<void> option_smp(QemuBuilder& b, std::string_view value) {
   TRY_ASSIGN(const auto cores, keys.take_number("cores"));
   TRY_ASSIGN(const auto threads, keys.take_number("threads"));
   TRY_ASSIGN(const auto dies, keys.take_number("dies"));
+  TRY_ASSIGN(const auto clusters, keys.take_number("clusters"));
   TRY(keys.finish());
+  if (clusters.value_or(1) != 1)
+    return keys.error("clusters", "x86 processors have none; say dies, or leave it out");
   for (const auto& count : {cpus, maxcpus, sockets, dies, cores, threads})
     if (count && (*count == 0 || *count > kMostCpus))
       return keys.error("cpus", fmt::format("{} is outside 1 to {}", *count, kMostCpus));

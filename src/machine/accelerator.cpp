@@ -197,7 +197,9 @@ Result<Accelerator> choose_accelerator(const config::Machine& config, std::vecto
                            config.accelerators.back().name));
 }
 
-std::string accelerator_help() {
+std::string accelerator_help(const std::string& name) {
+  if (is_translator(name)) return table().help();
+  if (name == "kvm") return kvm_table().help();
   return "Accelerators supported by this program:\n"
          "auto                 kvm where it runs code at speed, else bt (default)\n"
          "kvm                  the host's processor, by its kernel's /dev/kvm\n"

@@ -28,6 +28,7 @@ struct Accelerator {
 // Errors: none is available; properties that the chosen one does not have, or not with this value.
 Result<Accelerator> choose_accelerator(const config::Machine& config, std::vector<std::string>& warnings);
 
-std::string accelerator_help();  // -accel help
+// -accel help, or -accel NAME,help.
+std::string accelerator_help(const std::string& name = {});
 
 }  // namespace ostler::machine

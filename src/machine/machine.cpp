@@ -112,7 +112,16 @@ Result<void> Machine::build() {
   core_->start_vcpus();
   // Not earlier: a mistake gets one sentence, its own.
   for (const std::string& warning : core_->warnings()) log::warning(warning);
+  if (!has_acpi() && config_.cpus > 1)
+    log::warning(
+        fmt::format("-machine pc,acpi=off: the guest is told of one vCPU of {}; leave acpi=off out, or "
+                    "say -smp 1",
+                    config_.cpus));
   return {};
+}
+
+bool Machine::has_acpi() const {
+  return properties_.acpi != config::OnOffAuto::kOff;
 }
 
 // ACPI and SMBIOS for guests that start without firmware.
@@ -132,9 +141,9 @@ Result<void> Machine::place_tables() {
                           .cpu_brand = core_->model().name(),
                           .memory_bytes = config_.memory_bytes},
                          kSmbiosTable);
-  const bool placed = tables.bytes.size() <= kAcpiArea && put(tables.address, tables.bytes) &&
-                      put(kRsdp, tables.rsdp) && put(kSmbiosEntry, smbios.entry_point) &&
-                      put(kSmbiosTable, smbios.table);
+  const bool acpi = !has_acpi() || (tables.bytes.size() <= kAcpiArea && put(tables.address, tables.bytes) &&
+                                    put(kRsdp, tables.rsdp));
+  const bool placed = acpi && put(kSmbiosEntry, smbios.entry_point) && put(kSmbiosTable, smbios.table);
   if (!placed)
     return Error(ErrorKind::kNoResource,
                  fmt::format("-m {}M: too small for the firmware tables", config_.memory_bytes >> 20));
@@ -146,8 +155,9 @@ Result<void> Machine::start_guest_code() {
   memory::Dma dma(core_->memory());
   accel::Engine& engine = core_->vcpu(0).engine();
   const bool with_options = config_.type == "microvm" && properties_.kernel_options;
-  TRY(boot_kernel(config_, with_options ? kMicrovmKernelOptions : "", core_->layout(), kRsdp,
-                  protocol_of(properties_.kernel_entry), dma, engine.cpu_state()));
+  TRY(boot_kernel(config_, with_options ? kMicrovmKernelOptions : "", core_->layout(),
+                  has_acpi() ? kRsdp : GuestPhys{0}, protocol_of(properties_.kernel_entry), dma,
+                  engine.cpu_state()));
   engine.state_loaded();
   // Firmware sets the MTRRs of all processors alike; INIT keeps them (SDM 3A §12.11.8).
   const x86::Msrs& boot = engine.cpu_state().msr;

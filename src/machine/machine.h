@@ -91,6 +91,7 @@ class Machine final : private chipset::SystemRequests {
   explicit Machine(const config::Machine& config);
   Result<void> build();
   Result<void> start_guest_code();  // kernel or firmware into memory, registers of the boot vCPU
+  bool has_acpi() const;
   Result<void> place_tables();
   void pause_guest();  // without telling the debugger
   void resume_guest();

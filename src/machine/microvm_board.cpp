@@ -189,7 +189,7 @@ class Microvm final : public Board {
 Result<std::unique_ptr<Board>> MicrovmBoard::create(Core& core, Backends& backends,
                                                     chipset::SystemRequests& requests) {
   TRY_ASSIGN(const MachineProperties properties, machine_properties(core.config()));
-  auto board = std::make_unique<Microvm>(core, requests, properties.pcie);
+  auto board = std::make_unique<Microvm>(core, requests, properties.pcie == config::OnOffAuto::kOn);
   TRY(board->add_character_devices(backends));
   return std::unique_ptr<Board>(std::move(board));
 }

@@ -25,6 +25,7 @@
 #include "machine/kernel_pit.h"
 #include "machine/legacy.h"
 #include "machine/pic_inputs.h"
+#include "machine/properties.h"
 
 namespace ostler::machine {
 namespace {
@@ -39,8 +40,9 @@ constexpr uint16_t kLevelInputs = 1u << 10 | 1u << 11;
 
 class Pc final : public Board {
  public:
-  Pc(Core& core, chipset::SystemRequests& requests, int64_t rtc_start)
+  Pc(Core& core, chipset::SystemRequests& requests, int64_t rtc_start, bool with_hpet)
       : core_(core),
+        with_hpet_(with_hpet),
         kernel_(core.kernel_irqchip()),
         ports_(core.ports()),
         memory_(core.memory()),
@@ -172,7 +174,7 @@ class Pc final : public Board {
     acpi::Description d;
     d.apic_ids = core_.apic_ids();
     d.numa = core_.numa();
-    d.hpet = static_cast<uint32_t>(kHpet.value);
+    if (with_hpet_) d.hpet = static_cast<uint32_t>(kHpet.value);
     d.fixed = acpi::FixedHardware{.pm1_event = kPmBase + chipset::AcpiPm::kEvent,
                                   .pm1_control = kPmBase + chipset::AcpiPm::kControl,
                                   .pm_timer = kPmBase + chipset::AcpiPm::kTimer,
@@ -225,7 +227,8 @@ class Pc final : public Board {
     ports_.add("fw_cfg", fw_cfg_, devices::FwCfg::kPort, devices::FwCfg::kPorts);
     ports_.add("pci config", config_ports_, pci::ConfigPorts::kFirstPort, pci::ConfigPorts::kPorts);
     memory_.add("io apic", io_apic_, kIoApic.value, chipset::IoApic::kSize, 1, 4);
-    memory_.add("hpet", hpet_, kHpet.value, chipset::Hpet::kSize, 1);
+    // Without it nobody can turn it on: it only passes on the interrupts of the 8254 and the clock.
+    if (with_hpet_) memory_.add("hpet", hpet_, kHpet.value, chipset::Hpet::kSize, 1);
     {
       memory::Transaction change(core_.ports());
       change.add(pm_block_, 0, pm_region_);
@@ -253,6 +256,7 @@ class Pc final : public Board {
   }
 
   Core& core_;
+  const bool with_hpet_;
   accel::kvm::Irqchip* const kernel_;
   FixedRegions ports_, memory_;
   chipset::PicPair pic_;
@@ -284,7 +288,8 @@ class Pc final : public Board {
 Result<std::unique_ptr<Board>> PcBoard::create(Core& core, Backends& backends,
                                                chipset::SystemRequests& requests) {
   TRY_ASSIGN(const int64_t start, rtc_start_seconds(core.config()));
-  auto board = std::make_unique<Pc>(core, requests, start);
+  TRY_ASSIGN(const MachineProperties properties, machine_properties(core.config()));
+  auto board = std::make_unique<Pc>(core, requests, start, properties.hpet);
   TRY(board->add_functions());
   TRY(board->add_character_devices(backends));
   return std::unique_ptr<Board>(std::move(board));

@@ -2,7 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "config/property.h"
+#include "machine/settled_properties.h"
 
 namespace ostler::machine {
 namespace {
@@ -39,28 +42,53 @@ std::vector<config::Property<MachineProperties>> with(std::vector<config::Proper
   return more;
 }
 
+std::vector<config::Property<MachineProperties>> joined(
+    std::vector<config::Property<MachineProperties>> some,
+    std::vector<config::Property<MachineProperties>> others) {
+  for (auto& other : others) some.push_back(std::move(other));
+  return some;
+}
+
 const Table& table_of(const std::string& type) {
-  static const Table pc("-machine pc", with({}));
+  using config::boolean, config::on_off_auto;
+  // What can be chosen comes first: a mistyped name means it rather than what is settled.
+  static const Table pc(
+      "-machine pc",
+      joined(
+          with({on_off_auto("acpi", &MachineProperties::acpi,
+                            "off: no ACPI tables, by which a guest finds its further vCPUs and how to power "
+                            "off"),
+                boolean("hpet", &MachineProperties::hpet, "the high precision event timer")}),
+          settled_of_pc()));
   static const Table microvm(
       "-machine microvm",
-      with({config::boolean<MachineProperties>("pcie", &MachineProperties::pcie, "a PCI bus with ECAM"),
-            config::boolean<MachineProperties>(
-                "auto-kernel-cmdline", &MachineProperties::kernel_options,
-                std::string("words before -append that let a Linux start sooner: ") +
-                    kMicrovmKernelOptions)}));
+      joined(with({on_off_auto("pcie", &MachineProperties::pcie, "a PCI bus with ECAM; auto: off"),
+                   boolean("auto-kernel-cmdline", &MachineProperties::kernel_options,
+                           std::string("words before -append that let a Linux start sooner: ") +
+                               kMicrovmKernelOptions)}),
+             settled_of_microvm()));
   return type == "microvm" ? microvm : pc;
 }
 
 }  // namespace
 
 Result<MachineProperties> machine_properties(const config::Machine& config) {
-  return table_of(config.type).parse(config.machine_properties);
+  const Table& table = table_of(config.type);
+  auto parsed = table.parse(config.machine_properties);
+  if (parsed) return parsed;
+  const bool all_known = std::ranges::all_of(config.machine_properties, [&](const config::KeyValue& each) {
+    return table.find(each.key) != nullptr;
+  });
+  if (all_known) return parsed;
+  return Error(parsed.error().kind(),
+               fmt::format("{} (-machine {},help lists all)", parsed.error().message(), config.type));
 }
 
-std::string machine_help() {
+std::string machine_help(const std::string& type) {
+  if (!type.empty()) return table_of(type).help();
   return "Supported machines are:\n"
          "microvm              no firmware, virtio-mmio, hardware-reduced ACPI\n"
-         "pc                   Standard PC (i440FX + PIIX), PCI (default)\n" +
+         "pc                   Standard PC (i440FX + PIIX), PCI (default); pc-i440fx-N.M is the same\n" +
          table_of("pc").help() + table_of("microvm").help();
 }
 

@@ -6,6 +6,7 @@
 
 #include "base/result.h"
 #include "config/machine.h"
+#include "config/property.h"
 
 namespace ostler::machine {
 
@@ -19,9 +20,11 @@ inline constexpr const char* kMicrovmKernelOptions = "cryptomgr.notests";
 
 struct MachineProperties {
   KernelEntry kernel_entry = KernelEntry::kAuto;
-  bool pcie = false;           // microvm
-  bool kernel_options = true;  // microvm: kMicrovmKernelOptions stand before -append
-  std::string memory_backend;  // id of an object; empty: memory of the machine's own
+  config::OnOffAuto pcie = config::OnOffAuto::kAuto;  // microvm; auto: off
+  config::OnOffAuto acpi = config::OnOffAuto::kAuto;  // pc; auto: on
+  bool hpet = true;                                   // pc
+  bool kernel_options = true;                         // microvm: kMicrovmKernelOptions stand before -append
+  std::string memory_backend;                         // id of an object; empty: memory of the machine's own
   bool mem_merge = true;
   bool dump_guest_core = false;
   KernelIrqchip kernel_irqchip = KernelIrqchip::kOff;
@@ -30,6 +33,7 @@ struct MachineProperties {
 // Errors name the property and the nearest valid one.
 Result<MachineProperties> machine_properties(const config::Machine& config);
 
-std::string machine_help();  // -machine help
+// -machine help, or -machine TYPE,help.
+std::string machine_help(const std::string& type = {});
 
 }  // namespace ostler::machine

@@ -259,6 +259,21 @@ class Mistakes(Mistake):
     def test_machine_property_misspelt(self):
         self.qemu("-machine", "microvm,pci=on", words=["pci", "'pcie'"])
 
+    def test_machine_property_unknown(self):
+        self.qemu("-machine", "pc,qqqqqqqqqq=on", words=["-machine pc", "qqqqqqqqqq", "-machine pc,help"])
+
+    def test_machine_switch_for_what_is_not_there(self):
+        self.qemu("-machine", "pc,usb=on", words=["-machine pc", "usb", "'on'", "there is no USB controller", "usb=off"])
+        self.qemu("-machine", "microvm,pit=on", words=["-machine microvm", "pit", "8254", "say pit=auto"])
+        self.qemu("-machine", "microvm,acpi=off", words=["acpi", "the guest finds its devices by ACPI"])
+
+    def test_accelerators_of_other_hosts(self):
+        self.qemu("-accel", "whpx", words=["-accel whpx", "not available", "-accel bt"])
+        self.qemu("-M", "accel=hvf:xen", words=["-accel xen", "not available"])
+
+    def test_clusters(self):
+        self.qemu("-smp", "4,clusters=2", words=["-smp", "clusters", "dies"])
+
     def test_machine_property_value(self):
         self.qemu("-machine", "pc,kernel-entry=phv", words=["kernel-entry", "phv", "pvh"])
 
@@ -919,6 +934,8 @@ class Helps(unittest.TestCase):
     def test_machines(self):
         for option in ("-machine", "-M"):
             self.expect(QEMU, option, "help", words=["pc", "microvm", "kernel-entry", "pcie"])
+            self.expect(QEMU, option, "pc,help", words=["-machine pc options", "hpet=", "usb=<off>", "acpi="])
+            self.expect(QEMU, option, "microvm,help", words=["-machine microvm options", "pcie=", "pit=<auto|off>"])
 
     def test_devices(self):
         self.expect(QEMU, "-device", "help", words=["virtio-blk-pci", "virtio-net-pci-transitional", "virtio-net-device", "isa-debug-exit"])
@@ -933,6 +950,9 @@ class Helps(unittest.TestCase):
 
     def test_accelerators(self):
         self.expect(QEMU, "-accel", "help", words=["interp", "bt", "auto", "tcg", "cache=", "check=", "perfmap="])
+
+        self.expect(QEMU, "-accel", "kvm,help", words=["-accel kvm options", "dirty-ring-size="])
+        self.expect(QEMU, "-accel", "tcg,help", words=["-accel bt options", "tb-size="])
 
     def test_log_subjects(self):
         self.expect(QEMU, "-d", "help", words=["guest_errors"])

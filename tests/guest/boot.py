@@ -99,6 +99,16 @@ def busybox_without_acpi(t):
         t.expect(t.run(console, "nproc") == "1", "one processor was asked for")
 
 
+def machine_with_the_switches_of_libvirt(t):
+    """A versioned machine, and what is written for every guest of QEMU; ACPI and the HPET are really gone."""
+    switches = "pc-i440fx-7.2,usb=off,vmport=off,smm=off,graphics=off,dump-guest-core=off,kernel_irqchip=off"
+    with t.start(t.machine(machine=f"{switches},hpet=off,acpi=off")) as running:
+        console = t.shell(running)
+        t.run(console, "test ! -e /sys/firmware/acpi/tables/DSDT")
+        sources = t.run(console, "cat /sys/devices/system/clocksource/clocksource0/available_clocksource")
+        t.expect("hpet" not in sources and "kvm-clock" in sources, f"the clocks are {sources}")
+
+
 def interrupt_pins_without_acpi(t):
     """A device without messages, where nothing tells of its pin but what firmware would have written."""
     with t.start(t.machine(append="acpi=off", extra=["-device", "virtio-rng-pci,vectors=0"])) as running:

@@ -147,6 +147,35 @@ TEST(QemuCommandLine, UnknownMachineNamesTheNearest) {
             "'microvm'?");
 }
 
+TEST(QemuCommandLine, MachinesOfAnyVersionAreTheOneThereIs) {
+  EXPECT_EQ(machine({"-M", "microvm", "-machine", "pc-i440fx-7.2"}).type, "pc");
+  EXPECT_NE(error({"-M", "pc-i440fx-"}), "");
+  EXPECT_NE(error({"-M", "pc-i440fx-7x"}), "");
+}
+
+TEST(QemuCommandLine, MachineTellsWhatToBoot) {
+  const Machine m = machine({"-machine", "pc,kernel=k,initrd=i,append=quiet,kernel_irqchip=off"});
+  EXPECT_EQ(m.kernel, "k");
+  EXPECT_EQ(m.initrd, "i");
+  EXPECT_EQ(m.append, "quiet");
+  ASSERT_EQ(m.machine_properties.size(), 1u);
+  EXPECT_EQ(m.machine_properties.at(0).key, "kernel-irqchip");
+}
+
+TEST(QemuCommandLine, OldSwitchesAreProperties) {
+  const Machine m = machine({"-no-acpi", "-no-hpet"});
+  ASSERT_EQ(m.machine_properties.size(), 2u);
+  EXPECT_EQ(m.machine_properties.at(0).key + "=" + m.machine_properties.at(0).value, "acpi=off");
+  EXPECT_EQ(m.machine_properties.at(1).key + "=" + m.machine_properties.at(1).value, "hpet=off");
+}
+
+TEST(QemuCommandLine, AcceleratorsOfOtherHostsArePassedOn) {
+  const Machine m = machine({"-machine", "accel=kvm:hvf:whpx:tcg"});
+  ASSERT_EQ(m.accelerators.size(), 4u);
+  EXPECT_EQ(m.accelerators.at(1).name, "hvf");
+  EXPECT_EQ(machine({"-smp", "4,clusters=1"}).cpus, 4u);
+}
+
 TEST(QemuCommandLine, DriveWithVirtioBecomesDriveAndDevice) {
   const Machine m = machine({"-drive", "file=/d,,1.img,if=virtio,format=raw,snapshot=on"});
   ASSERT_EQ(m.drives.size(), 1u);
