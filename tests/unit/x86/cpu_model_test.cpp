@@ -136,10 +136,52 @@ TEST(CpuModel, every_listed_model_parses) {
   for (const ModelListing& listing : CpuModel::list()) EXPECT_EQ(model(listing.name).name(), listing.name);
 }
 
+TEST(CpuModel, versions_are_the_processor_they_are_of) {
+  EXPECT_EQ(model("Haswell-noTSX").signature(), model("Haswell").signature());
+  EXPECT_EQ(model("EPYC-v3").signature(), model("EPYC").signature());
+  EXPECT_EQ(model("Broadwell-noTSX-v2").signature(), model("Broadwell").signature());
+  EXPECT_EQ(model("EPYC-Rome-v1").signature(), model("EPYC-Rome").signature());
+  EXPECT_FALSE(CpuModel::parse("EPYC-v"));
+  EXPECT_FALSE(CpuModel::parse("EPYC-vx"));
+  EXPECT_FALSE(CpuModel::parse("max-v1"));
+}
+
+TEST(CpuModel, what_an_accelerator_lacks_of_a_named_processor_is_told) {
+  FeatureSet available = model("Nehalem").features();
+  available.set(Feature::kSse42, false);
+  available.set(Feature::kPopcnt, false);
+  CpuModel named = model("Nehalem");
+  ASSERT_TRUE(named.restrict_to(available, "this KVM"));
+  ASSERT_EQ(named.warnings().size(), 1u);
+  EXPECT_EQ(named.warnings().front(),
+            "-cpu Nehalem: this KVM lacks sse4.2, popcnt, the guest will not see them");
+  CpuModel enforced = model("Nehalem,enforce");
+  EXPECT_FALSE(enforced.restrict_to(available, "this KVM"));
+  CpuModel any = model("max");
+  const size_t told = any.warnings().size();
+  EXPECT_TRUE(any.restrict_to(available, "this KVM"));
+  EXPECT_EQ(any.warnings().size(), told) << "max is what there is";
+}
+
+TEST(CpuModel, services_of_hyper_v_are_refused_with_a_reason) {
+  for (const char* flag : {"hv-relaxed", "hv_spinlocks=0x1fff"}) {
+    const auto parsed = CpuModel::parse(std::string("qemu64,") + flag);
+    ASSERT_FALSE(parsed);
+    EXPECT_NE(parsed.error().message().find("Hyper-V"), std::string::npos) << parsed.error().message();
+  }
+}
+
 TEST(CpuModel, signatures_are_those_of_the_real_processors) {
   EXPECT_EQ(model("Nehalem").signature(), 0x000106a3u);
   EXPECT_EQ(model("Haswell").signature(), 0x000306c1u);
   EXPECT_EQ(model("EPYC").signature(), 0x00800f12u);
+  EXPECT_EQ(model("kvm64").signature(), 0x00000f61u);
+  EXPECT_EQ(model("Westmere").signature(), 0x000206c1u);
+  EXPECT_EQ(model("IvyBridge").signature(), 0x000306a9u);
+  EXPECT_EQ(model("Skylake-Server").signature(), 0x00050654u);
+  EXPECT_EQ(model("Icelake-Server").signature(), 0x000606a6u);
+  EXPECT_EQ(model("EPYC-Rome").signature(), 0x00830f10u);
+  EXPECT_EQ(model("EPYC-Milan").signature(), 0x00a00f11u);
 }
 
 class Cpuid : public testing::Test {
