@@ -25,6 +25,7 @@
 #include "machine/accelerator.h"
 #include "machine/device_catalog.h"
 #include "machine/machine.h"
+#include "machine/object_help.h"
 #include "machine/properties.h"
 #include "memory/missing_page.h"
 #include "ps/program.h"
@@ -112,6 +113,9 @@ Result<int> act(const CommandLine& command, bool qemu_names) {
       print(text);
       return 0;
     }
+    case Action::kObjectHelp:
+      print(ostler::machine::object_help(command.subject));
+      return 0;
     case Action::kLogHelp:
       print(ostler::log::help());
       return 0;

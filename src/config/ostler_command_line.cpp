@@ -322,7 +322,8 @@ Result<CommandLine> parse_ostler_command_line(std::span<const std::string> argum
       "--vsock", options.vsocks,
       "sockets between guest and host: PATH[,cid=N]; programs connect to PATH, PATH_N serves port N");
   run->add_option("--accel", options.accel,
-                  "accelerator: auto, bt (the same: a translator) or interp[,property=value…]");
+                  "accelerator: auto (kvm where it runs code at speed, else bt), kvm, bt (a translator) or "
+                  "interp[,property=value…]");
   run->add_option("--machine", options.machine, "machine type: pc, microvm")->capture_default_str();
   run->add_option("--cpu", options.cpu, "CPU model[,+feature][,-feature]");
   run->add_option("--device", options.devices,

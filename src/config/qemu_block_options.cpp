@@ -64,6 +64,12 @@ Result<void> option_object(QemuBuilder& b, std::string_view value) {
   object.origin = keys.origin();
   const auto type = keys.take("qom-type");
   if (!type) return keys.error("qom-type", "is missing");
+  const auto help = [&](std::string subject) -> Result<void> {
+    b.out.action = CommandLine::Action::kObjectHelp;
+    b.out.subject = std::move(subject);
+    return {};
+  };
+  if (*type == "help" || *type == "?") return help({});
   object.type = *type;
   static constexpr std::string_view kTypes[] = {"secret",
                                                 "tls-creds-x509", "tls-creds-psk", "throttle-group",
@@ -79,6 +85,7 @@ Result<void> option_object(QemuBuilder& b, std::string_view value) {
     return keys.error("qom-type",
                       fmt::format("'{}' is not available in this version; there are {}{}", object.type,
                                   fmt::join(kTypes, ", "), suggestion(object.type, kTypes)));
+  if (keys.take("help") || keys.take("?")) return help(object.type);
   const auto id = keys.take("id");
   if (!id) return keys.error("id", "is missing: nothing could refer to this object");
   object.id = *id;

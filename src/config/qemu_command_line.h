@@ -22,9 +22,10 @@ struct CommandLine {
     kMachineHelp,
     kAccelHelp,
     kDeviceHelp,
+    kObjectHelp,
     kLogHelp
   } action = Action::kRun;
-  std::string subject;  // kDeviceHelp, kMachineHelp, kAccelHelp: of which; empty for the list
+  std::string subject;  // kDeviceHelp, kObjectHelp, kMachineHelp, kAccelHelp: of which; empty for the list
   Machine machine;
 };
 

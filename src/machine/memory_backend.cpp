@@ -93,6 +93,10 @@ Result<MemoryBackend> MemoryBackend::parse(const config::Object& object,
   TRY_ASSIGN(const auto threads, keys.take_number("prealloc-threads"));
   if (threads && (*threads == 0 || *threads > 1024))
     return keys.error("prealloc-threads", fmt::format("{} is outside 1 to 1024", *threads));
+  if (keys.take("prealloc-context"))
+    return keys.error(
+        "prealloc-context",
+        "is not available in this version; leave it out: prealloc-threads is how many take the memory");
   if (prealloc)
     backend.prealloc_threads = threads ? static_cast<unsigned>(*threads) : usual_prealloc_threads();
   TRY_ASSIGN(const std::string policy,

@@ -271,6 +271,10 @@ class Mistakes(Mistake):
         self.qemu("-accel", "whpx", words=["-accel whpx", "not available", "-accel bt"])
         self.qemu("-M", "accel=hvf:xen", words=["-accel xen", "not available"])
 
+    def test_memory_backend_context(self):
+        self.qemu("-object", "memory-backend-ram,id=m,size=64M,prealloc-context=c", "-machine", "memory-backend=m",
+                  words=["prealloc-context", "not available", "prealloc-threads"])
+
     def test_clusters(self):
         self.qemu("-smp", "4,clusters=2", words=["-smp", "clusters", "dies"])
 
@@ -947,6 +951,13 @@ class Helps(unittest.TestCase):
         for one in types:
             for ask in ("help", "?"):
                 self.expect(QEMU, "-device", f"{one},{ask}", words=["="])
+
+    def test_objects(self):
+        for ask in ("help", "?"):
+            self.expect(QEMU, "-object", ask, words=["secret", "iothread", "memory-backend-memfd", "filter-dump"])
+            for kind, word in (("ram", "host-nodes="), ("memfd", "hugetlbsize="), ("file", "mem-path=")):
+                self.expect(QEMU, "-object", f"memory-backend-{kind},{ask}", words=["size=", "prealloc-threads=", word])
+            self.expect(QEMU, "-object", f"iothread,{ask}", words=["docs/disks.md"])
 
     def test_accelerators(self):
         self.expect(QEMU, "-accel", "help", words=["interp", "bt", "auto", "tcg", "cache=", "check=", "perfmap="])
