@@ -71,16 +71,10 @@ Result<void> option_object(QemuBuilder& b, std::string_view value) {
   };
   if (*type == "help" || *type == "?") return help({});
   object.type = *type;
-  static constexpr std::string_view kTypes[] = {"secret",
-                                                "tls-creds-x509", "tls-creds-psk", "throttle-group",
-                                                "iothread",
-                                                "filter-dump",
-                                                "filter-rate",
-                                                "memory-backend-ram",
-                                                "memory-backend-memfd",
-                                                "memory-backend-file",
-                                                "rng-random",
-                                                "rng-builtin"};
+  static constexpr std::string_view kTypes[] = {
+      "secret",      "tls-creds-x509", "tls-creds-psk",      "throttle-group",       "iothread",
+      "filter-dump", "filter-rate",    "memory-backend-ram", "memory-backend-memfd", "memory-backend-file",
+      "rng-random",  "rng-builtin"};
   if (std::find(std::begin(kTypes), std::end(kTypes), object.type) == std::end(kTypes))
     return keys.error("qom-type",
                       fmt::format("'{}' is not available in this version; there are {}{}", object.type,

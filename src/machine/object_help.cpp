@@ -47,8 +47,12 @@ constexpr std::array kTypes{
     Type{"memory-backend-file", "guest memory in a file, or in huge pages of hugetlbfs", "", kOfFile},
     Type{"memory-backend-memfd", "guest memory that other processes can map", "", kOfMemfd},
     Type{"memory-backend-ram", "guest memory", "", {}},
+    Type{"rng-builtin", "random numbers of the host's kernel for virtio-rng", "docs/virtio.md", {}},
+    Type{"rng-random", "the same, by the name of its device file", "docs/virtio.md", {}},
     Type{"secret", "a passphrase or key", "docs/block.md", {}},
     Type{"throttle-group", "limits that disks share", "docs/disks.md", {}},
+    Type{"tls-creds-psk", "keys of NBD servers and clients", "docs/nbd.md", {}},
+    Type{"tls-creds-x509", "certificates of NBD servers and clients", "docs/nbd.md", {}},
 };
 
 }  // namespace

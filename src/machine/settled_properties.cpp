@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <string>
 
 namespace ostler::machine {
@@ -12,16 +11,15 @@ using Property = config::Property<MachineProperties>;
 
 // `words`: those of on, off and auto that say what is so anyway, the usual one first.
 Property settled(std::string name, std::vector<std::string> words, std::string fact) {
-  Property property{{name, fmt::format("{}", fmt::join(words, "|")), fact}, {}, {}};
-  property.set = [name, words, fact](MachineProperties&, std::string_view text) -> Result<void> {
-    std::string word(text);
-    if (const auto known = config::parse_bool(text)) word = *known ? "on" : "off";
-    if (std::ranges::find(words, word) != words.end()) return {};
-    return Error(ErrorKind::kUnsupported,
-                 fmt::format("'{}' is not available in this version ({}); say {}={}, or leave it out", text,
-                             fact, name, words.front()));
-  };
-  property.get = [words](const MachineProperties&) { return words.front(); };
+  std::vector<std::string> all = words;
+  for (const std::string& word : words) {
+    if (word == "on") all.insert(all.end(), {"yes", "true"});
+    if (word == "off") all.insert(all.end(), {"no", "false"});
+  }
+  const std::string cure = fmt::format("{}; say {}={}, or leave it out", fact, name, words.front());
+  Property property =
+      config::settled<MachineProperties>(std::move(name), std::move(all), cure, std::move(fact));
+  property.info.type = fmt::format("{}", fmt::join(words, "|"));
   return property;
 }
 

@@ -168,7 +168,8 @@ Error Link::connection_ended(const TlsTunnel* tunnel) const {
   const std::string why = tunnel->failure();
   if (!why.empty()) return Error(ErrorKind::kIo, remote_.uri() + ": no TLS with this server: " + why);
   // TLS 1.3: a server looks at a client's certificate when the client has done its part of the handshake.
-  if (error.host_errno() == 0)
+  // What libnbd sees of it depends on whether it was writing.
+  if (error.host_errno() == 0 || error.host_errno() == EPIPE || error.host_errno() == ECONNRESET)
     return Error(ErrorKind::kIo, error.message() +
                                      "; it may want a client's certificate that its authority has signed "
                                      "(client-cert.pem)");

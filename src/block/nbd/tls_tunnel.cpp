@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <system_error>
 #include <vector>
 
 #include "block/nbd/start_tls.h"
@@ -134,7 +135,13 @@ Result<void> TlsTunnel::begin(const std::string& greeting) {
   if (send(near_end_.get(), greeting.data(), greeting.size(), MSG_NOSIGNAL) !=
       static_cast<ssize_t>(greeting.size()))
     return errno_error("a pair of sockets cannot be used", errno);
-  thread_ = std::thread([this] { carry(); });
+  try {
+    thread_ = std::thread([this] { carry(); });
+  } catch (const std::system_error& error) {
+    return Error(ErrorKind::kNoResource,
+                 "the host does not let a further thread start; raise the limit (ulimit -u)",
+                 error.code().value());
+  }
   return {};
 }
 
