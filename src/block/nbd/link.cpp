@@ -196,7 +196,8 @@ Result<Link::Handle> Link::open_handle() {
   const Handle handle(nbd_create(), [tunnel](nbd_handle* each) { nbd_close(each); });
   if (!handle) return last_error(remote_.uri());
   TRY(set_up(handle.get()));
-  TRY(begin_connecting(handle.get(), tunnel.get()));
+  if (auto begun = begin_connecting(handle.get(), tunnel.get()); !begun)
+    return tunnel != nullptr ? connection_ended(tunnel.get()) : std::move(begun).error();
   while (nbd_aio_is_ready(handle.get()) == 0) {
     if (nbd_aio_is_dead(handle.get()) != 0 || nbd_aio_is_closed(handle.get()) != 0)
       return connection_ended(tunnel.get());

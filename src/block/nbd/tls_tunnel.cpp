@@ -167,6 +167,7 @@ TlsTunnel::Moved TlsTunnel::to_server(Bytes& bytes, Wanted& wanted) {
       const size_t skipped = std::min(bytes.end, bytes.to_skip);
       bytes.to_skip -= skipped;
       bytes.took(skipped);
+      if (bytes.empty()) return Moved::kSome;  // more may have come behind what was skipped
     }
   }
   if (bytes.empty()) {

@@ -1,17 +1,23 @@
 // TLS between our server and our client with shared keys, which need no other program. Certificates, and
 // other programs as peers: tests/nbd/tls_tests.py.
+#include <linux/sockios.h>
+#include <poll.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <sys/un.h>
 
 #include <nlohmann/json.hpp>
 
 #include "block/nbd/nbd_node.h"
 #include "block/nbd/tls_objects.h"
+#include "block/nbd/tls_tunnel.h"
 #include "nbd_peer.h"
 
 namespace ostler::block::test {
 namespace {
 
 using nbd::TlsEndpoint;
+using namespace std::string_literals;
 
 constexpr const char* kAlice = "alice:00112233445566778899aabbccddeeff\n";
 constexpr const char* kQemu = "qemu:ffeeddccbbaa99887766554433221100\n";
@@ -118,6 +124,37 @@ TEST_F(NbdTls, AServerThatEndsIsNoticed) {
   std::string bytes(512, '?');
   EXPECT_EQ(context.run_until(read_bytes(*disk, 0, bytes.data(), bytes.size())), -EIO);
   close(disk);
+}
+
+// The client's first bytes, its flags, are not passed on: the tunnel has told the server its own.
+TEST_F(NbdTls, WhatFollowsTheClientsFlagsIsPassedOnWheneverItComes) {
+  serve_with_tls(std::string(4096, 'x'));
+  ASSERT_EQ(add("theirs", keys("client")), "");
+  nbd::Remote place;
+  place.path = socket();
+  const nbd::MayWait wait = [] { return Result<void>(); };
+  auto connected = nbd::dial(place, wait);
+  ASSERT_TRUE(connected) << connected.error().message();
+  auto tunnel = nbd::TlsTunnel::open(*std::move(connected), opener.tls("theirs"), "", wait);
+  ASSERT_TRUE(tunnel) << tunnel.error().message();
+  const Fd end = (*tunnel)->take_end();
+  const auto receive = [&](size_t bytes) {
+    std::string result(bytes, '\0');
+    for (size_t have = 0; have != bytes;) {
+      pollfd entry = {end.get(), POLLIN, 0};
+      const ssize_t done =
+          poll(&entry, 1, 20000) == 1 ? recv(end.get(), result.data() + have, bytes - have, 0) : 0;
+      if (done <= 0) return result.substr(0, have);
+      have += static_cast<size_t>(done);
+    }
+    return result;
+  };
+  EXPECT_EQ(receive(18).substr(0, 16), "NBDMAGICIHAVEOPT");
+  ASSERT_EQ(send(end.get(), "\0\0\0\3", 4, 0), 4);
+  for (int unread = 1; unread != 0;) ASSERT_EQ(ioctl(end.get(), SIOCOUTQ, &unread), 0);
+  const std::string list("IHAVEOPT\0\0\0\3\0\0\0\0", 16);
+  ASSERT_EQ(send(end.get(), list.data(), list.size(), 0), 16);
+  EXPECT_EQ(receive(8), "\x00\x03\xe8\x89\x04\x55\x65\xa9"s) << "the magic number of an option's reply";
 }
 
 TEST_F(NbdTls, ServersWithoutTlsAreNotUsed) {
