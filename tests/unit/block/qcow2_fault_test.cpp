@@ -1,12 +1,28 @@
 // qcow2 under failing requests, several threads, and images that lie.
 #include <fmt/format.h>
+#include <malloc.h>
 
+#include <atomic>
+#include <functional>
 #include <thread>
 
 #include "base/bytes.h"
 #include "block/client.h"
 #include "block/filters/fault_node.h"
 #include "qcow2_fixture.h"
+
+namespace {
+
+// How many buffers may still be had before one may not; less than 0: all.
+std::atomic<int> buffers_until_failure = -1;
+
+}  // namespace
+
+// Instead of libc's, which AlignedBuffer calls.
+extern "C" void* aligned_alloc(size_t alignment, size_t bytes) {
+  if (buffers_until_failure >= 0 && buffers_until_failure-- == 0) return nullptr;
+  return memalign(alignment, bytes);
+}
 
 namespace ostler::block {
 namespace {
@@ -15,23 +31,14 @@ using test::Qcow2Test;
 using test::run_command;
 using test::same;
 
-// The Nth request of a kind to the file fails, for one N after the other: the guest's request says so, others
-// are as they should be, and the image has leaks at most.
-class Qcow2Faults : public Qcow2Test, public testing::WithParamInterface<std::pair<unsigned, int>> {};
-
-// What changes the file's length gives it its blocks; nothing else is told of a host that has none left.
-INSTANTIATE_TEST_SUITE_P(Kinds, Qcow2Faults,
-                         testing::Values(std::pair(kFaultWrite | kFaultWriteZeroes | kFaultFlush, ENOSPC),
-                                         std::pair(kFaultRead, EIO),
-                                         std::pair(kFaultRead | kFaultWrite | kFaultFlush | kFaultDiscard,
-                                                   EIO),
-                                         std::pair(kFaultTruncate | kFaultWriteZeroes, ENOSPC)));
-
-TEST_P(Qcow2Faults, a_request_that_fails_harms_nothing_else) {
-  constexpr size_t kSize = 1 << 20;
-  const auto [kinds, failure] = GetParam();
-  for (uint64_t nth = 0; nth < 60; nth += 1 + nth / 10) {
-    SCOPED_TRACE(nth);
+// What fails once, in the Nth place for one N after the other: the guest's request says so, others are as
+// they should be, and the image has leaks at most.
+class Qcow2Faults : public Qcow2Test {
+ protected:
+  // `arm` lets it fail, `disarm` ends that where N was more than there were. `failure`: what requests say.
+  void expect_no_harm(int failure, const std::function<void(FaultNode&)>& arm,
+                      const std::function<void(FaultNode&)>& disarm) {
+    constexpr size_t kSize = 1 << 20;
     create("disk", {{"size", kSize}, {"cluster_size", 4096}});
     NodePtr node = open_options({{"driver", "qcow2"},
                                  {"file",
@@ -40,7 +47,7 @@ TEST_P(Qcow2Faults, a_request_that_fails_harms_nothing_else) {
                                    {"image", {{"driver", "file"}, {"filename", path("disk")}}}}}});
     ASSERT_NE(node, nullptr);
     auto faults = std::dynamic_pointer_cast<FaultNode>(opener.find("faults"));
-    faults->add({.kinds = kinds, .error = failure, .skip = nth, .once = true, .transfer = nth % 2 * 512});
+    arm(*faults);
     std::mt19937 random(3);
     std::string model(kSize, '\0');
     std::vector<bool> unknown(kSize / 512);
@@ -60,7 +67,7 @@ TEST_P(Qcow2Faults, a_request_that_fails_harms_nothing_else) {
         model.replace(sector * 512, count * 512, i % 5 == 4 ? std::string(count * 512, '\0') : data);
       for (uint64_t s = sector; s < sector + count; ++s) unknown[s] = error != 0;
     }
-    faults->clear();  // where N was more than there were
+    disarm(*faults);
     EXPECT_EQ(flush(*node), 0);
     std::string now = read(*node, 0, kSize);
     for (size_t s = 0; s < unknown.size(); ++s)
@@ -73,6 +80,39 @@ TEST_P(Qcow2Faults, a_request_that_fails_harms_nothing_else) {
     ASSERT_TRUE(report);
     EXPECT_EQ(report->corruptions + report->errors, 0u) << report->messages[0];
   }
+};
+
+class Qcow2RequestFaults : public Qcow2Faults,
+                           public testing::WithParamInterface<std::pair<unsigned, int>> {};
+
+// What changes the file's length gives it its blocks; nothing else is told of a host that has none left.
+INSTANTIATE_TEST_SUITE_P(Kinds, Qcow2RequestFaults,
+                         testing::Values(std::pair(kFaultWrite | kFaultWriteZeroes | kFaultFlush, ENOSPC),
+                                         std::pair(kFaultRead, EIO),
+                                         std::pair(kFaultRead | kFaultWrite | kFaultFlush | kFaultDiscard,
+                                                   EIO),
+                                         std::pair(kFaultTruncate | kFaultWriteZeroes, ENOSPC)));
+
+TEST_P(Qcow2RequestFaults, a_request_that_fails_harms_nothing_else) {
+  const auto [kinds, failure] = GetParam();
+  for (uint64_t nth = 0; nth < 60; nth += 1 + nth / 10) {
+    SCOPED_TRACE(nth);
+    const FaultRule rule = {
+        .kinds = kinds, .error = failure, .skip = nth, .once = true, .transfer = nth % 2 * 512};
+    expect_no_harm(
+        failure, [&](FaultNode& faults) { faults.add(rule); }, [](FaultNode& faults) { faults.clear(); });
+  }
+}
+
+TEST_F(Qcow2Faults, memory_that_is_not_there_harms_nothing_else) {
+  uint64_t failed = 0;
+  for (int nth = 0; nth < 60; nth += 1 + nth / 10) {
+    SCOPED_TRACE(nth);
+    expect_no_harm(
+        ENOMEM, [&](FaultNode&) { buffers_until_failure = nth; },
+        [&](FaultNode&) { failed += buffers_until_failure.exchange(-1) < 0 ? 1 : 0; });
+  }
+  EXPECT_GT(failed, 10u) << "there were so many allocations";
 }
 
 // Reads and writes that fail, but not at once.
