@@ -20,8 +20,8 @@ class MemoryNode final : public Node {
     fill_zeroes(to);
     for (const iovec& piece : to) {
       const uint64_t from = std::min<uint64_t>(offset, bytes_.size());
-      std::memcpy(piece.iov_base, bytes_.data() + from,
-                  std::min<uint64_t>(piece.iov_len, bytes_.size() - from));
+      const uint64_t there = std::min<uint64_t>(piece.iov_len, bytes_.size() - from);
+      if (there != 0) std::memcpy(piece.iov_base, bytes_.data() + from, there);
       offset += piece.iov_len;
     }
     co_return 0;

@@ -66,23 +66,24 @@ nlohmann::json NullNode::options() const {
 
 namespace {
 
-Result<NodePtr> open_now(OpenRequest& request, std::string driver) {
+Task<Result<NodePtr>> open_null(OpenRequest request, std::string driver) {
   OptionReader& options = request.options;
-  TRY_ASSIGN(const auto filename, options.string("filename"));
+  CO_TRY_ASSIGN(const auto filename, options.string("filename"));
   static_cast<void>(filename);
-  TRY_ASSIGN(const auto size, options.size("size"));
-  TRY_ASSIGN(const auto latency, options.number("latency-ns"));
-  TRY_ASSIGN(const auto zeroes, options.boolean("read-zeroes"));
-  TRY(options.finish());
-  return NodePtr(std::make_shared<NullNode>(size.value_or(uint64_t{1} << 30), !request.flags.writable,
-                                            zeroes.value_or(true), latency.value_or(0), std::move(driver)));
+  CO_TRY_ASSIGN(const auto size, options.size("size"));
+  CO_TRY_ASSIGN(const auto latency, options.number("latency-ns"));
+  CO_TRY_ASSIGN(const auto zeroes, options.boolean("read-zeroes"));
+  CO_TRY(options.finish());
+  co_return NodePtr(std::make_shared<NullNode>(size.value_or(uint64_t{1} << 30), !request.flags.writable,
+                                               zeroes.value_or(true), latency.value_or(0),
+                                               std::move(driver)));
 }
 
 Task<Result<NodePtr>> open_co(OpenRequest request) {
-  co_return open_now(request, "null-co");
+  return open_null(std::move(request), "null-co");
 }
 Task<Result<NodePtr>> open_aio(OpenRequest request) {
-  co_return open_now(request, "null-aio");
+  return open_null(std::move(request), "null-aio");
 }
 
 }  // namespace
