@@ -105,9 +105,9 @@ constexpr Option kOptions[] = {
      "a node of the block graph; JSON is understood too", option_blockdev},
     {"object",
      "secret|tls-creds-x509|tls-creds-psk|throttle-group|iothread|filter-dump|filter-rate|memory-backend-ram|"
-     "…-memfd|…-file,id=name[,…]",
+     "…-memfd|…-file|rng-random|rng-builtin,id=name[,…]",
      "a passphrase, certificates or keys for TLS, limits that disks share, a thread for disks, a network's "
-     "capture or its limit, guest memory",
+     "capture or its limit, guest memory, random numbers; 'help' lists them",
      option_object},
     {"snapshot", "", "write to temporary files instead of the disk images",
      [](QemuBuilder& b, std::string_view) -> Result<void> {

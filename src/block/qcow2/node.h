@@ -3,8 +3,8 @@
 // One std::mutex guards the metadata in memory and is never held over a wait; reads and writes of data
 // overlap freely. What survives a power cut, and why, is in docs/block.md. The member functions lie in files
 // by subject: open.cpp, io.cpp (reads and writes), allocation.cpp, refcount.cpp, commit.cpp (writing
-// metadata), zero.cpp, compressed.cpp, resize.cpp, snapshot.cpp, bitmap*.cpp, check.cpp,
-// encryption.cpp.
+// metadata), status.cpp (block_status), zero.cpp, compressed.cpp, resize.cpp, snapshot.cpp, bitmap*.cpp,
+// check.cpp, encryption.cpp.
 #pragma once
 
 #include <array>

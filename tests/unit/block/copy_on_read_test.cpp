@@ -48,7 +48,10 @@ class CopyOnReadTest : public test::BlockTest {
     if (node == nullptr) return "?";
     EXPECT_EQ(letters(read(*node, 0, 3 * kPart)), "aba");
     close(node);
-    node = open_options(alone("top"));
+    return own_of_top();
+  }
+  std::string own_of_top() {
+    NodePtr node = open_options(alone("top"));
     const std::string result = letters(read(*node, 0, 3 * kPart));
     close(node);
     return result;
@@ -85,9 +88,7 @@ TEST_F(CopyOnReadTest, an_end_of_the_middle_is_no_place_to_copy_from) {
   ASSERT_NE(node, nullptr);
   EXPECT_EQ(letters(read(*node, 0, 3 * kPart)), "aa.");
   close(node);
-  node = open_options(alone("top"));
-  EXPECT_EQ(letters(read(*node, 0, 3 * kPart)), "aa.");
-  close(node);
+  EXPECT_EQ(own_of_top(), "aa.");
 }
 
 TEST_F(CopyOnReadTest, a_bottom_that_left_the_chain_lets_nothing_be_copied) {
@@ -97,9 +98,7 @@ TEST_F(CopyOnReadTest, a_bottom_that_left_the_chain_lets_nothing_be_copied) {
   ASSERT_TRUE(middle->set_backing(nullptr));
   EXPECT_EQ(letters(read(*node, 0, 3 * kPart)), ".b.");
   close(node);
-  node = open_options(alone("top"));
-  EXPECT_EQ(letters(read(*node, 0, 3 * kPart)), "...");
-  close(node);
+  EXPECT_EQ(own_of_top(), "...");
 }
 
 TEST_F(CopyOnReadTest, the_bottom_is_named_among_the_options) {
