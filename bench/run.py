@@ -24,7 +24,8 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tools"))
+sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "bench")]
+import steady_memory  # noqa: E402
 from guestlib import guests, vmm  # noqa: E402
 from guestlib.steps import Failed  # noqa: E402
 
@@ -161,7 +162,8 @@ def record(table):
 def main():
     if script := {"mixed": "mixed_load.py", "engine": "engine.py", "image": "image.py", "io": "io.py",
                   "uring": "uring.py"}.get((sys.argv[1:2] or [""])[0]):
-        os.execv(sys.executable, [sys.executable, str(ROOT / "bench" / script), *sys.argv[2:]])
+        with steady_memory.held():
+            return subprocess.call([sys.executable, str(ROOT / "bench" / script), *sys.argv[2:]])
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--runs", type=int, default=5)
@@ -174,14 +176,15 @@ def main():
     lines = ["| figure | unit | Ostler | QEMU TCG | Ostler / QEMU | goal |", "| --- | --- | ---: | ---: | ---: | --- |"]
     print("\n".join(lines), flush=True)
     failed = False
-    for name in options.names or BENCHES:
-        try:
-            for title, unit, ours, theirs, goal in BENCHES[name]((options.program, options.qemu), options.runs):
-                lines.append(f"| {title} | {unit} | {ours:.1f} | {theirs:.1f} | {ours / theirs:.2f} | {goal} |")
-                print(lines[-1], flush=True)
-        except (Failed, FileNotFoundError) as failure:
-            failed = True
-            print(f"{name}: {failure}", file=sys.stderr, flush=True)
+    with steady_memory.held():
+        for name in options.names or BENCHES:
+            try:
+                for title, unit, ours, theirs, goal in BENCHES[name]((options.program, options.qemu), options.runs):
+                    lines.append(f"| {title} | {unit} | {ours:.1f} | {theirs:.1f} | {ours / theirs:.2f} | {goal} |")
+                    print(lines[-1], flush=True)
+            except (Failed, FileNotFoundError) as failure:
+                failed = True
+                print(f"{name}: {failure}", file=sys.stderr, flush=True)
     if options.record and len(lines) > 2:
         record("\n".join(lines))
     return 1 if failed else 0
