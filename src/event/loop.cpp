@@ -183,24 +183,33 @@ void Loop::run_due() {
 bool Loop::watch(int fd, uint32_t events, std::function<void(uint32_t)> callback) {
   const uint32_t generation = next_generation_++;
   const bool fresh =
-      watches_.emplace(fd, std::make_shared<Watch>(Watch{generation, std::move(callback)})).second;
+      watches_.emplace(fd, std::make_shared<Watch>(Watch{generation, events, std::move(callback)})).second;
   ASSERT(fresh, "a descriptor is watched once");
+  const int result = control(EPOLL_CTL_ADD, fd, events, generation);
+  ASSERT(result == 0 || errno == EPERM, "watched descriptors are open");
+  if (result != 0)
+    watches_.erase(fd);
+  else if (events == 0)
+    control(EPOLL_CTL_DEL, fd, 0, generation);
+  return result == 0;
+}
+
+int Loop::control(int operation, int fd, uint32_t events, uint32_t generation) const {
   epoll_event event{};
   event.events = events;
   event.data.u64 = static_cast<uint64_t>(generation) << 32 | static_cast<uint32_t>(fd);
-  const int result = epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event);
-  ASSERT(result == 0 || errno == EPERM, "watched descriptors are open");
-  if (result != 0) watches_.erase(fd);
-  return result == 0;
+  return epoll_ctl(epoll_.get(), operation, fd, &event);
 }
 
 void Loop::rewatch(int fd, uint32_t events) {
   const auto found = watches_.find(fd);
   ASSERT(found != watches_.end(), "only a watched descriptor changes its interest");
-  epoll_event event{};
-  event.events = events;
-  event.data.u64 = static_cast<uint64_t>(found->second->generation) << 32 | static_cast<uint32_t>(fd);
-  epoll_ctl(epoll_.get(), EPOLL_CTL_MOD, fd, &event);
+  Watch& watch = *found->second;
+  // epoll tells of errors and hang-ups whether asked or not, and would again and again.
+  const int operation = events == 0 ? EPOLL_CTL_DEL : watch.events == 0 ? EPOLL_CTL_ADD : EPOLL_CTL_MOD;
+  if (events == watch.events) return;
+  watch.events = events;
+  control(operation, fd, events, watch.generation);
 }
 
 void Loop::unwatch(int fd) {

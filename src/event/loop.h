@@ -63,8 +63,9 @@ class Loop {
   // `callback` gets epoll events (EPOLLIN…). From the loop's thread or before run(). Not owned. False, and
   // nothing is watched, for what is always ready and cannot be polled: regular files.
   bool watch(int fd, uint32_t events, std::function<void(uint32_t)> callback);
-  void rewatch(int fd, uint32_t events);  // change the interest
-  void unwatch(int fd);                   // no callback of `fd` runs afterwards
+  // Changes the interest. With 0 the callback is not called at all, not even for errors and hang-ups.
+  void rewatch(int fd, uint32_t events);
+  void unwatch(int fd);  // no callback of `fd` runs afterwards
 
   // Called after the clock was paused or resumed: deadlines are looked at anew.
   void clock_changed();
@@ -78,6 +79,7 @@ class Loop {
   friend class Timer;
   struct Watch {
     uint32_t generation;  // tells a descriptor from an earlier one of the same number
+    uint32_t events;      // 0: epoll does not know it
     std::function<void(uint32_t)> callback;
   };
   void wake();
@@ -85,6 +87,7 @@ class Loop {
   void run_tasks();
   void arm_locked();  // makes alarm_ ring at the earliest deadline, or earlier
   void dispatch(int fd, uint32_t generation, uint32_t events);
+  int control(int operation, int fd, uint32_t events, uint32_t generation) const;
 
   VirtualClock& clock_;
   std::string name_;

@@ -142,6 +142,38 @@ TEST_F(LoopTest, DestroyingATimerWaitsForItsCallback) {
   runner.join();
 }
 
+// epoll itself tells of a hang-up for as long as there is one.
+TEST_F(LoopTest, WhatNobodyWantsToHearOfIsSilentThoughItsPeerIsGone) {
+  int ends[2];
+  ASSERT_EQ(::pipe(ends), 0);
+  unsigned calls = 0;
+  uint32_t seen = 0;
+  ASSERT_TRUE(loop.watch(ends[1], 0, [&](uint32_t events) {
+    ++calls;
+    seen = events;
+    loop.rewatch(ends[1], 0);
+    loop.post([&] { loop.stop(); });
+  }));
+  ::close(ends[0]);
+  unsigned rounds = 0;
+  const std::function<void()> round = [&] {
+    if (++rounds < 10)
+      loop.post(round);
+    else
+      loop.rewatch(ends[1], EPOLLOUT);
+  };
+  loop.post([&] {
+    EXPECT_EQ(calls, 0u);
+    round();
+  });
+  loop.run();
+  EXPECT_EQ(rounds, 10u);
+  EXPECT_EQ(calls, 1u);
+  EXPECT_NE(seen & EPOLLERR, 0u);
+  loop.unwatch(ends[1]);
+  ::close(ends[1]);
+}
+
 TEST_F(LoopTest, ReportsReadableDescriptors) {
   const Fd fd(eventfd(1, EFD_CLOEXEC));
   loop.watch(fd.get(), EPOLLIN, [&](uint32_t events) {
