@@ -34,6 +34,9 @@ class Backends {
   Result<net::Backend*> take_netdev(const std::string& id, const std::string& user) {
     return networks_->take(id, user);
   }
+  Result<net::KernelTap*> take_kernel_tap(const std::string& id, const std::string& user) {
+    return networks_->take_kernel_tap(id, user);
+  }
   std::optional<VhostUserNetwork> vhost_user_network(const std::string& id) const {
     return networks_->vhost_user(id);
   }

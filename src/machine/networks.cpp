@@ -9,6 +9,7 @@
 #include "net/filter_options.h"
 #include "net/open.h"
 #include "net/rate_filter.h"
+#include "net/tap_backend.h"
 
 namespace ostler::machine {
 
@@ -61,6 +62,19 @@ Result<void> Networks::open_vhost_user(const config::Netdev& netdev) {
   return {};
 }
 
+// Who uses it is not known yet: a card of which the kernel serves the queues, or a back end of this process.
+Result<void> Networks::open_kernel_tap(const config::Netdev& netdev) {
+  auto properties = netdev.properties;
+  properties.push_back({"id", netdev.id});
+  auto options = net::parse_tap(properties);
+  if (!options) return std::move(options).error().with_context(netdev.origin);
+  if (!options->vhost) return open_backend(netdev);
+  auto tap = net::KernelTap::open(*options);
+  if (!tap) return std::move(tap).error().with_context(netdev.origin);
+  networks_[netdev.id].kernel_tap = *std::move(tap);
+  return {};
+}
+
 std::optional<VhostUserNetwork> Networks::vhost_user(const std::string& id) const {
   const auto found = networks_.find(id);
   return found == networks_.end() ? std::nullopt : found->second.vhost_user;
@@ -72,14 +86,22 @@ Result<void> Networks::open(const config::Netdev& netdev) {
                  fmt::format("{}: the id '{}' is taken by another network", netdev.origin, netdev.id));
   if (netdev.type == "hubport") return open_port(netdev);
   if (netdev.type == "vhost-user") return open_vhost_user(netdev);
+  if (netdev.type == "tap") return open_kernel_tap(netdev);
+  return open_backend(netdev);
+}
+
+Result<void> Networks::open_backend(const config::Netdev& netdev) {
   auto properties = netdev.properties;
   properties.push_back({"id", netdev.id});
   auto backend = net::open(loop_, netdev.type, properties);
   if (!backend) return std::move(backend).error().with_context(netdev.origin);
-  Network& network = networks_[netdev.id];
-  network.owned = *std::move(backend);
-  network.backend = network.owned.get();
+  use_backend(networks_[netdev.id], *std::move(backend));
   return {};
+}
+
+void Networks::use_backend(Network& network, std::unique_ptr<net::Backend> backend) {
+  network.owned = std::move(backend);
+  network.backend = network.owned.get();
 }
 
 Result<Networks::Network*> Networks::find(const std::string& id, const std::string& user) {
@@ -97,13 +119,30 @@ Result<Networks::Network*> Networks::find(const std::string& id, const std::stri
                fmt::format("{}: there is no network '{}'{}", user, id, suggestion(id, known)));
 }
 
+Result<void> Networks::claim(Network& network, const std::string& id, const std::string& user) {
+  if (!network.user.empty())
+    return Error(ErrorKind::kBusy,
+                 fmt::format("{}: the network '{}' is already used by {}", user, id, network.user));
+  network.user = user;
+  return {};
+}
+
 Result<net::Backend*> Networks::take(const std::string& id, const std::string& user) {
   TRY_ASSIGN(Network* const network, find(id, user));
-  if (!network->user.empty())
-    return Error(ErrorKind::kBusy,
-                 fmt::format("{}: the network '{}' is already used by {}", user, id, network->user));
-  network->user = user;
+  TRY(claim(*network, id, user));
+  if (network->kernel_tap != nullptr) {
+    const auto tap = std::move(network->kernel_tap);
+    use_backend(*network, std::make_unique<net::TapBackend>(loop_, tap->take_device(), id));
+  }
   return network->backend;
+}
+
+Result<net::KernelTap*> Networks::take_kernel_tap(const std::string& id, const std::string& user) {
+  TRY_ASSIGN(Network* const network, find(id, user));
+  net::KernelTap* const tap = network->kernel_tap.get();
+  if (tap == nullptr || !tap->has_vhost()) return nullptr;
+  TRY(claim(*network, id, user));
+  return tap;
 }
 
 namespace {
@@ -140,6 +179,11 @@ Result<void> Networks::filter(const config::Object& object) {
   Network* network = nullptr;
   const auto find_inner = [&](const std::string& id) -> Result<net::Backend*> {
     TRY_ASSIGN(network, find(id, object.origin));
+    if (network->kernel_tap != nullptr)
+      return Error(ErrorKind::kUnsupported,
+                   fmt::format("{}: the kernel carries the frames of the network '{}' (vhost=on), where no "
+                               "filter is; leave vhost=on out",
+                               object.origin, id));
     return network->backend;
   };
   const auto make_rate = [&](net::Backend& inner,

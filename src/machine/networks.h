@@ -14,6 +14,7 @@
 #include "net/backend.h"
 #include "net/filter.h"
 #include "net/hub.h"
+#include "net/kernel_tap.h"
 
 namespace ostler::machine {
 
@@ -34,6 +35,9 @@ class Networks {
   // What a card is connected to. Each network serves one card or hub: kNotFound names the nearest id, kBusy
   // who has it. `user` names the device for that.
   Result<net::Backend*> take(const std::string& id, const std::string& user);
+  // The same for a card whose frames the host's kernel can carry; null: it cannot for this network, which is
+  // to be had of take().
+  Result<net::KernelTap*> take_kernel_tap(const std::string& id, const std::string& user);
   // Nothing: the network `id` is none of that kind, or is not known.
   std::optional<VhostUserNetwork> vhost_user(const std::string& id) const;
 
@@ -44,12 +48,17 @@ class Networks {
     std::vector<std::unique_ptr<net::Filter>> filters;
     std::string user;                            // the device that has it; "": free
     std::optional<VhostUserNetwork> vhost_user;  // then there is no back end here
+    std::unique_ptr<net::KernelTap> kernel_tap;  // nor here, until take() makes it of it
   };
   explicit Networks(event::Loop& loop) : loop_(loop) {}
   Result<void> open(const config::Netdev& netdev);
   Result<void> open_vhost_user(const config::Netdev& netdev);
+  Result<void> open_backend(const config::Netdev& netdev);
+  Result<void> open_kernel_tap(const config::Netdev& netdev);
   Result<void> open_port(const config::Netdev& netdev);
   Result<void> filter(const config::Object& object);
+  void use_backend(Network& network, std::unique_ptr<net::Backend> backend);
+  static Result<void> claim(Network& network, const std::string& id, const std::string& user);
   Result<Network*> find(const std::string& id, const std::string& user);
   net::Hub& hub(uint64_t number);
 

@@ -347,6 +347,15 @@ Result<std::unique_ptr<virtio::Device>> PluggedDevices::make_virtio(const std::s
       cards_.push_back({own.id, own.netdev, [card = made->get()](bool up) { card->set_link(up); }});
       return std::unique_ptr<virtio::Device>(*std::move(made));
     }
+    if (!own.rss && !own.hash) {  // which the kernel does not do
+      TRY_ASSIGN(net::KernelTap* const tap, backends_.take_kernel_tap(own.netdev, device.origin));
+      if (tap != nullptr) {
+        auto made = virtio::vhost_user::NetDevice::create(core_.memory(), core_.loop(), own, *tap);
+        if (!made) return std::move(made).error().with_context(device.origin);
+        cards_.push_back({own.id, own.netdev, [card = made->get()](bool up) { card->set_link(up); }});
+        return std::unique_ptr<virtio::Device>(*std::move(made));
+      }
+    }
     TRY_ASSIGN(net::Backend* const backend, backends_.take_netdev(own.netdev, device.origin));
     auto card = std::make_unique<virtio::net::NetDevice>(core_.memory(), *backend, own);
     cards_.push_back({own.id, own.netdev, [card = card.get()](bool up) { card->set_link(up); }});

@@ -11,7 +11,6 @@
 #include <cstring>
 
 #include "base/log.h"
-#include "net/run_program.h"
 
 namespace ostler::net {
 namespace {
@@ -48,12 +47,6 @@ bool understood(const VnetHeader& header, Offloads offloads) {
 
 Result<std::unique_ptr<TapBackend>> TapBackend::create(event::Loop& loop, const TapOptions& options) {
   TRY_ASSIGN(TapDevice device, TapDevice::open(options));
-  for (const int fd : options.vhost_fds) ::close(fd);
-  if (options.vhost)
-    log::warning(
-        fmt::format("network '{}': vhost=on: the kernel's vhost-net is not available in this version, "
-                    "so that frames go through this program; leave it out, and nothing warns",
-                    options.id));
   return std::make_unique<TapBackend>(loop, std::move(device), options.id);
 }
 
@@ -69,9 +62,7 @@ TapBackend::TapBackend(event::Loop& loop, TapDevice device, std::string id)
 TapBackend::~TapBackend() {
   for (const auto& queue : queues_)
     if (queue->watching) loop_.unwatch(device_.queues[queue->index].get());
-  if (device_.downscript.empty()) return;
-  if (const auto done = run_program({device_.downscript, device_.name}); !done)
-    log::warning(fmt::format("network '{}': downscript: {}", id_, done.error().message()));
+  run_downscript(device_, id_);
 }
 
 void TapBackend::attach(Receiver* receiver) {

@@ -12,6 +12,7 @@
 #include <climits>
 #include <cstring>
 
+#include "base/log.h"
 #include "net/endpoint.h"
 #include "net/interface.h"
 #include "net/run_program.h"
@@ -135,9 +136,8 @@ Result<void> look_at(TapDevice& device, const TapOptions& options) {
                                known.ifr_name));
     device.name = known.ifr_name;
     device.vnet_header = (flags & IFF_VNET_HDR) != 0;
-    const int size = sizeof(VnetHeader),
-              sndbuf = options.sndbuf == 0 ? INT_MAX : static_cast<int>(options.sndbuf);
-    if (device.vnet_header && ::ioctl(queue.get(), TUNSETVNETHDRSZ, &size) != 0)
+    const int sndbuf = options.sndbuf == 0 ? INT_MAX : static_cast<int>(options.sndbuf);
+    if (device.vnet_header && !set_tap_header(queue, sizeof(VnetHeader)))
       return errno_error(fmt::format("cannot set the header of {}", device.name), errno);
     if (::ioctl(queue.get(), TUNSETSNDBUF, &sndbuf) != 0 && options.sndbuf != 0)
       return errno_error(fmt::format("sndbuf: {} takes no limit", device.name), errno);
@@ -200,6 +200,17 @@ bool set_tap_queue(const Fd& queue, bool on) {
 void set_tap_carrier(const Fd& queue, bool up) {
   const int carrier = up ? 1 : 0;
   static_cast<void>(::ioctl(queue.get(), kTunSetCarrier, &carrier));  // kernels before 5.0 have none
+}
+
+bool set_tap_header(const Fd& queue, size_t bytes) {
+  const int size = static_cast<int>(bytes);
+  return ::ioctl(queue.get(), TUNSETVNETHDRSZ, &size) == 0;
+}
+
+void run_downscript(const TapDevice& device, const std::string& id) {
+  if (device.downscript.empty()) return;
+  if (const auto done = run_program({device.downscript, device.name}); !done)
+    log::warning(fmt::format("network '{}': downscript: {}", id, done.error().message()));
 }
 
 Result<TapDevice> TapDevice::open(const TapOptions& wanted) {

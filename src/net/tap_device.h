@@ -31,5 +31,9 @@ bool set_tap_offloads(const Fd& queue, Offloads offloads);
 // Whether the kernel gives this queue frames. It must not be the only one.
 bool set_tap_queue(const Fd& queue, bool on);
 void set_tap_carrier(const Fd& queue, bool up);
+// How many bytes stand before each frame; the device has a vnet_header.
+bool set_tap_header(const Fd& queue, size_t bytes);
+// At the device's end, when it has one. `id`: the network's.
+void run_downscript(const TapDevice& device, const std::string& id);
 
 }  // namespace ostler::net

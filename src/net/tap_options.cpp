@@ -16,7 +16,7 @@ constexpr const char* kDefaultHelper = "/usr/lib/qemu/qemu-bridge-helper";
 struct Words : TapOptions {
   std::string fd, descriptors, script_word, downscript_word, helper_word, vhost_fd, vhost_descriptors;
   uint32_t queue_count = 0;
-  bool vhost_force = false;
+  OnOffAuto vhost_word = OnOffAuto::kAuto;
 };
 
 Error invalid(std::string sentence) {
@@ -40,13 +40,15 @@ const PropertyTable<Words>& tap_properties() {
           on_off_auto<Words>("vnet_hdr", &Words::vnet_hdr, "offloads"),
           size<Words, uint64_t>("sndbuf", &Words::sndbuf, INT32_MAX,
                                 "bytes that may wait in the kernel; 0: no limit"),
-          boolean<Words>(
-              "vhost", &Words::vhost,
-              "accepted with a warning: frames go through this program, not the kernel's vhost-net"),
-          boolean<Words>("vhostforce", &Words::vhost_force, "not available"),
-          text<Words>("vhostfd", &Words::vhost_fd,
-                      "with vhost=on: an open vhost-net device, which is closed"),
-          text<Words>("vhostfds", &Words::vhost_descriptors, "several, with ':' between"),
+          on_off_auto<Words>(
+              "vhost", &Words::vhost_word,
+              "the kernel carries a virtio-net card's frames by itself (vhost-net), where it can"),
+          boolean<Words>("vhostforce", &Words::vhost_force, "the same, and an error where it cannot"),
+          text<Words>("vhostfd", &Words::vhost_fd, "an open /dev/vhost-net that this program inherited"),
+          text<Words>("vhostfds", &Words::vhost_descriptors,
+                      "several, with ':' between, one for each queue pair"),
+          number<Words, uint32_t>("poll-us", &Words::poll_us, 0, INT32_MAX,
+                                  "microseconds that vhost-net looks for more work before it sleeps"),
       });
   return table;
 }
@@ -79,14 +81,12 @@ Result<std::vector<int>> parse_descriptors(std::string_view words) {
   return fds;
 }
 
-// Those of vhost-net, which have no use here.
+// Those of vhost-net.
 Result<std::vector<int>> parse_vhost(const Words& words) {
-  if (words.vhost_force)
-    return Error(ErrorKind::kUnsupported,
-                 "vhostforce=on: the kernel's vhost-net is not available in this version; leave it out, and "
-                 "frames go through this program");
-  if (words.vhost_fd.empty() && words.vhost_descriptors.empty()) return std::vector<int>();
-  if (!words.vhost) return invalid("vhostfd and vhostfds go with vhost=on");
+  const bool none = words.vhost_fd.empty() && words.vhost_descriptors.empty();
+  if (words.vhost_word == OnOffAuto::kOff && (words.vhost_force || !none))
+    return invalid("vhostforce, vhostfd and vhostfds do not go with vhost=off");
+  if (none) return std::vector<int>();
   if (!words.vhost_fd.empty() && !words.vhost_descriptors.empty()) return invalid("give vhostfd or vhostfds");
   auto fds = parse_descriptors(words.vhost_fd.empty() ? words.vhost_descriptors : words.vhost_fd);
   if (!fds) return std::move(fds).error().with_context(words.vhost_fd.empty() ? "vhostfds" : "vhostfd");
@@ -106,6 +106,7 @@ Result<TapOptions> parse_tap(std::span<const config::KeyValue> values) {
   TRY_ASSIGN(const Words words, tap_properties().parse(values));
   TapOptions options = words;
   TRY_ASSIGN(options.vhost_fds, parse_vhost(words));
+  options.vhost = words.vhost_word == OnOffAuto::kOn || words.vhost_force || !options.vhost_fds.empty();
   const bool inherited = !words.fd.empty() || !words.descriptors.empty();
   const bool helped = !words.helper_word.empty() || !words.bridge.empty();
   if (!words.fd.empty() && !words.descriptors.empty()) return invalid("give fd or fds");

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "config/property.h"
+#include "net/vhost_net.h"
 
 namespace ostler::net {
 
@@ -23,8 +24,11 @@ struct TapOptions {
   bool nat = false;                // guests on a managed bridge reach the world
   unsigned queues = 1;
   config::OnOffAuto vnet_hdr = config::OnOffAuto::kAuto;
-  bool vhost = false;          // vhost-net was asked for, which is not available: told by a warning
-  std::vector<int> vhost_fds;  // inherited for it; they become ours, to be closed
+  bool vhost = false;        // the kernel carries the frames by itself, where it can
+  bool vhost_force = false;  // it is an error if it cannot
+  std::string vhost_device = kVhostNet;
+  std::vector<int> vhost_fds;  // open /dev/vhost-net, one for each queue pair; they become ours
+  uint32_t poll_us = 0;        // microseconds that vhost-net looks for more before it sleeps
   uint64_t sndbuf = 0;         // bytes that may wait in the kernel; 0: no limit
 };
 

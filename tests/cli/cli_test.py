@@ -479,12 +479,9 @@ class Mistakes(Mistake):
     def test_vhost_user_on_what_is_no_socket(self):
         self.qemu("-chardev", "null,id=c", "-device", "vhost-user-fs-pci,chardev=c,tag=t", words=["-chardev null", "UNIX socket"])
 
-    def test_vhost_net_that_must_be(self):
-        self.qemu("-netdev", "tap,id=n,vhostforce=on", "-device", "virtio-net-pci,netdev=n",
-                  words=["-netdev tap", "vhostforce=on", "leave it out"])
-
-    def test_vhost_net_descriptors_without_vhost_net(self):
-        self.qemu("-netdev", "tap,id=n,vhostfd=7", "-device", "virtio-net-pci,netdev=n", words=["-netdev tap", "vhostfd", "vhost=on"])
+    def test_vhost_net_that_is_not_wanted(self):
+        self.qemu("-netdev", "tap,id=n,vhost=off,vhostfd=7", "-device", "virtio-net-pci,netdev=n",
+                  words=["-netdev tap", "vhostfd", "vhost=off"])
 
     def test_vhost_user_as_a_server(self):
         for options, word in (("server=on,reconnect=1", "reconnect"), ("server=on,wait=off", "wait"), ("wait=on", "wait")):

@@ -6,13 +6,14 @@
 #include <cstdlib>
 
 #include "devices/virtio/features.h"
-#include "devices/virtio/vhost_user/session.h"
+#include "devices/virtio/vhost_user/user_session.h"
 
 namespace {
 
 using namespace ostler;
 using virtio::vhost_user::MemoryTable;
 using virtio::vhost_user::Session;
+using virtio::vhost_user::UserSession;
 
 Result<void> use(Session& session, const std::shared_ptr<memory::RamBlock>& ram) {
   TRY(session.set_features(virtio::feature(virtio::VIRTIO_F_VERSION_1)));
@@ -23,7 +24,7 @@ Result<void> use(Session& session, const std::shared_ptr<memory::RamBlock>& ram)
                                  ram};
   TRY(session.set_memory({}, rings));
   for (unsigned ring = 0; ring < 3; ++ring) {
-    TRY(session.start_ring(ring, {.size = 8, .descriptors = 0, .available = 128, .used = 256}, 0, 0));
+    TRY(session.start_ring(ring, {.size = 8, .descriptors = 0, .available = 128, .used = 256}, 0, 0, true));
     TRY_ASSIGN(const auto config, session.config(60));
     if (config.size() != 60) std::abort();
     TRY(session.set_config(0, config));
@@ -43,7 +44,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   Fd front_end(ends[0]);
   if (::send(back_end.get(), data, size, 0) != static_cast<ssize_t>(size)) std::abort();
   ::shutdown(back_end.get(), SHUT_WR);
-  const auto session = Session::open(std::move(front_end));
+  const auto session = UserSession::open(std::move(front_end));
   if (!session) return 0;
   const auto done = use(**session, ram);
   if (done && !(*session)->alive()) std::abort();

@@ -27,11 +27,13 @@ import networks  # noqa: E402
 import scsi  # noqa: E402
 import shares  # noqa: E402
 import switches  # noqa: E402
+import vhost_net  # noqa: E402
 import virtio  # noqa: E402
 from guestlib import guests, vmm  # noqa: E402
 from guestlib.steps import Failed, Steps  # noqa: E402
 
-MODULES = (boot, memory, devices, disks, media, jobs, virtio, debugger, debian, nbd, networks, scsi, shares, folders, switches)
+MODULES = (boot, memory, devices, disks, media, jobs, virtio, debugger, debian, nbd, networks, scsi, shares, folders, switches,
+           vhost_net)
 BOOT_SECONDS = 600      # a slow engine on a busy machine
 COMMAND_SECONDS = 120
 

@@ -20,9 +20,11 @@
 
 #include "fake_network.h"
 #include "net/interface.h"
+#include "net/kernel_tap.h"
 #include "net/open.h"
 #include "net/run_program.h"
 #include "net/tap_backend.h"
+#include "net/tap_options.h"
 
 namespace ostler::net {
 namespace {
@@ -249,24 +251,98 @@ TEST_F(TapTest, an_inherited_descriptor) {
   EXPECT_EQ(host_receives(), numbered_frame(1));
 }
 
-// As where QEMU cannot use vhost-net: frames go through the program.
-TEST_F(TapTest, vhost_is_a_warning) {
+// What became of vhost-net with these options, and what was said.
+struct Vhost {
+  std::string error, told;
+  bool there = false;
+};
+Vhost open_vhost(const std::string& words, const char* device) {
+  Vhost result;
+  auto options = parse_tap(config::split_options(words));
+  if (!options) return {.error = options.error().message(), .told = {}};
+  options->vhost_device = device;
+  testing::internal::CaptureStderr();
+  auto tap = KernelTap::open(*options);
+  result.told = testing::internal::GetCapturedStderr();
+  if (!tap) return {.error = tap.error().message(), .told = result.told};
+  result.there = (*tap)->has_vhost();
+  return result;
+}
+
+constexpr const char* kPlain = "id=n,ifname=tap7,script=no,downscript=no";
+
+TEST_F(TapTest, vhost_net_that_is_not_there_is_a_warning) {
+  const auto result = open_vhost(std::string(kPlain) + ",vhost=on", "/dev/no-such-vhost-net");
+  EXPECT_EQ(result.error, "");
+  EXPECT_FALSE(result.there);
+  EXPECT_EQ(std::count(result.told.begin(), result.told.end(), '\n'), 1) << result.told;
+  EXPECT_NE(result.told.find("network 'n': vhost=on: /dev/no-such-vhost-net is not there: sudo modprobe"),
+            std::string::npos)
+      << result.told;
+}
+
+TEST_F(TapTest, vhost_net_that_must_be_there_is_an_error) {
+  for (const char* words : {",vhostforce=on", ",vhost=on,vhostforce=on"}) {
+    const auto result = open_vhost(std::string(kPlain) + words, "/dev/no-such-vhost-net");
+    EXPECT_NE(result.error.find("vhostforce=on: /dev/no-such-vhost-net is not there"), std::string::npos)
+        << result.error;
+  }
+}
+
+TEST_F(TapTest, vhost_net_once_for_each_queue_pair) {
+  const auto result = open_vhost(std::string(kPlain) + ",vhost=on,queues=3", "/dev/null");
+  EXPECT_EQ(result.error + result.told, "");
+  EXPECT_TRUE(result.there);
   const int spare = ::open("/dev/null", O_RDWR | O_CLOEXEC);
   ASSERT_GE(spare, 0);
-  testing::internal::CaptureStderr();
-  const std::string made =
-      try_open("id=n,ifname=tap7,script=no,downscript=no,vhost=on,vhostfd=" + std::to_string(spare));
-  const std::string told = testing::internal::GetCapturedStderr();
-  EXPECT_EQ(made, "");
-  EXPECT_EQ(std::count(told.begin(), told.end(), '\n'), 1) << told;
-  EXPECT_NE(told.find("network 'n': vhost=on"), std::string::npos) << told;
+  const auto fewer =
+      open_vhost(std::string(kPlain) + ",queues=2,vhostfds=" + std::to_string(spare), "/dev/no-such");
+  EXPECT_NE(fewer.error.find("1 descriptors of vhost-net for 2 queue pairs"), std::string::npos)
+      << fewer.error;
   EXPECT_EQ(::fcntl(spare, F_GETFD), -1) << "the descriptor is still open";
 }
 
-TEST_F(TapTest, vhost_that_is_off_is_no_warning) {
-  testing::internal::CaptureStderr();
-  EXPECT_EQ(try_open("ifname=tap7,script=no,downscript=no,vhost=off"), "");
-  EXPECT_EQ(testing::internal::GetCapturedStderr(), "");
+TEST_F(TapTest, an_inherited_descriptor_of_vhost_net) {
+  const int inherited = ::open("/dev/null", O_RDWR);
+  ASSERT_GE(inherited, 0);
+  const auto result =
+      open_vhost(std::string(kPlain) + ",vhostfd=" + std::to_string(inherited), "/dev/no-such-vhost-net");
+  EXPECT_EQ(result.error + result.told, "");
+  EXPECT_TRUE(result.there);
+}
+
+TEST_F(TapTest, what_is_no_vhost_net_is_told) {
+  auto vhost = VhostNet::open("/dev/null");
+  ASSERT_TRUE(vhost);
+  const auto owned = vhost->own();
+  ASSERT_FALSE(owned);
+  EXPECT_NE(owned.error().message().find("is not an open /dev/vhost-net: look at vhostfd"), std::string::npos)
+      << owned.error().message();
+}
+
+TEST_F(TapTest, the_downscript_of_a_kernel_tap_runs_at_its_end) {
+  const std::string down = script("down", "echo $1 >>" + folder + "/ended");
+  const std::string words = "id=n,ifname=tap7,script=no,vhost=on,downscript=" + down;
+  EXPECT_TRUE(open_vhost(words, "/dev/null").there);
+  std::string name;
+  std::ifstream(folder + "/ended") >> name;
+  EXPECT_EQ(name, "tap7");
+}
+
+// A card that the kernel cannot serve has it from this process.
+TEST_F(TapTest, a_kernel_tap_becomes_a_back_end) {
+  auto options = parse_tap(config::split_options(std::string(kPlain) + ",vhost=on"));
+  ASSERT_TRUE(options);
+  options->vhost_device = "/dev/null";
+  auto tap = KernelTap::open(*options);
+  ASSERT_TRUE(tap) << tap.error().message();
+  backend = std::make_unique<TapBackend>(thread.loop, (*tap)->take_device(), "n");
+  backend->attach(&card);
+  ASSERT_TRUE(set_up("tap7", true));
+  host = packet_socket("tap7");
+  thread.start();
+  EXPECT_TRUE(backend->send(frame(numbered_frame(1)), 0));
+  EXPECT_EQ(host_receives(), numbered_frame(1));
 }
 
 TEST_F(TapTest, mistakes_are_told_with_their_cure) {
@@ -276,10 +352,8 @@ TEST_F(TapTest, mistakes_are_told_with_their_cure) {
   EXPECT_NE(try_open("ifname=lo,script=no").find("ip tuntap add"), std::string::npos);
   EXPECT_NE(try_open("ifname=a/b,script=no").find("'a/b' is not an interface's name"), std::string::npos);
   EXPECT_NE(try_open("fds=x:1").find("fds: "), std::string::npos);
-  EXPECT_NE(try_open("vhostforce=on").find("vhostforce=on: "), std::string::npos);
-  EXPECT_NE(try_open("vhost=on,vhostforce=on").find("vhostforce=on: "), std::string::npos);
-  EXPECT_NE(try_open("vhostfd=7").find("go with vhost=on"), std::string::npos);
-  EXPECT_NE(try_open("vhost=off,vhostfds=7:8").find("go with vhost=on"), std::string::npos);
+  EXPECT_NE(try_open("vhost=off,vhostforce=on").find("do not go with vhost=off"), std::string::npos);
+  EXPECT_NE(try_open("vhost=off,vhostfds=7:8").find("do not go with vhost=off"), std::string::npos);
   EXPECT_NE(try_open("vhost=on,vhostfds=7:x").find("vhostfds: "), std::string::npos);
   EXPECT_NE(try_open("vhost=on,vhostfd=7,vhostfds=8").find("give vhostfd or vhostfds"), std::string::npos);
   EXPECT_NE(try_open("vhost=on,fds=7:8,vhostfds=8:9").find("not both"), std::string::npos);

@@ -4,6 +4,7 @@
 
 #include "base/log.h"
 #include "devices/virtio/config_field.h"
+#include "devices/virtio/net/offloads.h"
 
 namespace ostler::virtio::net {
 namespace {
@@ -22,21 +23,6 @@ std::vector<uint16_t> queue_sizes(unsigned pairs, const Options& options) {
   }
   if (options.ctrl_vq) sizes.push_back(kControlQueueSize);
   return sizes;
-}
-
-// Offloads as features of the guest's direction.
-ostler::net::Offloads offloads_of(uint64_t features) {
-  using namespace ostler::net;
-  Offloads offloads = 0;
-  const auto has = [features](unsigned bit) { return (features & feature(bit)) != 0; };
-  if (!has(VIRTIO_NET_F_GUEST_CSUM)) return 0;
-  offloads |= kChecksum;
-  if (has(VIRTIO_NET_F_GUEST_TSO4)) offloads |= kTso4;
-  if (has(VIRTIO_NET_F_GUEST_TSO6)) offloads |= kTso6;
-  if (has(VIRTIO_NET_F_GUEST_ECN)) offloads |= kTsoEcn;
-  if (has(VIRTIO_NET_F_GUEST_UFO)) offloads |= kUfo;
-  if (has(VIRTIO_NET_F_GUEST_USO4) && has(VIRTIO_NET_F_GUEST_USO6)) offloads |= kUso;
-  return offloads;
 }
 
 constexpr uint64_t kGuestOffloads = feature(VIRTIO_NET_F_GUEST_CSUM) | feature(VIRTIO_NET_F_GUEST_TSO4) |

@@ -9,6 +9,7 @@
 #include <cstdio>
 
 #include "base/log.h"
+#include "devices/virtio/vhost_user/user_session.h"
 
 namespace ostler::virtio::vhost_user {
 namespace {
@@ -31,9 +32,6 @@ void clear_event(const Fd& event) {
 
 Result<VhostUserDevice::Parts> VhostUserDevice::prepare(const Address& address, unsigned rings,
                                                         uint64_t least) {
-  Parts parts;
-  parts.address = address;
-  parts.least_queues = least;
   Fd socket;
   if (address.listener != nullptr) {
     std::fprintf(stderr, "ostler: waiting for a back end at %s\n", address.path.c_str());
@@ -41,9 +39,18 @@ Result<VhostUserDevice::Parts> VhostUserDevice::prepare(const Address& address, 
   } else {
     TRY_ASSIGN(socket, connect_to(address));
   }
-  auto session = Session::open(std::move(socket));
+  auto session = UserSession::open(std::move(socket));
   if (!session) return std::move(session).error().with_context("the back end at " + address.path);
-  parts.session = *std::move(session);
+  return prepare(address, *std::move(session), rings, least);
+}
+
+Result<VhostUserDevice::Parts> VhostUserDevice::prepare(const Address& address,
+                                                        std::unique_ptr<Session> session, unsigned rings,
+                                                        uint64_t least) {
+  Parts parts;
+  parts.address = address;
+  parts.session = std::move(session);
+  parts.least_queues = least;
   if (parts.session->queues() < least)
     return Error(ErrorKind::kUnsupported,
                  fmt::format("the back end at {} has {} queues, and {} are asked for", address.path,
@@ -109,9 +116,8 @@ bool VhostUserDevice::connected() {
   return session_locked() != nullptr;
 }
 
-// Its end shows as a hang-up, also when we shut the connection down on another thread.
 void VhostUserDevice::watch() {
-  loop_.watch(session_->fd(), EPOLLRDHUP, [this](uint32_t) { hung_up(); });
+  loop_.watch(session_->fd(), session_->end_events(), [this](uint32_t) { hung_up(); });
   session_->on_config_change([this] { signal_event(wake_); });
   watched_requests_ = session_->back_end_fd();
   if (watched_requests_ >= 0) loop_.watch(watched_requests_, EPOLLIN, [this](uint32_t) { hear_back_end(); });
@@ -169,7 +175,7 @@ void VhostUserDevice::refuse_kept_locked(unsigned index) {
 void VhostUserDevice::hung_up() {
   const Lock lock(mutex_);
   if (session_ == nullptr) return;
-  if (session_->alive()) lose_locked("it has closed the connection");
+  if (session_->alive()) lose_locked(std::string(session_->why_ended()));
   loop_.unwatch(session_->fd());
   unwatch_own_requests();
   session_.reset();
@@ -193,7 +199,7 @@ void VhostUserDevice::reconnect() {
   if (address_.listener != nullptr) loop_.unwatch(address_.listener->fd());
   auto socket = connect_to(address_);
   if (!socket) return again();
-  auto opened = Session::open(*std::move(socket));
+  auto opened = UserSession::open(*std::move(socket));
   const auto unfit = [&](const std::string& why) {
     log::warning(fmt::format("{}: the new back end at {} is of no use: {}", name(), address_.path, why));
     again();
@@ -212,7 +218,7 @@ void VhostUserDevice::reconnect() {
 Result<void> VhostUserDevice::share_memory_locked() {
   const memory::FlatView& view = reader_.view();
   if (shared_view_ == reader_.current()) return {};
-  MemoryTable table(view);
+  MemoryTable table(view, session_->memory());
   const bool same = shared_view_ != nullptr && table == table_;
   shared_view_ = reader_.current();
   if (same) return {};

@@ -1,5 +1,6 @@
-// A virtio device whose work is done by another process, the back end, that maps the guest's memory
-// (vhost-user). The guest sees our queues; the back end serves a shadow of each (shadow_ring.h).
+// A virtio device whose work is done by somebody else, the back end: another process that maps the guest's
+// memory (vhost-user), or the host's kernel (vhost-net). The guest sees our queues; the back end serves a
+// shadow of each (shadow_ring.h).
 //
 //     guest's ring ──pop──> Chain ──add──> shadow ring ──kick──> back end
 //     guest's ring <─push── Chain <─take── shadow ring <─call── back end
@@ -55,6 +56,9 @@ class VhostUserDevice : public Device {
   // `rings`: how many of the device's queues it serves, the first ones. Errors: one sentence about the back
   // end.
   static Result<Parts> prepare(const Address& address, unsigned rings, uint64_t least);
+  // The same with a session that is there; `address` is for messages then, and for who may come after it.
+  static Result<Parts> prepare(const Address& address, std::unique_ptr<Session> session, unsigned rings,
+                               uint64_t least);
 
   // On the loop's thread or before it runs, as the destructor.
   VhostUserDevice(memory::AddressSpace& memory, event::Loop& loop, std::string name,

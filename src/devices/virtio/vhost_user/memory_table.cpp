@@ -2,11 +2,11 @@
 
 namespace ostler::virtio::vhost_user {
 
-MemoryTable::MemoryTable(const memory::FlatView& view) {
+MemoryTable::MemoryTable(const memory::FlatView& view, Whose whose) {
   for (const memory::FlatRange& range : view.ranges()) {
     if (!range.is_writable_ram()) continue;
     const memory::HostMemory& memory = range.ram->memory();
-    if (memory.fd() < 0 || !memory.shared()) continue;
+    if (whose == Whose::kShared && (memory.fd() < 0 || !memory.shared())) continue;
     if (!entries_.empty()) {
       Entry& last = entries_.back();
       const uint64_t distance = range.first.value - last.region.guest_address;

@@ -1,6 +1,8 @@
-// The guest's memory as a back end maps it: pieces of files or memory objects, and where the guest sees them.
+// The guest's memory as a back end reaches it: pieces of files or memory objects that it maps, or of ours,
+// and where the guest sees them.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <vector>
 
@@ -22,10 +24,13 @@ class MemoryTable {
     }
   };
 
+  // What is in it: all, or what other processes can map.
+  enum class Whose : uint8_t { kAll, kShared };
+
   MemoryTable() = default;
-  // Writable RAM that other processes can map; what is private is left out. Pieces of one block between which
-  // something else lies (video memory below 1 MiB) are one entry.
-  explicit MemoryTable(const memory::FlatView& view);
+  // Writable RAM. Pieces of one block between which something else lies (video memory below 1 MiB) are one
+  // entry.
+  MemoryTable(const memory::FlatView& view, Whose whose);
 
   const std::vector<Entry>& entries() const { return entries_; }
   // True when the back end can reach each of `length` > 0 bytes.

@@ -8,6 +8,7 @@
 #include "base/bytes.h"
 #include "base/log.h"
 #include "devices/virtio/config_field.h"
+#include "devices/virtio/vhost_user/kernel_session.h"
 
 namespace ostler::virtio::vhost_user {
 namespace {
@@ -79,11 +80,26 @@ Result<std::unique_ptr<NetDevice>> NetDevice::create(memory::AddressSpace& memor
                                name));
   if (!options.mq || !options.ctrl_vq) pairs = 1;
   TRY_ASSIGN(Parts parts, prepare(address, 2 * pairs, pairs));
+  return make(memory, loop, options, pairs, std::move(parts));
+}
+
+Result<std::unique_ptr<NetDevice>> NetDevice::create(memory::AddressSpace& memory, event::Loop& loop,
+                                                     const Options& options, ostler::net::KernelTap& tap) {
+  const auto pairs = options.mq && options.ctrl_vq ? static_cast<unsigned>(tap.device().queues.size()) : 1u;
+  const Address address{.path = ostler::net::kVhostNet};
+  auto session = KernelSession::open(tap);
+  if (!session) return std::move(session).error().with_context(address.path);
+  TRY_ASSIGN(Parts parts, prepare(address, *std::move(session), 2 * pairs, pairs));
+  return make(memory, loop, options, pairs, std::move(parts));
+}
+
+Result<std::unique_ptr<NetDevice>> NetDevice::make(memory::AddressSpace& memory, event::Loop& loop,
+                                                   const Options& options, unsigned pairs, Parts parts) {
   const uint64_t has = parts.session->features();
   if (pairs > 1 && (has & feature(VIRTIO_NET_F_MQ)) == 0)
     return Error(
         ErrorKind::kUnsupported,
-        fmt::format("the back end at {} serves one queue pair alone; leave queues out", address.path));
+        fmt::format("the back end at {} serves one queue pair alone; leave queues out", parts.address.path));
   uint64_t offered = without_orphans(wanted_of_back_end(options) & has) | feature(VIRTIO_NET_F_MAC);
   const auto offer = [&](bool wanted, unsigned bit) {
     if (wanted) offered |= feature(bit);
@@ -143,6 +159,7 @@ void NetDevice::set_link(bool up) {
   const Lock lock(mutex_);
   if (link_up_ == up) return;
   link_up_ = up;
+  if (session_locked() != nullptr) session_locked()->set_link(up);
   update_rings_locked();
   config_changed_locked();
 }

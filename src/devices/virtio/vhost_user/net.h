@@ -1,4 +1,5 @@
-// virtio-net (Virtio 1.2 §5.1) whose frames another process carries, as DPDK's and Open vSwitch's ports do.
+// virtio-net (Virtio 1.2 §5.1) whose frames another process carries, as DPDK's and Open vSwitch's ports do,
+// or the host's kernel (vhost-net).
 //
 // The back end has the receive and transmit queues; the control queue is ours. The back end gives all that
 // comes to it, so the commands that choose frames are not offered. Without a back end the link is down:
@@ -9,6 +10,7 @@
 
 #include "devices/virtio/net/device.h"
 #include "devices/virtio/vhost_user/device.h"
+#include "net/kernel_tap.h"
 
 namespace ostler::virtio::vhost_user {
 
@@ -19,12 +21,17 @@ class NetDevice final : public VhostUserDevice {
   static Result<std::unique_ptr<NetDevice>> create(memory::AddressSpace& memory, event::Loop& loop,
                                                    const net::Options& options, unsigned pairs,
                                                    const Address& address);
+  // Whose frames the host's kernel carries to and from `tap`, which has vhost-net and outlives the card.
+  static Result<std::unique_ptr<NetDevice>> create(memory::AddressSpace& memory, event::Loop& loop,
+                                                   const net::Options& options, ostler::net::KernelTap& tap);
   ~NetDevice() override { leave(); }
   uint16_t type() const override { return kTypeNet; }
   // As net::NetDevice::set_link().
   void set_link(bool up);
 
  private:
+  static Result<std::unique_ptr<NetDevice>> make(memory::AddressSpace& memory, event::Loop& loop,
+                                                 const net::Options& options, unsigned pairs, Parts parts);
   NetDevice(memory::AddressSpace& memory, event::Loop& loop, const net::Options& options, unsigned pairs,
             uint64_t offered, Parts parts);
   uint64_t device_features() const override { return offered_; }

@@ -1,4 +1,4 @@
-#include "devices/virtio/vhost_user/session.h"
+#include "devices/virtio/vhost_user/user_session.h"
 
 #include <fmt/format.h>
 #include <sys/socket.h>
@@ -19,13 +19,13 @@ constexpr uint64_t kWantedProtocol = feature(VHOST_USER_PROTOCOL_F_MQ) | feature
 
 }  // namespace
 
-Result<std::unique_ptr<Session>> Session::open(Fd socket, std::chrono::milliseconds patience) {
-  std::unique_ptr<Session> session(new Session(std::move(socket), patience));
+Result<std::unique_ptr<UserSession>> UserSession::open(Fd socket, std::chrono::milliseconds patience) {
+  std::unique_ptr<UserSession> session(new UserSession(std::move(socket), patience));
   TRY(session->negotiate());
   return session;
 }
 
-Result<void> Session::negotiate() {
+Result<void> UserSession::negotiate() {
   using enum Request;
   TRY_ASSIGN(features_, get(VHOST_USER_GET_FEATURES));
   extended_ = (features_ & feature(VHOST_USER_F_PROTOCOL_FEATURES)) != 0;
@@ -50,7 +50,7 @@ Result<void> Session::negotiate() {
   return has_protocol(VHOST_USER_PROTOCOL_F_BACKEND_REQ) ? listen_to_back_end() : Result<void>();
 }
 
-Result<void> Session::listen_to_back_end() {
+Result<void> UserSession::listen_to_back_end() {
   int ends[2];
   if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0)
     return errno_error("socketpair", errno);
@@ -60,7 +60,7 @@ Result<void> Session::listen_to_back_end() {
   return set(Request::VHOST_USER_SET_BACKEND_REQ_FD, {}, {{theirs.get()}});
 }
 
-Result<bool> Session::serve_back_end() {
+Result<bool> UserSession::serve_back_end() {
   if (auto served = own_requests_->serve(); !served) {
     channel_.shutdown();
     return std::move(served).error();
@@ -69,12 +69,12 @@ Result<bool> Session::serve_back_end() {
   return own_requests_->open();
 }
 
-void Session::on_config_change(std::function<void()> changed) {
+void UserSession::on_config_change(std::function<void()> changed) {
   config_changed_ = std::move(changed);
   if (own_requests_ && own_requests_->config_changed()) config_changed_();
 }
 
-Result<uint64_t> Session::get(Request request) {
+Result<uint64_t> UserSession::get(Request request) {
   TRY(channel_.send(request, 0, {}));
   TRY_ASSIGN(const auto payload, channel_.receive(request, sizeof(uint64_t)));
   uint64_t value = 0;
@@ -82,8 +82,8 @@ Result<uint64_t> Session::get(Request request) {
   return value;
 }
 
-Result<void> Session::set(Request request, std::span<const std::byte> payload,
-                          std::span<const int> descriptors) {
+Result<void> UserSession::set(Request request, std::span<const std::byte> payload,
+                              std::span<const int> descriptors) {
   const bool acknowledged = has_protocol(VHOST_USER_PROTOCOL_F_REPLY_ACK);
   TRY(channel_.send(request, acknowledged ? kNeedReply : 0, payload, descriptors));
   if (!acknowledged) return {};
@@ -95,12 +95,12 @@ Result<void> Session::set(Request request, std::span<const std::byte> payload,
   return Error(ErrorKind::kIo, fmt::format("it has refused request {}", static_cast<uint32_t>(request)));
 }
 
-Result<void> Session::set_features(uint64_t features) {
+Result<void> UserSession::set_features(uint64_t features) {
   if (extended_) features |= feature(VHOST_USER_F_PROTOCOL_FEATURES);
   return set_object(Request::VHOST_USER_SET_FEATURES, features);
 }
 
-Result<void> Session::set_memory(const MemoryTable& table, const MemoryTable::Entry& rings) {
+Result<void> UserSession::set_memory(const MemoryTable& table, const MemoryTable::Entry& rings) {
   const size_t count = table.entries().size() + 1;
   if (count > kMostRegions) {
     channel_.shutdown();
@@ -126,7 +126,8 @@ Result<void> Session::set_memory(const MemoryTable& table, const MemoryTable::En
   return {};
 }
 
-Result<void> Session::start_ring(unsigned index, const RingPlace& place, int kick, int call, bool enabled) {
+Result<void> UserSession::start_ring(unsigned index, const RingPlace& place, int kick, int call,
+                                     bool enabled) {
   using enum Request;
   TRY(set_object(VHOST_USER_SET_VRING_NUM, VringState{index, place.size}));
   TRY(set_object(VHOST_USER_SET_VRING_BASE, VringState{index, place.base}));
@@ -142,18 +143,18 @@ Result<void> Session::start_ring(unsigned index, const RingPlace& place, int kic
   return enable_ring(index, enabled);
 }
 
-Result<void> Session::enable_ring(unsigned index, bool enabled) {
+Result<void> UserSession::enable_ring(unsigned index, bool enabled) {
   if (!extended_) return {};
   return set_object(Request::VHOST_USER_SET_VRING_ENABLE, VringState{index, enabled ? 1u : 0u});
 }
 
-Result<void> Session::announce(const std::array<uint8_t, 6>& address) {
+Result<void> UserSession::announce(const std::array<uint8_t, 6>& address) {
   uint64_t payload = 0;
   std::memcpy(&payload, address.data(), address.size());
   return set_object(Request::VHOST_USER_SEND_RARP, payload);
 }
 
-Result<void> Session::stop_ring(unsigned index) {
+Result<void> UserSession::stop_ring(unsigned index) {
   using enum Request;
   TRY(enable_ring(index, false));
   const VringState state{index, 0};
@@ -167,7 +168,7 @@ Result<void> Session::stop_ring(unsigned index) {
                fmt::format("asked to stop queue {}, it stopped {}", index, answer.index));
 }
 
-Result<std::vector<std::byte>> Session::config(uint32_t size) {
+Result<std::vector<std::byte>> UserSession::config(uint32_t size) {
   using enum Request;
   ASSERT(size <= kMostConfig, "a configuration is small");
   const ConfigHeader header{0, size, 0};
@@ -186,7 +187,7 @@ Result<std::vector<std::byte>> Session::config(uint32_t size) {
   return reply;
 }
 
-Result<void> Session::set_config(uint32_t offset, std::span<const std::byte> bytes) {
+Result<void> UserSession::set_config(uint32_t offset, std::span<const std::byte> bytes) {
   const ConfigHeader header{offset, static_cast<uint32_t>(bytes.size()), 0};
   std::vector<std::byte> payload(sizeof header + bytes.size());
   std::memcpy(payload.data(), &header, sizeof header);

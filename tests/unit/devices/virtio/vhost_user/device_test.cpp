@@ -429,7 +429,8 @@ TEST(MemoryTable, pieces_of_one_block_are_one_entry) {
   add(0xd0000, 0xfffff, ram, 0xd0000, false);
   add(0x100000, 0x1fffff, own, 0, false);
   add(0x200000, 0x20ffff, ram, 0, false);
-  const vhost_user::MemoryTable table{memory::FlatView(std::move(ranges))};
+  const vhost_user::MemoryTable table{memory::FlatView(std::move(ranges)),
+                                      vhost_user::MemoryTable::Whose::kShared};
   ASSERT_EQ(table.entries().size(), 2u);
   EXPECT_EQ(table.entries()[0].region.size, 0x100000u);
   EXPECT_TRUE(table.covers(GuestPhys{0xffffe}, 2));

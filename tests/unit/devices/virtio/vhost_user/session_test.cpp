@@ -1,5 +1,5 @@
 // What is said on the socket of a back end, and what is made of one that breaks the rules.
-#include "devices/virtio/vhost_user/session.h"
+#include "devices/virtio/vhost_user/user_session.h"
 
 #include <gtest/gtest.h>
 #include <sys/eventfd.h>
@@ -23,9 +23,9 @@ struct Case {
   Sin sin;
 };
 
-Result<std::unique_ptr<Session>> open(FakeBackEnd& fake, std::chrono::milliseconds patience = kShort) {
+Result<std::unique_ptr<UserSession>> open(FakeBackEnd& fake, std::chrono::milliseconds patience = kShort) {
   TRY_ASSIGN(Fd socket, connect_to({.path = fake.path()}));
-  return Session::open(std::move(socket), patience);
+  return UserSession::open(std::move(socket), patience);
 }
 
 std::shared_ptr<memory::RamBlock> block() {
@@ -50,7 +50,7 @@ Result<void> use(FakeBackEnd& fake) {
     TRY(session->set_memory({}, entry(ram)));
     const auto base = reinterpret_cast<uint64_t>(ram->host());
     const Fd pair[2] = {Fd(::dup(0)), Fd(::dup(0))};
-    TRY(session->start_ring(1, {64, base, base + 1024, base + 2048}, pair[0].get(), pair[1].get()));
+    TRY(session->start_ring(1, {64, base, base + 1024, base + 2048}, pair[0].get(), pair[1].get(), true));
     if (session->has_config()) {
       TRY(session->set_config(0, {}));
       TRY_ASSIGN(const auto config, session->config(8));
@@ -189,7 +189,7 @@ TEST(VhostUserSession, refuses_memory_in_too_many_pieces) {
     range.last = GuestPhys{(i << 20) + 0xffff};
     range.ram = block();
   }
-  const MemoryTable table{memory::FlatView(std::move(ranges))};
+  const MemoryTable table{memory::FlatView(std::move(ranges)), MemoryTable::Whose::kShared};
   EXPECT_FALSE((*session)->set_memory(table, entry(block())));
   EXPECT_FALSE((*session)->alive());
 }
