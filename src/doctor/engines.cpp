@@ -31,7 +31,7 @@ x86::FeatureSet without(const x86::FeatureSet& all, const x86::FeatureSet& some)
   return out;
 }
 
-Finding check_kvm(const Result<std::shared_ptr<kvm::System>>& system) {
+Finding check_kvm(const Host& host, const Result<std::shared_ptr<kvm::System>>& system) {
   Finding finding{.id = "kvm", .says = {}, .cure = {}};
   if (!system) {
     // The message is "what: cure", or only what.
@@ -40,6 +40,8 @@ Finding check_kvm(const Result<std::shared_ptr<kvm::System>>& system) {
     finding.state = State::kMissing;
     finding.says = message.substr(0, colon);
     if (colon != std::string::npos) finding.cure = message.substr(colon + 2);
+    if (!host.exists("/dev/kvm") && host.exists("/sys/class/misc/kvm"))  // the kernel has it
+      finding.cure = "give it to the container (--device /dev/kvm)";
     return finding;
   }
   const auto speed = kvm::measure_speed(**system);
@@ -79,7 +81,7 @@ Finding features(std::string id, std::string_view engine, const x86::FeatureSet&
 Section check_engines(const Host& host) {
   Section section{"Engines", {}};
   const auto system = kvm::System::open(host.path("/dev/kvm"));
-  section.findings.push_back(check_kvm(system));
+  section.findings.push_back(check_kvm(host, system));
   auto model = x86::CpuModel::parse("max");
   if (!model) {
     section.findings.push_back(

@@ -11,6 +11,7 @@ enum class State {
   kGood,
   kLimited,  // works, but less well than it could
   kMissing,
+  kUnknown,  // the place that tells cannot be seen from here
 };
 
 struct Finding {

@@ -1,17 +1,17 @@
+// Guest memory: huge pages, equal pages, and how much of it there may be.
 #include <fmt/format.h>
-#include <sys/resource.h>
 
-#include <algorithm>
+#include <cstdlib>
 
 #include "doctor/checks.h"
+#include "doctor/control_group.h"
 
 namespace ostler::doctor {
 namespace {
 
 constexpr uint64_t kMib = uint64_t{1} << 20;
-// A guest takes a few hundred mappings; devices that map memory and many vCPUs take more.
-constexpr uint64_t kLeastMaps = 65530;
-constexpr uint64_t kLeastFiles = 4096;
+// Where kernels that have them show huge pages and KSM; every kernel has the folder.
+constexpr std::string_view kFolder = "/sys/kernel/mm";
 
 // The word in brackets: "always [madvise] never".
 std::string chosen(const std::string& line) {
@@ -21,30 +21,49 @@ std::string chosen(const std::string& line) {
              : line.substr(begin + 1, end - begin - 1);
 }
 
+// Whether it cannot be told what the file would tell of `subject`; says so.
+bool unseen(Finding& finding, const Host& host, std::string_view file, std::string_view subject) {
+  const std::string why = host.unseen(file, kFolder);
+  if (why.empty()) return false;
+  finding.state = State::kUnknown;
+  finding.says = fmt::format("{} cannot be looked at: {}", subject, why);
+  finding.cure = "look from outside of the container, or show it the host's /sys";
+  return true;
+}
+
 Finding transparent_huge_pages(const Host& host) {
   Finding finding{.id = "transparent-huge-pages", .says = {}, .cure = {}};
-  const auto line = host.line("/sys/kernel/mm/transparent_hugepage/enabled");
+  constexpr std::string_view file = "/sys/kernel/mm/transparent_hugepage/enabled";
+  const auto line = host.line(file);
   const std::string mode = line ? chosen(*line) : "";
   if (mode == "always" || mode == "madvise") {
     finding.says = fmt::format("guest memory comes in huge pages by itself (mode {})", mode);
     return finding;
   }
+  if (!line && unseen(finding, host, file, "transparent huge pages")) return finding;
   finding.state = State::kLimited;
   finding.says = line ? "transparent huge pages are off: guests miss the TLB more often"
                       : "this kernel has no transparent huge pages";
-  if (line) finding.cure = "echo madvise | sudo tee /sys/kernel/mm/transparent_hugepage/enabled";
+  if (line) finding.cure = fmt::format("{}echo madvise | sudo tee {}", host.where_to_write(file), file);
   return finding;
 }
 
 Finding reserved_huge_pages(const Host& host) {
   Finding finding{.id = "reserved-huge-pages", .says = {}, .cure = {}};
+  constexpr std::string_view all = "/sys/kernel/mm/hugepages";
+  if (!host.exists(all)) {
+    if (unseen(finding, host, all, "reserved huge pages")) return finding;
+    finding.state = State::kMissing;
+    finding.says = "this kernel has no pages to reserve (CONFIG_HUGETLBFS)";
+    return finding;
+  }
   uint64_t total = 0, free = 0;
-  for (const std::string& folder : host.entries("/sys/kernel/mm/hugepages")) {
+  for (const std::string& folder : host.entries(all)) {
     // hugepages-2048kB
     const size_t dash = folder.find('-');
     if (dash == std::string::npos) continue;
     const uint64_t kib = std::strtoull(folder.c_str() + dash + 1, nullptr, 10);
-    const std::string base = "/sys/kernel/mm/hugepages/" + folder;
+    const std::string base = fmt::format("{}/{}", all, folder);
     total += host.number(base + "/nr_hugepages").value_or(0) * kib * 1024;
     free += host.number(base + "/free_hugepages").value_or(0) * kib * 1024;
   }
@@ -60,7 +79,8 @@ Finding reserved_huge_pages(const Host& host) {
 
 Finding same_page_merging(const Host& host) {
   Finding finding{.id = "ksm", .says = {}, .cure = {}};
-  const auto run = host.number("/sys/kernel/mm/ksm/run");
+  constexpr std::string_view file = "/sys/kernel/mm/ksm/run";
+  const auto run = host.number(file);
   if (run && *run == 1) {
     const uint64_t sharing = host.number("/sys/kernel/mm/ksm/pages_sharing").value_or(0);
     finding.says =
@@ -68,66 +88,55 @@ Finding same_page_merging(const Host& host) {
     finding.figures = {{"pages-sharing", std::to_string(sharing)}};
     return finding;
   }
+  if (!run && unseen(finding, host, file, "KSM")) return finding;
   finding.state = run ? State::kLimited : State::kMissing;
   finding.says = run ? "KSM is off: equal pages of guests are kept several times"
                      : "this kernel has no KSM (CONFIG_KSM)";
-  if (run) finding.cure = "echo 1 | sudo tee /sys/kernel/mm/ksm/run";
+  if (run) finding.cure = fmt::format("{}echo 1 | sudo tee {}", host.where_to_write(file), file);
   return finding;
 }
 
-Finding map_count(const Host& host) {
-  Finding finding{.id = "max-map-count", .says = {}, .cure = {}};
-  const auto most = host.number("/proc/sys/vm/max_map_count");
-  if (!most) {
-    finding.state = State::kLimited;
-    finding.says = "the limit of mappings (vm.max_map_count) cannot be read";
+// Bytes of the host's memory.
+std::optional<uint64_t> memory_of_host(const Host& host) {
+  const std::string line = host.line("/proc/meminfo").value_or("");  // "MemTotal:  16384 kB"
+  const size_t digits = line.find_first_of("0123456789");
+  if (!line.starts_with("MemTotal:") || digits == std::string::npos) return std::nullopt;
+  return std::strtoull(line.c_str() + digits, nullptr, 10) * 1024;
+}
+
+Finding memory_limit(const Host& host) {
+  Finding finding{.id = "memory-limit", .says = {}, .cure = {}};
+  const auto limit = tightest_limit(host, kMemoryController);
+  if (!limit) {
+    if (const std::string why = groups_unseen(host); !why.empty()) {
+      finding.state = State::kUnknown;
+      finding.says = fmt::format("limits of memory by control groups cannot be looked at: {}", why);
+      finding.cure = "look from outside of the container, or show it the host's /sys and /proc";
+      return finding;
+    }
+    finding.says = "no control group limits memory";
     return finding;
   }
-  finding.figures = {{"value", std::to_string(*most)}};
-  finding.says = fmt::format("a process may have {} mappings", *most);
-  if (*most < kLeastMaps) {
-    finding.state = State::kLimited;
-    finding.cure = fmt::format("sudo sysctl vm.max_map_count={}", kLeastMaps);
-  }
-  return finding;
-}
-
-std::string limit_text(rlim_t value, uint64_t unit, std::string_view name) {
-  return value == RLIM_INFINITY ? std::string("any number of ") + std::string(name)
-                                : fmt::format("{} {}", value / unit, name);
-}
-
-Finding locked_memory() {
-  Finding finding{.id = "memlock", .says = {}, .cure = {}};
-  rlimit limit{};
-  getrlimit(RLIMIT_MEMLOCK, &limit);
-  finding.says = fmt::format("{} may be locked", limit_text(limit.rlim_cur, kMib, "MiB"));
-  if (limit.rlim_cur != RLIM_INFINITY) {
-    finding.state = State::kLimited;
-    finding.cure =
-        "a line \"* - memlock unlimited\" in /etc/security/limits.d/ostler.conf, if memory shall be locked";
-  }
-  return finding;
-}
-
-Finding open_files() {
-  Finding finding{.id = "open-files", .says = {}, .cure = {}};
-  rlimit limit{};
-  getrlimit(RLIMIT_NOFILE, &limit);
-  finding.says = fmt::format("{} may be open", limit_text(limit.rlim_max, 1, "files"));
-  if (limit.rlim_max < kLeastFiles) {
-    finding.state = State::kLimited;
-    finding.cure = fmt::format("ulimit -n {}", kLeastFiles);
-  }
+  finding.figures = {{"limit-bytes", std::to_string(limit->limit)},
+                     {"used-bytes", std::to_string(limit->in_use)}};
+  finding.says =
+      fmt::format("the control group may use {} MiB, {} MiB of it are in use, file caches included",
+                  limit->limit / kMib, limit->in_use / kMib);
+  if (const auto all = memory_of_host(host); all && *all <= limit->limit) return finding;
+  finding.state = State::kLimited;
+  finding.says += "; a guest that takes more is killed";
+  finding.cure = fmt::format(
+      "give guests less (-m), or raise {} (systemd-run --scope -p MemoryMax=…; a container's --memory)",
+      limit->file);
   return finding;
 }
 
 }  // namespace
 
 Section check_memory(const Host& host) {
-  return {"Memory and limits",
-          {transparent_huge_pages(host), reserved_huge_pages(host), same_page_merging(host), map_count(host),
-           locked_memory(), open_files()}};
+  return {
+      "Memory",
+      {transparent_huge_pages(host), reserved_huge_pages(host), same_page_merging(host), memory_limit(host)}};
 }
 
 }  // namespace ostler::doctor

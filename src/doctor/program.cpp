@@ -20,8 +20,9 @@ constexpr const char kHelp[] =
 int run_program(std::span<const std::string> arguments) {
   return run_report_command("doctor", kHelp, arguments, [](bool json) {
     const Host host;
-    const Section sections[] = {check_engines(host), check_memory(host), check_storage(host),
-                                check_networks(host), check_sandbox(host)};
+    const Section sections[] = {
+        check_engines(host), check_memory(host),   check_limits(host, ProcessLimits::current(host)),
+        check_storage(host), check_networks(host), check_sandbox(host)};
     return json ? as_json(sections) : as_text(sections);
   });
 }

@@ -15,8 +15,10 @@ std::string_view mark(State state) {
       return "ok";
     case State::kLimited:
       return "limited";
-    default:
+    case State::kMissing:
       return "missing";
+    default:
+      return "unknown";
   }
 }
 

@@ -9,8 +9,8 @@
 namespace ostler::doctor {
 
 std::string as_text(std::span<const Section> sections);
-// {"version": 1, "findings": [{"id", "section", "state": "good" | "limited" | "missing", "says", "cure"?,
-// figures…}]}, one line.
+// {"version": 1, "findings": [{"id", "section", "state": "good" | "limited" | "missing" | "unknown", "says",
+// "cure"?, figures…}]}, one line.
 std::string as_json(std::span<const Section> sections);
 
 }  // namespace ostler::doctor

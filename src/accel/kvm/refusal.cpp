@@ -1,6 +1,8 @@
 #include "accel/kvm/refusal.h"
 
 #include <fmt/format.h>
+#include <grp.h>
+#include <sys/stat.h>
 
 #include <cerrno>
 #include <cstring>
@@ -38,12 +40,51 @@ Cure cure_of(int error) {
   }
 }
 
+// The group that may open the device, other than root's; empty: there is none.
+std::string group_of(const std::string& path) {
+  struct stat about {};
+  if (::stat(path.c_str(), &about) != 0 || about.st_gid == 0 || (about.st_mode & 0060) != 0060) return "";
+  const group* found = getgrgid(about.st_gid);
+  return found == nullptr ? "" : found->gr_name;
+}
+
 }  // namespace
 
 Error refusal(std::string_view what, int error) {
   const Cure cure = cure_of(-error);
   return {cure.kind,
           fmt::format("this host's KVM refuses {} ({}): {}", what, std::strerror(-error), cure.text), -error};
+}
+
+Error cannot_open(const std::string& path, int error) {
+  switch (error) {
+    case ENOENT:
+      return {ErrorKind::kNotFound,
+              path +
+                  " is not there: load the kernel's module (modprobe kvm_intel or kvm_amd), or allow "
+                  "virtualization in the firmware's settings; give a container the device (--device "
+                  "/dev/kvm)",
+              error};
+    case ENODEV:
+    case ENXIO:
+      return {ErrorKind::kNotFound,
+              path + " has no driver behind it: load the kernel's module (modprobe kvm_intel or kvm_amd)",
+              error};
+    case EACCES: {
+      const std::string group = group_of(path);
+      return {ErrorKind::kPermission,
+              path + " may not be opened by this user: " +
+                  (group.empty()
+                       ? fmt::format("sudo setfacl -m u:$USER:rw {}", path)
+                       : fmt::format("join its group (sudo usermod -aG {} $USER) and log in again", group)),
+              error};
+    }
+    case EPERM:  // not by its mode: the control group of devices
+      return {ErrorKind::kPermission,
+              path + " may not be opened in this container: --device /dev/kvm gives it", error};
+    default:
+      return errno_error(path, error);
+  }
 }
 
 }  // namespace ostler::accel::kvm

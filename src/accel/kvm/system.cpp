@@ -32,31 +32,6 @@ constexpr Needed kNeeded[] = {{KVM_CAP_USER_MEMORY, "KVM_CAP_USER_MEMORY"},
                               {KVM_CAP_X86_MSR_FILTER, "KVM_CAP_X86_MSR_FILTER"},
                               {KVM_CAP_SREGS2, "KVM_CAP_SREGS2"}};
 
-Error cannot_open(const std::string& path, int error) {
-  switch (error) {
-    case ENOENT:
-      return {ErrorKind::kNotFound,
-              path +
-                  " is not there: load the kernel's module (modprobe kvm_intel or kvm_amd), or allow "
-                  "virtualization in the firmware's settings",
-              error};
-    case ENODEV:
-    case ENXIO:
-      return {ErrorKind::kNotFound,
-              path + " has no driver behind it: load the kernel's module (modprobe kvm_intel or kvm_amd)",
-              error};
-    case EACCES:
-    case EPERM:
-      return {ErrorKind::kPermission,
-              path +
-                  " may not be opened by this user: join its group (sudo usermod -aG kvm $USER) and log in "
-                  "again",
-              error};
-    default:
-      return errno_error(path, error);
-  }
-}
-
 uint32_t of_register(const kvm_cpuid_entry2& entry, x86::CpuidRegister reg) {
   switch (reg) {
     case x86::CpuidRegister::kEax:

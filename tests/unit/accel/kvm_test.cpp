@@ -1,4 +1,5 @@
 // What of KVM can be tested without running a guest, on any host.
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -8,6 +9,7 @@
 #include <random>
 
 #include "accel/kvm/cpuid.h"
+#include "accel/kvm/refusal.h"
 #include "accel/kvm/registers.h"
 #include "accel/kvm/system.h"
 
@@ -25,6 +27,16 @@ TEST(KvmSystem, TellsWhatIsMissing) {
   ASSERT_FALSE(other);
   EXPECT_THAT(other.error().message(), HasSubstr("/dev/null"));
   EXPECT_NE(other.error().kind(), ErrorKind::kNotFound);
+}
+
+// By the mode of the file: joining root's group would help nobody.
+TEST(KvmSystem, ARefusalNamesWhatLetsTheUserIn) {
+  const std::string path = ::testing::TempDir() + "kvm_of_nobody" + std::to_string(getpid());
+  close(open(path.c_str(), O_CREAT | O_RDWR, 0600));
+  EXPECT_THAT(cannot_open(path, EACCES).message(), HasSubstr("setfacl -m u:$USER:rw " + path));
+  EXPECT_THAT(cannot_open(path, EPERM).message(), HasSubstr("container"));
+  EXPECT_THAT(cannot_open(path, ENOENT).message(), HasSubstr("--device /dev/kvm"));
+  unlink(path.c_str());
 }
 
 TEST(KvmCpuid, EveryLeafIsTheModels) {
