@@ -132,12 +132,17 @@ Result<void> option_smp(QemuBuilder& b, std::string_view value) {
   } else if (c == 0) {
     c = wanted == 0 ? 1 : wanted / (s * d * t);
   }
-  const uint64_t most = maxcpus.value_or(std::max(cpus.value_or(0), s * d * c * t));
+  const uint64_t product = s * d * c * t;
+  const uint64_t most = maxcpus.value_or(cpus.value_or(product));
   const uint64_t present = cpus.value_or(most);
-  if (s * d * c * t != most)
+  if (product != most) {
+    const std::string cure = product > most && !maxcpus
+                                 ? fmt::format("say maxcpus={}, or give fewer of each", product)
+                                 : "leave one of them out, and it follows from the rest";
     return keys.error(
-        "maxcpus", fmt::format("sockets {} x dies {} x cores {} x threads {} give {} vCPUs, not {}", s, d, c,
-                               t, s * d * c * t, most));
+        "maxcpus", fmt::format("sockets {} x dies {} x cores {} x threads {} give {} vCPUs, not {}; {}", s, d,
+                               c, t, product, most, cure));
+  }
   if (present > most) return keys.error("cpus", fmt::format("{} is more than maxcpus {}", present, most));
   if (most > kMostCpus) return keys.error("maxcpus", fmt::format("{} is outside 1 to {}", most, kMostCpus));
   Machine& m = b.machine();

@@ -99,6 +99,11 @@ Result<void> option_memory(QemuBuilder& b, std::string_view value) {
   if (slots.value_or(0) != 0 || (maxmem && size && *maxmem != *size))
     return keys.error("maxmem", "memory hotplug is not available in this version; give the size alone");
   if (!size) return {};
+  if (*size == 0) {  // as if it were not given
+    b.machine().memory_bytes = Machine{}.memory_bytes;
+    b.memory_given = false;
+    return {};
+  }
   if (*size < kMebibyte) return keys.error("size", "a guest needs at least 1M");
   b.machine().memory_bytes = *size & ~uint64_t{0xfff};
   b.memory_given = true;

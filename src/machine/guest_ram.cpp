@@ -83,7 +83,7 @@ Result<GuestRam> GuestRam::create(const config::Machine& config, const MachinePr
   std::map<std::string, std::string, std::less<>> origins;
   for (const config::Object& object : config.objects) {
     if (!MemoryBackend::is_type(object.type)) continue;
-    TRY_ASSIGN(auto backend, MemoryBackend::parse(object, properties));
+    TRY_ASSIGN(auto backend, MemoryBackend::parse(object, properties, warnings));
     backends.emplace(object.id, std::move(backend));
     origins.emplace(object.id, object.origin);
   }

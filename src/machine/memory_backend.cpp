@@ -41,13 +41,16 @@ Result<void> refuse_flag(KeyValues& keys, std::string_view key) {
   return {};
 }
 
-Result<void> take_memfd(KeyValues& keys, memory::RamOptions& options) {
+Result<void> take_memfd(KeyValues& keys, memory::RamOptions& options, std::vector<std::string>& warnings) {
   options.backing = memory::Backing::kMemfd;
   TRY(take_flag(keys, "hugetlb", options.huge));
   TRY(take_flag(keys, "seal", options.seal));
   TRY_ASSIGN(const auto size, keys.take_size("hugetlbsize", 1));
-  options.huge_size = size.value_or(0);
-  if (options.huge_size != 0 && !options.huge) return keys.error("hugetlbsize", "needs hugetlb=on");
+  if (options.huge)
+    options.huge_size = size.value_or(0);
+  else if (size && *size != 0)
+    warnings.push_back(keys.origin() +
+                       ": hugetlbsize says nothing without hugetlb=on, which asks for huge pages");
   return {};
 }
 
@@ -70,8 +73,8 @@ unsigned usual_prealloc_threads() {
   return std::clamp(std::thread::hardware_concurrency(), 1u, kMost);
 }
 
-Result<MemoryBackend> MemoryBackend::parse(const config::Object& object,
-                                           const MachineProperties& properties) {
+Result<MemoryBackend> MemoryBackend::parse(const config::Object& object, const MachineProperties& properties,
+                                           std::vector<std::string>& warnings) {
   using memory::HostPolicy;
   KeyValues keys = KeyValues::from(object.origin, object.properties);
   MemoryBackend backend;
@@ -86,7 +89,8 @@ Result<MemoryBackend> MemoryBackend::parse(const config::Object& object,
   TRY(take_flag(keys, "share", options.share));
   TRY(take_flag(keys, "merge", options.merge));
   TRY(take_flag(keys, "dump", options.dump));
-  TRY(take_flag(keys, "reserve", options.reserve));
+  TRY_ASSIGN(const auto reserve, keys.take_bool("reserve"));
+  options.reserve = reserve.value_or(options.reserve);
   bool prealloc = false, canonical = false;
   TRY(take_flag(keys, "prealloc", prealloc));
   TRY(take_flag(keys, "x-use-canonical-path-for-ramblock-id", canonical));  // a name in migration streams
@@ -97,6 +101,8 @@ Result<MemoryBackend> MemoryBackend::parse(const config::Object& object,
     return keys.error(
         "prealloc-context",
         "is not available in this version; leave it out: prealloc-threads is how many take the memory");
+  if (prealloc && reserve == false)
+    return keys.error("reserve", "prealloc=on takes all memory at once; leave one of the two out");
   if (prealloc)
     backend.prealloc_threads = threads ? static_cast<unsigned>(*threads) : usual_prealloc_threads();
   TRY_ASSIGN(const std::string policy,
@@ -107,7 +113,7 @@ Result<MemoryBackend> MemoryBackend::parse(const config::Object& object,
                                             : HostPolicy::kDefault;
   TRY(take_host_nodes(keys, options.host_nodes));
   if (object.type == "memory-backend-memfd") {
-    TRY(take_memfd(keys, options));
+    TRY(take_memfd(keys, options, warnings));
   } else if (object.type == "memory-backend-file") {
     TRY(take_file(keys, options));
   }

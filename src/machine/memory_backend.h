@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "base/result.h"
 #include "config/machine.h"
@@ -15,8 +16,9 @@ struct MemoryBackend {
   unsigned prealloc_threads = 0;  // 0: memory is taken as the guest touches it
 
   static bool is_type(const std::string& type) { return type.starts_with("memory-backend-"); }
-  // Errors begin with the option.
-  static Result<MemoryBackend> parse(const config::Object& object, const MachineProperties& properties);
+  // Errors and warnings begin with the option.
+  static Result<MemoryBackend> parse(const config::Object& object, const MachineProperties& properties,
+                                     std::vector<std::string>& warnings);
 };
 
 // As many threads as take memory fastest here.

@@ -190,8 +190,8 @@ class Mistakes(Mistake):
 
     # --- memory and processors --------------------------------------------------------------------
 
-    def test_no_memory_at_all(self):
-        self.qemu("-m", "0", words=["-m 0", "1M"])
+    def test_hardly_any_memory(self):
+        self.qemu("-m", "64K", words=["-m 64K", "1M"])
 
     def test_memory_that_is_no_number(self):
         self.qemu("-m", "lots", words=["-m lots"])
@@ -232,6 +232,13 @@ class Mistakes(Mistake):
 
     def test_topology_that_does_not_multiply(self):
         self.qemu("-smp", "4,sockets=3,cores=1,threads=1", words=["-smp", "3"])
+
+    def test_topology_of_more_than_there_are(self):
+        self.qemu("-smp", "4,sockets=2,cores=2,threads=2", words=["-smp", "give 8 vCPUs, not 4", "maxcpus=8"])
+
+    def test_memory_taken_but_not_reserved(self):
+        self.qemu("-object", "memory-backend-ram,id=m,size=64M,prealloc=on,reserve=off", "-machine",
+                  "memory-backend=m", words=["-object memory-backend-ram", "reserve", "prealloc=on", "leave"])
 
     def test_more_processors_than_most(self):
         self.qemu("-smp", "4,maxcpus=2", words=["-smp", "maxcpus"])

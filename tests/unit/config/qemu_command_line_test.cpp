@@ -30,6 +30,14 @@ TEST(QemuCommandLine, BareMemoryCountsInMebibytes) {
 TEST(QemuCommandLine, MemoryTakesSuffixes) {
   EXPECT_EQ(machine({"-m", "size=2G"}).memory_bytes, uint64_t{2} << 30);
 }
+TEST(QemuCommandLine, NoMemoryIsTheUsualMemory) {
+  EXPECT_EQ(machine({"-m", "0"}).memory_bytes, Machine{}.memory_bytes);
+  EXPECT_EQ(machine({"-m", "1G", "-m", "0"}).memory_bytes, Machine{}.memory_bytes);
+  EXPECT_EQ(
+      machine({"-m", "0", "-machine", "memory-backend=r", "-object", "memory-backend-ram,id=r,size=64M"})
+          .memory_bytes,
+      64u << 20);
+}
 TEST(QemuCommandLine, TwoDashesAreOne) {
   EXPECT_EQ(machine({"--m", "1G"}).memory_bytes, 1u << 30);
 }
@@ -96,7 +104,13 @@ TEST(QemuCommandLine, WithoutMTheBackendGivesTheSize) {
 TEST(QemuCommandLine, SmpTopologyThatContradictsTheCountIsRefused) {
   EXPECT_EQ(error({"-smp", "4,sockets=3,cores=1,threads=1"}),
             "-smp 4,sockets=3,cores=1,threads=1: maxcpus: sockets 3 x dies 1 x cores 1 x threads 1 give 3 "
-            "vCPUs, not 4");
+            "vCPUs, not 4; leave one of them out, and it follows from the rest");
+  EXPECT_EQ(error({"-smp", "4,sockets=2,cores=2,threads=2"}),
+            "-smp 4,sockets=2,cores=2,threads=2: maxcpus: sockets 2 x dies 1 x cores 2 x threads 2 give 8 "
+            "vCPUs, not 4; say maxcpus=8, or give fewer of each");
+  const Machine absent = machine({"-smp", "4,sockets=2,cores=2,threads=2,maxcpus=8"});
+  EXPECT_EQ(absent.cpus, 4u);
+  EXPECT_EQ(absent.max_cpus, 8u);
 }
 
 TEST(QemuCommandLine, SixtyFiveCpusAreTooMany) {

@@ -155,12 +155,20 @@ TEST_F(GuestRamTest, MistakesInBackendsAreNamed) {
   EXPECT_NE(of("memory-backend-file,id=a,size=1M").find("mem-path: is missing"), std::string::npos);
   EXPECT_NE(of("memory-backend-file,id=a,size=1M,mem-path=/tmp,pmem=on").find("pmem: is not available"),
             std::string::npos);
-  EXPECT_NE(of("memory-backend-memfd,id=a,size=1M,hugetlbsize=2M").find("needs hugetlb=on"),
+  EXPECT_NE(of("memory-backend-ram,id=a,size=1M,prealloc=on,reserve=off").find("leave one of the two out"),
             std::string::npos);
   EXPECT_NE(of("memory-backend-ram,id=a,size=1M,host-nodes=3-1").find("'3-1' is not"), std::string::npos);
   EXPECT_NE(of("memory-backend-ram,id=a,size=1M,prealloc-threads=0").find("outside 1 to 1024"),
             std::string::npos);
   EXPECT_NE(of("memory-backend-ram,id=a,size=1M,hugetlb=on").find("hugetlb"), std::string::npos);
+}
+
+TEST_F(GuestRamTest, TheSizeOfHugePagesWithoutThemIsAWarning) {
+  const GuestRam ram =
+      made({"-machine", "memory-backend=a", "-object", "memory-backend-memfd,id=a,size=16M,hugetlbsize=2M"});
+  EXPECT_EQ(ram.blocks()[0]->size(), 16 * kMiB);
+  ASSERT_EQ(warnings_.size(), 1u);
+  EXPECT_NE(warnings_[0].find("hugetlb=on"), std::string::npos);
 }
 
 TEST_F(GuestRamTest, BackendsBecomeWhatTheySay) {
@@ -174,7 +182,7 @@ TEST_F(GuestRamTest, BackendsBecomeWhatTheySay) {
                         .id = "r",
                         .properties = {{"size", "1M"}, {"host-nodes", "0-1"}, {"policy", "interleave"}},
                         .origin = "-object"};
-  const auto backend = MemoryBackend::parse(object, {});
+  const auto backend = MemoryBackend::parse(object, {}, warnings_);
   ASSERT_TRUE(backend);
   EXPECT_EQ(backend->options.host_nodes, (std::vector<unsigned>{0, 1}));
   EXPECT_TRUE(backend->options.merge) << "as the machine has it";
