@@ -102,6 +102,7 @@ Result<Image> load_linux64(const Request& request) {
   Image image;
   image.protocol = "Linux 64-bit";
   image.entry = Entry::kLong64;
+  image.long_mode = true;
   image.rip = start + kEntry64;
   image.rsi = kZeroPageAddress.value;
   image.chunks.emplace_back(GuestPhys{start}, code);

@@ -48,6 +48,7 @@ struct Image {
   std::vector<Chunk> chunks;
   Unpacked unpacked;  // the kernel that chunks are pieces of, if it was packed
   Entry entry = Entry::kProtected32;
+  bool long_mode = false;  // the kernel is 64-bit, however it is entered
   uint64_t rip = 0;
   uint64_t rax = 0, rbx = 0, rsi = 0;  // protocol arguments
   std::string protocol;                // "PVH", "Linux 64-bit", "multiboot": for the log

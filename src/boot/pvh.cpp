@@ -22,6 +22,7 @@ Result<Image> load_pvh(const Request& request, Elf elf) {
   Image image;
   image.protocol = "PVH";
   image.entry = Entry::kProtected32;
+  image.long_mode = elf.is64;
   image.rip = *elf.pvh_entry;
   image.rbx = kStartInfoAddress.value;
   image.chunks = std::move(elf.segments);

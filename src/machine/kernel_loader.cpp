@@ -8,8 +8,8 @@
 namespace ostler::machine {
 
 Result<void> boot_kernel(const config::Machine& config, std::string_view options, const MemoryLayout& layout,
-                         GuestPhys rsdp, boot::Request::Protocol protocol, memory::Dma& dma,
-                         x86::CpuState& state) {
+                         GuestPhys rsdp, boot::Request::Protocol protocol, const x86::CpuModel& processor,
+                         memory::Dma& dma, x86::CpuState& state) {
   TRY_ASSIGN(const MappedFile kernel,
              MappedFile::open(config.kernel, fmt::format("-kernel '{}'", config.kernel)));
   MappedFile initrd;
@@ -29,6 +29,11 @@ Result<void> boot_kernel(const config::Machine& config, std::string_view options
   request.rsdp = rsdp;
   request.protocol = protocol;
   TRY_ASSIGN(const boot::Image image, boot::load_kernel(request));
+  if (image.long_mode && !processor.long_mode())
+    return Error(ErrorKind::kUnsupported,
+                 fmt::format("-cpu {}: -kernel '{}' is a 64-bit kernel, and this processor has 32 bits; name "
+                             "another processor, or a 32-bit kernel",
+                             processor.name(), config.kernel));
   for (const boot::Chunk& chunk : image.chunks) {
     const GuestPhys zeros{chunk.start.value + chunk.bytes().size()};
     if (!dma.write(chunk.start, std::as_bytes(chunk.bytes())) || !dma.fill(zeros, chunk.zeros, std::byte{0}))

@@ -156,8 +156,8 @@ Result<void> Machine::start_guest_code() {
   accel::Engine& engine = core_->vcpu(0).engine();
   const bool with_options = config_.type == "microvm" && properties_.kernel_options;
   TRY(boot_kernel(config_, with_options ? kMicrovmKernelOptions : "", core_->layout(),
-                  has_acpi() ? kRsdp : GuestPhys{0}, protocol_of(properties_.kernel_entry), dma,
-                  engine.cpu_state()));
+                  has_acpi() ? kRsdp : GuestPhys{0}, protocol_of(properties_.kernel_entry), core_->model(),
+                  dma, engine.cpu_state()));
   engine.state_loaded();
   // Firmware sets the MTRRs of all processors alike; INIT keeps them (SDM 3A §12.11.8).
   const x86::Msrs& boot = engine.cpu_state().msr;

@@ -5,7 +5,9 @@
 #include <algorithm>
 #include <charconv>
 #include <optional>
+#include <utility>
 
+#include "base/suggest.h"
 #include "x86/cpu_model_list.h"
 
 namespace ostler::x86 {
@@ -15,15 +17,36 @@ using F = Feature;
 
 constexpr uint32_t kKvmFeatureLeaf = 0x40000001;
 
-// "Haswell-noTSX-v2": the processor is Haswell. QEMU's versions differ in what none of our models has (TSX)
-// or what was found out later about the same processor.
-std::string_view without_variant(std::string_view name) {
-  if (const size_t dash = name.rfind("-v"); dash != std::string_view::npos && dash + 2 < name.size() &&
-                                            name.find_first_not_of("0123456789", dash + 2) == name.npos)
-    name = name.substr(0, dash);
-  constexpr std::string_view kNoTsx = "-noTSX";
-  if (name.ends_with(kNoTsx)) name.remove_suffix(kNoTsx.size());
-  return name;
+// A row, and what a version of it adds; `beyond`: the version is later than those there are.
+struct Named {
+  const ModelRow* row = nullptr;
+  const ModelVersion* version = nullptr;
+  bool beyond = false;
+};
+
+// "Haswell", "Haswell-noTSX-IBRS", "Haswell-v4".
+Named find_model(std::string_view name) {
+  unsigned number = 1;
+  std::string_view plain = name;
+  if (const size_t dash = name.rfind("-v"); dash != std::string_view::npos) {
+    const std::string_view digits = name.substr(dash + 2);
+    const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), number);
+    if (error == std::errc() && end == digits.data() + digits.size() && number != 0)
+      plain = name.substr(0, dash);
+    else
+      number = 1;
+  }
+  for (const ModelRow& row : model_rows()) {
+    if (row.name == plain) {
+      Named found{.row = &row, .beyond = number > row.newest()};
+      number = std::min(number, row.newest());
+      if (number > 1) found.version = &row.versions[number - 2];
+      return found;
+    }
+    for (const ModelVersion& version : row.versions)
+      if (!version.alias.empty() && version.alias == name) return {.row = &row, .version = &version};
+  }
+  return {};
 }
 
 // Features that make no sense, or cannot be executed, without another one.
@@ -65,68 +88,6 @@ constexpr Dependency kDependencies[] = {
     {F::kBhiCtrl, F::kSpecCtrl},
 };
 
-size_t distance(std::string_view a, std::string_view b) {
-  std::vector<size_t> row(b.size() + 1);
-  for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
-  for (size_t i = 1; i <= a.size(); ++i) {
-    size_t diagonal = row[0];
-    row[0] = i;
-    for (size_t j = 1; j <= b.size(); ++j) {
-      const size_t above = row[j];
-      const bool same = std::tolower(static_cast<unsigned char>(a[i - 1])) ==
-                        std::tolower(static_cast<unsigned char>(b[j - 1]));
-      row[j] = std::min({above + 1, row[j - 1] + 1, diagonal + (same ? 0 : 1)});
-      diagonal = above;
-    }
-  }
-  return row[b.size()];
-}
-
-template <class Names>
-std::string nearest(std::string_view wanted, const Names& names) {
-  std::string_view best;
-  size_t best_distance = ~size_t{0};
-  for (std::string_view name : names) {
-    const size_t d = distance(wanted, name);
-    if (d < best_distance) {
-      best_distance = d;
-      best = name;
-    }
-  }
-  return std::string(best);
-}
-
-std::vector<std::string_view> option_names() {
-  std::vector<std::string_view> names = {"phys-bits",  "host-phys-bits", "enforce", "check",    "kvm",
-                                         "migratable", "family",         "model",   "stepping", "model-id",
-                                         "vendor",     "level",          "pmu",     "l3-cache"};
-  for (size_t i = 0; i < kFeatureCount; ++i) names.push_back(feature_info(static_cast<F>(i)).spelling);
-  return names;
-}
-
-std::optional<bool> parse_switch(std::string_view value) {
-  if (value == "on" || value == "yes" || value == "true" || value == "y") return true;
-  if (value == "off" || value == "no" || value == "false" || value == "n") return false;
-  return std::nullopt;
-}
-
-std::optional<unsigned> parse_number(std::string_view value) {
-  int base = 10;
-  if (value.starts_with("0x")) {
-    value.remove_prefix(2);
-    base = 16;
-  }
-  unsigned number = 0;
-  const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), number, base);
-  if (error != std::errc() || end != value.data() + value.size()) return std::nullopt;
-  return number;
-}
-
-Error bad_value(std::string_view name, std::string_view value, std::string_view wants) {
-  return Error(ErrorKind::kInvalidArgument,
-               fmt::format("-cpu: '{}={}': {} takes {}", name, value, name, wants));
-}
-
 FeatureSet implemented(const HostCpu& host) {
   FeatureSet set;
   for (size_t i = 0; i < kFeatureCount; ++i) {
@@ -143,7 +104,11 @@ FeatureSet everything(const HostCpu& host, Vendor vendor) {
   FeatureSet set = implemented(host);
   set.set(F::kHt, false);  // follows the topology
   set.set(F::kCmpLegacy, false);
-  if (vendor != Vendor::kAmd) set.set(F::kTopoext, false);
+  set.set(F::kKvmHintDedicated, false);  // says what nobody here can know
+  if (vendor != Vendor::kAmd) {
+    set.set(F::kTopoext, false);
+    set.set(F::kIbpb, false);  // theirs is a part of spec-ctrl
+  }
   return set;
 }
 
@@ -173,7 +138,7 @@ FeatureSet host_mask(const HostCpu& host) {
                                                     F::kBhiCtrl};
 }
 
-constexpr ModelListing kHostModels[] = {
+constexpr std::pair<std::string_view, std::string_view> kHostModels[] = {
     {"max", "everything that the host can execute and Ostler implements"},
     {"host", "the host's processor, less what Ostler does not implement"},
 };
@@ -183,8 +148,25 @@ constexpr ModelListing kHostModels[] = {
 std::span<const ModelListing> CpuModel::list() {
   static const std::vector<ModelListing> listing = [] {
     std::vector<ModelListing> all;
-    for (const ModelRow& row : model_rows()) all.push_back({row.name, row.description});
-    all.insert(all.end(), std::begin(kHostModels), std::end(kHostModels));
+    for (const ModelRow& row : model_rows()) {
+      const std::string name(row.name);
+      all.push_back({name, std::string(row.description)});
+      for (const ModelVersion& version : row.versions)
+        if (!version.alias.empty())
+          all.push_back(
+              {std::string(version.alias), fmt::format("{}-v{}", name, &version - row.versions.data() + 2)});
+      for (unsigned number = 1; number <= row.newest(); ++number) {
+        const FeatureSet adds = number == 1 ? FeatureSet{} : row.versions[number - 2].adds;
+        std::string what = "the same";
+        for (size_t i = 0, count = 0; i < kFeatureCount; ++i)
+          if (adds.has(static_cast<F>(i)))
+            what = count++ == 0 ? fmt::format("{} with {}", name, feature_info(static_cast<F>(i)).spelling)
+                                : fmt::format("{}, {}", what, feature_info(static_cast<F>(i)).spelling);
+        all.push_back({fmt::format("{}-v{}", name, number), what});
+      }
+    }
+    for (const auto& [name, description] : kHostModels)
+      all.push_back({std::string(name), std::string(description)});
     return all;
   }();
   return listing;
@@ -193,7 +175,7 @@ std::span<const ModelListing> CpuModel::list() {
 std::string CpuModel::help() {
   std::string text = "Available CPUs:\n";
   for (const ModelListing& model : list())
-    text += fmt::format("  {:<18} {}\n", model.name, model.description);
+    text += fmt::format("  {:<26} {}\n", model.name, model.description);
   text += "\nRecognized CPUID flags:\n ";
   size_t column = 1;
   for (size_t i = 0; i < kFeatureCount; ++i) {
@@ -207,83 +189,6 @@ std::string CpuModel::help() {
     column += info.spelling.size() + 1;
   }
   return text + "\n";
-}
-
-void CpuModel::request(Feature feature, bool on) {
-  features_.set(feature, on);
-  requested_.set(feature, on);
-}
-
-Result<void> CpuModel::apply_option(std::string_view option, const HostCpu& host) {
-  if (option.empty()) return {};
-  const bool plus = option.front() == '+', minus = option.front() == '-';
-  std::string_view name = plus || minus ? option.substr(1) : option;
-  std::string_view value = plus ? "on" : minus ? "off" : "on";
-  if (const size_t equals = name.find('='); !plus && !minus && equals != std::string_view::npos) {
-    value = name.substr(equals + 1);
-    name = name.substr(0, equals);
-  }
-
-  const auto switched = [&](bool& target) -> Result<void> {
-    const std::optional<bool> on = parse_switch(value);
-    if (!on) return bad_value(name, value, "on or off");
-    target = *on;
-    return {};
-  };
-  const auto counted = [&](unsigned least, unsigned most, unsigned& target) -> Result<void> {
-    const std::optional<unsigned> number = parse_number(value);
-    if (!number || *number < least || *number > most)
-      return bad_value(name, value, fmt::format("a number from {} to {}", least, most));
-    target = *number;
-    return {};
-  };
-  bool ignored = false;
-  if (const std::optional<Feature> feature = find_feature(name)) {
-    bool on = false;
-    TRY(switched(on));
-    request(*feature, on);
-    return {};
-  }
-  if (name == "enforce") return switched(enforce_);
-  if (name == "kvm") return switched(kvm_);
-  // Accepted because tools pass them: warnings are always given, there is no PMU, caches are always
-  // described.
-  if (name == "check" || name == "migratable" || name == "pmu" || name == "l3-cache")
-    return switched(ignored);
-  if (name == "phys-bits") return counted(32, 52, physical_bits_);
-  if (name == "host-phys-bits") {
-    bool on = false;
-    TRY(switched(on));
-    if (on) physical_bits_ = std::clamp(host.physical_bits, 32u, 52u);
-    return {};
-  }
-  if (name == "family") return counted(5, 270, family_);
-  if (name == "model") return counted(0, 255, model_);
-  if (name == "stepping") return counted(0, 15, stepping_);
-  if (name == "level") return counted(1, 0x20, basic_max_);
-  if (name == "model-id") {
-    brand_ = std::string(value.substr(0, 47));
-    return {};
-  }
-  if (name == "vendor") {
-    if (value == "GenuineIntel")
-      vendor_ = Vendor::kIntel;
-    else if (value == "AuthenticAMD")
-      vendor_ = Vendor::kAmd;
-    else
-      return bad_value(name, value, "GenuineIntel or AuthenticAMD");
-    return {};
-  }
-  if (name.starts_with("hv-") || name.starts_with("hv_"))
-    return Error(
-        ErrorKind::kUnsupported,
-        fmt::format("-cpu {}: {}: the services of Hyper-V are not available in this version; leave it "
-                    "out: guests have those of KVM",
-                    name_, name));
-  return Error(
-      ErrorKind::kInvalidArgument,
-      fmt::format("-cpu {}: no CPU flag or option is called '{}'; did you mean '{}'? (-cpu help lists all)",
-                  name_, name, nearest(name, option_names())));
 }
 
 // Drops what cannot be had, then whatever depends on it; says so for what the user asked for by name.
@@ -357,18 +262,31 @@ Result<CpuModel> CpuModel::parse(std::string_view text, const HostCpu& host) {
 
   const Vendor host_vendor =
       host.vendor == "AuthenticAMD" || host.vendor == "HygonGenuine" ? Vendor::kAmd : Vendor::kIntel;
-  const ModelRow* found = nullptr;
-  for (const ModelRow& row : model_rows())
-    if (row.name == without_variant(name)) found = &row;
+  const Named found = find_model(name);
   FeatureSet quiet;
-  if (found != nullptr) {
-    model.vendor_ = found->vendor;
-    model.family_ = found->family;
-    model.model_ = found->model;
-    model.stepping_ = found->stepping;
-    model.brand_ = std::string(found->brand);
-    model.basic_max_ = found->basic_max;
-    model.features_ = found->features | paravirtual();
+  if (found.row != nullptr) {
+    const ModelRow& row = *found.row;
+    model.vendor_ = row.vendor;
+    model.vendor_text_ = row.vendor_text;
+    model.family_ = row.family;
+    model.model_ = row.model;
+    model.stepping_ = row.stepping;
+    model.brand_ = row.brand;
+    model.basic_max_ = row.basic_max;
+    model.extended_max_ = row.extended_max;
+    model.features_ = row.features | paravirtual();
+    if (found.version != nullptr) {
+      model.features_ |= found.version->adds;
+      if (!found.version->brand.empty()) model.brand_ = found.version->brand;
+    }
+    if (!model.long_mode()) {  // none of them tells the frequency, and their addresses are those of PAE at
+                               // most
+      model.basic_max_given_ = true;
+      model.physical_bits_ = model.has(F::kPae) ? 36 : 32;
+    }
+    if (found.beyond)
+      model.warnings_.push_back(fmt::format("-cpu {}: {} has versions up to v{} here, which it is then", name,
+                                            row.name, row.newest()));
   } else if (name == "max" || name == "host") {
     model.vendor_ = host_vendor;
     model.features_ = everything(host, host_vendor);
@@ -394,25 +312,24 @@ Result<CpuModel> CpuModel::parse(std::string_view text, const HostCpu& host) {
     std::vector<std::string_view> names;
     for (const ModelListing& listing : list()) names.push_back(listing.name);
     return Error(ErrorKind::kInvalidArgument,
-                 fmt::format("-cpu: no CPU model is called '{}'; did you mean '{}'? Known: {}", name,
-                             nearest(name, names), fmt::join(names, ", ")));
+                 fmt::format("-cpu: no CPU model is called '{}'{} (-cpu help lists all)", name,
+                             suggestion(name, names)));
   }
+  if (model.vendor_text_.empty()) model.vendor_text_ = model.amd() ? "AuthenticAMD" : "GenuineIntel";
 
-  for (size_t at = text.find(','); at != std::string_view::npos;) {
-    const size_t end = text.find(',', at + 1);
-    TRY(model.apply_option(text.substr(at + 1, end == std::string_view::npos ? end : end - at - 1), host));
-    at = end;
-  }
+  if (const size_t comma = text.find(','); comma != std::string_view::npos)
+    TRY(model.apply_options(text.substr(comma + 1), host));
   if (!model.kvm_)
     for (size_t i = 0; i < kFeatureCount; ++i)
       if (feature_info(static_cast<F>(i)).leaf == kKvmFeatureLeaf)
         model.features_.set(static_cast<F>(i), false);
   model.settle(host, quiet);
-  if (!model.has(F::kLm) || !model.has(F::kSse2))
+  if (model.long_mode() && !model.has(F::kSse2))
     return Error(
         ErrorKind::kUnsupported,
-        fmt::format("-cpu {}: a processor without {} is not supported; remove the option that drops it", name,
-                    model.has(F::kLm) ? "sse2" : "lm"));
+        fmt::format("-cpu {}: a 64-bit processor without sse2 is not supported; remove the option that "
+                    "drops it, or drop lm too",
+                    name));
   if (model.enforce_ && !model.warnings_.empty())
     return Error(ErrorKind::kUnsupported,
                  model.warnings_.front() + " (and -cpu …,enforce asks for all of it)");

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -29,7 +30,7 @@ struct VcpuInfo {
 };
 
 struct ModelListing {
-  std::string_view name, description;
+  std::string name, description;
 };
 
 class CpuModel {
@@ -53,10 +54,11 @@ class CpuModel {
   unsigned model() const { return model_; }
   unsigned stepping() const { return stepping_; }
   unsigned physical_bits() const { return physical_bits_; }
-  unsigned linear_bits() const { return has(Feature::kLa57) ? 57 : 48; }
+  unsigned linear_bits() const { return has(Feature::kLa57) ? 57 : has(Feature::kLm) ? 48 : 32; }
   // Bits that XSETBV may set, and CR4 bits that MOV may set.
   uint64_t xcr0_supported() const;
   uint64_t cr4_supported() const;
+  bool long_mode() const { return has(Feature::kLm); }
   // Whole sentences, for log::warning.
   const std::vector<std::string>& warnings() const { return warnings_; }
 
@@ -66,23 +68,29 @@ class CpuModel {
   uint32_t signature() const;
 
  private:
+  friend class CpuOptions;  // -cpu model,…
   CpuModel() = default;
+  uint32_t highest_leaf(const VcpuInfo& vcpu) const;
   uint32_t feature_bits(uint32_t leaf, uint32_t subleaf, CpuidRegister reg) const;
   CpuidResult basic_leaf(uint32_t leaf, uint32_t subleaf, const CpuState& state, const VcpuInfo& vcpu) const;
   CpuidResult kvm_leaf(uint32_t leaf, const VcpuInfo& vcpu) const;
   CpuidResult extended_leaf(uint32_t leaf, uint32_t subleaf, const CpuState& state,
                             const VcpuInfo& vcpu) const;
-  Result<void> apply_option(std::string_view option, const HostCpu& host);
-  void request(Feature feature, bool on);
+  Result<void> apply_options(std::string_view list, const HostCpu& host);
   void settle(const HostCpu& host, const FeatureSet& quiet);
   void drop_dependent();
 
   std::string name_;
   std::string brand_;
+  std::string vendor_text_;  // 12 characters
   Vendor vendor_ = Vendor::kIntel;
   unsigned family_ = 6, model_ = 0, stepping_ = 0;
   unsigned physical_bits_ = 40;
   uint32_t basic_max_ = 0xd;
+  bool basic_max_given_ = false;          // then it is all, even with a frequency to tell
+  std::optional<uint32_t> extended_max_;  // 0: no such leaves; nothing: as many as say something
+  uint32_t extended_least_ = 0;           // and at least so many
+  bool l3_cache_ = true, topology_leaf_ = true, frequency_leaf_ = true;
   bool kvm_ = true;
   bool enforce_ = false;
   FeatureSet features_;

@@ -24,8 +24,8 @@ struct Cache {
 constexpr Cache kCaches[] = {
     {1, 1, 8, 32, false}, {2, 1, 8, 32, false}, {3, 2, 8, 512, false}, {3, 3, 16, 16384, true}};
 
-CpuidResult cache_leaf(uint32_t index, const VcpuInfo& vcpu, bool intel) {
-  if (index >= std::size(kCaches)) return {};
+CpuidResult cache_leaf(uint32_t index, const VcpuInfo& vcpu, bool intel, bool l3) {
+  if (index >= std::size(kCaches) || (!l3 && kCaches[index].level == 3)) return {};
   const Cache& cache = kCaches[index];
   const Topology& topology = vcpu.topology;
   const uint32_t sharing = 1u << (cache.per_die ? topology.die_shift() : topology.core_shift());
@@ -113,17 +113,24 @@ CpuidResult CpuModel::cpuid(uint32_t leaf, uint32_t subleaf, const CpuState& sta
   return basic_leaf(leaf, subleaf, state, vcpu);
 }
 
+uint32_t CpuModel::highest_leaf(const VcpuInfo& vcpu) const {
+  uint32_t highest = basic_max_;
+  if (amd() || basic_max_given_) return highest;
+  if (vcpu.tsc_hz != 0) highest = std::max(highest, 0x16u);
+  if (vcpu.topology.dies > 1) highest = std::max(highest, kTopologyV2);
+  return highest;
+}
+
 CpuidResult CpuModel::basic_leaf(uint32_t leaf, uint32_t subleaf, const CpuState& state,
                                  const VcpuInfo& vcpu) const {
-  uint32_t highest = !amd() && vcpu.tsc_hz != 0 ? std::max(basic_max_, 0x16u) : basic_max_;
-  if (!amd() && vcpu.topology.dies > 1) highest = std::max(highest, kTopologyV2);
+  const uint32_t highest = highest_leaf(vcpu);
   if (leaf > highest) {
     if (amd()) return {};
     leaf = highest;  // SDM: beyond the highest leaf, its data
   }
   switch (leaf) {
     case 0: {
-      const char* name = amd() ? "AuthenticAMD" : "GenuineIntel";
+      const char* name = vendor_text_.c_str();
       CpuidResult r;
       r.eax = highest;
       std::memcpy(&r.ebx, name, 4);
@@ -150,7 +157,7 @@ CpuidResult CpuModel::basic_leaf(uint32_t leaf, uint32_t subleaf, const CpuState
       if (amd()) return {};
       return {0x76036301, 0x00f0b5ff, 0, 0x00c30000};  // "ask leaf 4", and a TLB like the real ones
     case 4:
-      return amd() ? CpuidResult{} : cache_leaf(subleaf, vcpu, true);
+      return amd() ? CpuidResult{} : cache_leaf(subleaf, vcpu, true, l3_cache_);
     case 6:
       return {feature_bits(6, 0, R::kEax), 0, 0, 0};
     case 7:
@@ -160,7 +167,7 @@ CpuidResult CpuModel::basic_leaf(uint32_t leaf, uint32_t subleaf, const CpuState
       return subleaf == 2 ? CpuidResult{0, 0, 0, feature_bits(7, 2, R::kEdx)} : CpuidResult{};
     case kTopologyV1:
     case kTopologyV2:
-      return topology_leaf(leaf, subleaf, vcpu);
+      return topology_leaf_ ? topology_leaf(leaf, subleaf, vcpu) : CpuidResult{};
     case 0xd: {
       const uint64_t supported = xcr0_supported();
       if (supported == 0) return {};
@@ -188,10 +195,13 @@ CpuidResult CpuModel::kvm_leaf(uint32_t leaf, const VcpuInfo& vcpu) const {
   if (!kvm_ || vcpu.kvm_features == 0) return {};
   switch (leaf) {
     case kKvmBase:
-      return {kKvmBase + 0x10, 0x4b4d564b, 0x564b4d56, 0x0000004d};  // "KVMKVMKVM\0\0\0"
+      return {kKvmBase + (frequency_leaf_ ? 0x10 : 1), 0x4b4d564b, 0x564b4d56,
+              0x0000004d};  // "KVMKVMKVM\0\0\0"
     case kKvmBase + 1:
-      return {feature_bits(kKvmBase + 1, 0, R::kEax) & vcpu.kvm_features, 0, 0, 0};
+      return {feature_bits(kKvmBase + 1, 0, R::kEax) & vcpu.kvm_features, 0, 0,
+              feature_bits(kKvmBase + 1, 0, R::kEdx)};
     case kKvmBase + 0x10:
+      if (!frequency_leaf_) return {};
       return {static_cast<uint32_t>(vcpu.tsc_hz / 1000), static_cast<uint32_t>(vcpu.apic_timer_hz / 1000), 0,
               0};
     default:
@@ -203,10 +213,13 @@ CpuidResult CpuModel::extended_leaf(uint32_t leaf, uint32_t subleaf, const CpuSt
                                     const VcpuInfo& vcpu) const {
   const bool topology = amd() && has(F::kTopoext);
   const uint32_t logical = vcpu.topology.logical_per_socket();
+  const uint32_t highest =
+      std::max(extended_max_.value_or(topology ? 0x8000001e : 0x80000008), extended_least_);
+  if (leaf > highest) return amd() ? CpuidResult{} : basic_leaf(highest_leaf(vcpu), 0, state, vcpu);
   switch (leaf) {
     case 0x80000000: {
       CpuidResult r;
-      r.eax = topology ? 0x8000001e : 0x80000008;
+      r.eax = highest;
       if (amd()) {
         const CpuidResult zero = basic_leaf(0, 0, state, vcpu);
         r.ebx = zero.ebx, r.ecx = zero.ecx, r.edx = zero.edx;
@@ -238,7 +251,7 @@ CpuidResult CpuModel::extended_leaf(uint32_t leaf, uint32_t subleaf, const CpuSt
                    : CpuidResult{};
     case 0x80000006:  // L2 512 KiB 8-way (code 6), L3 16 MiB 16-way (code 8) in 512 KiB units
       return {0, amd() ? 0x42004200u : 0, 512u << 16 | 6 << 12 | 1 << 8 | 64,
-              amd() ? 32u << 18 | 8 << 12 | 1 << 8 | 64 : 0};
+              amd() && l3_cache_ ? 32u << 18 | 8 << 12 | 1 << 8 | 64 : 0};
     case 0x80000007:
       return {0, 0, 0, feature_bits(leaf, 0, R::kEdx)};
     case 0x80000008: {
@@ -249,7 +262,7 @@ CpuidResult CpuModel::extended_leaf(uint32_t leaf, uint32_t subleaf, const CpuSt
       return r;
     }
     case 0x8000001d:
-      return topology ? cache_leaf(subleaf, vcpu, false) : CpuidResult{};
+      return topology ? cache_leaf(subleaf, vcpu, false, l3_cache_) : CpuidResult{};
     case 0x8000001e:  // a node of the processor is a die
       if (!topology) return {};
       return {vcpu.apic_id,

@@ -47,6 +47,19 @@ def kernel_of_32_bits(t):
                                         append="console=ttyS0", cpus=2), "i686")
 
 
+def kernel_of_a_32_bit_processor(t):
+    guests_32 = guests.prepare("i386")
+    machine = vmm.Machine(kernel=guests_32["kernel_i386"], initrd=guests_32["initrd_i386"],
+                          append="console=ttyS0", cpu="pentium3")
+    with t.start(machine) as running:
+        console = t.shell(running)
+        flags = t.run(console, "grep -m1 ^flags /proc/cpuinfo").split()
+        t.expect("sse" in flags and "cmov" in flags, "it is a Pentium III")
+        t.expect("lm" not in flags and "sse2" not in flags, "it is no later processor")
+        t.expect(t.run(console, "echo $((6 * 7))") == "42", "the shell computes")
+        t.expect(t.run(console, "dmesg | grep -ciE 'bug:|call trace' || true") == "0", "the kernel reports faults")
+
+
 def programs_of_32_bits(t):
     """All of user space runs in compatibility mode."""
     guests_32 = guests.prepare("i386")

@@ -48,8 +48,9 @@ uint32_t of_register(const kvm_cpuid_entry2& entry, x86::CpuidRegister reg) {
 }  // namespace
 
 x86::FeatureSet features_of(std::span<const kvm_cpuid_entry2> entries) {
-  // The local APIC and its timer are our own devices; topology is a matter of what CPUID tells.
-  x86::FeatureSet features{F::kX2apic, F::kTscDeadline, F::kHypervisor, F::kHt, F::kTopoext, F::kApic};
+  // The local APIC and its timer are our own devices; topology and hints are a matter of what CPUID tells.
+  x86::FeatureSet features{F::kX2apic,  F::kTscDeadline, F::kHypervisor,      F::kHt,
+                           F::kTopoext, F::kApic,        F::kKvmHintDedicated};
   for (size_t i = 0; i < x86::kFeatureCount; ++i) {
     const auto feature = static_cast<F>(i);
     const x86::FeatureInfo& info = x86::feature_info(feature);

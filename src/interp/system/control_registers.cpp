@@ -83,7 +83,9 @@ void write_cr4(Cpu& cpu, uint64_t value) {
 
 void write_efer(Cpu& cpu, uint64_t value) {
   CpuState& s = cpu.s;
-  uint64_t writable = efer::kSce | efer::kLme;
+  uint64_t writable = 0;
+  if (cpu.model.has(x86::Feature::kSyscall)) writable |= efer::kSce;
+  if (cpu.model.has(x86::Feature::kLm)) writable |= efer::kLme;
   if (cpu.model.has(x86::Feature::kNx)) writable |= efer::kNxe;
   if ((value & ~(writable | efer::kLma)) != 0) general_protection();
   // LME may not change under paging; LMA is not software's to write.

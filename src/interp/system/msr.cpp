@@ -282,7 +282,8 @@ bool write(Cpu& cpu, uint32_t index, uint64_t value) {
       return true;
     }
     case msr_index::IA32_PRED_CMD:  // IBPB: there are no predictions to drop
-      return cpu.model.has(Feature::kSpecCtrl) && (value & ~uint64_t{1}) == 0;
+      return (cpu.model.has(Feature::kSpecCtrl) || cpu.model.has(Feature::kIbpb)) &&
+             (value & ~uint64_t{1}) == 0;
     case msr_index::IA32_BIOS_SIGN_ID:    // software clears it before reading the revision
     case msr_index::IA32_BIOS_UPDT_TRIG:  // there is no microcode to update
     case msr_index::IA32_PERF_CTL:

@@ -37,7 +37,7 @@ TEST(KernelLoader, BytesThatASegmentHasInMemoryOnlyAreZeroAfterAReset) {
   config.append = "given by=user";
   x86::CpuState state;
   const auto done = boot_kernel(config, "from.machine", MemoryLayout(kRam), kRsdp,
-                                boot::Request::Protocol::kAuto, dma, state);
+                                boot::Request::Protocol::kAuto, *x86::CpuModel::parse("max"), dma, state);
   ASSERT_TRUE(done.has_value()) << done.error().message();
   std::vector<std::byte> memory(kInMemory + 1);
   ASSERT_TRUE(dma.read(GuestPhys{boot::testing::kLoadAddress}, memory));
@@ -49,6 +49,24 @@ TEST(KernelLoader, BytesThatASegmentHasInMemoryOnlyAreZeroAfterAReset) {
   std::string whole(kRam, ' ');
   ASSERT_TRUE(dma.read(GuestPhys{0}, std::as_writable_bytes(std::span(whole))));
   EXPECT_NE(whole.find(std::string_view("from.machine given by=user", 27)), std::string::npos);
+}
+
+// It would end in a triple fault at its first WRMSR.
+TEST(KernelLoader, A64BitKernelNeedsA64BitProcessor) {
+  const test::TempFolder folder;
+  const std::string path = folder / "kernel";
+  const auto file = boot::testing::elf_kernel(true, 0x2000);
+  std::ofstream(path, std::ios::binary).write(reinterpret_cast<const char*>(file.data()), std::ssize(file));
+  memory::AddressSpace space{"memory", memory::AddressSpace::kMemorySize};
+  memory::Dma dma(space);
+  config::Machine config;
+  config.kernel = path;
+  x86::CpuState state;
+  const auto done = boot_kernel(config, "", MemoryLayout(64 << 20), kRsdp, boot::Request::Protocol::kAuto,
+                                *x86::CpuModel::parse("pentium3"), dma, state);
+  ASSERT_FALSE(done);
+  EXPECT_NE(done.error().message().find("-cpu pentium3: -kernel '" + path), std::string::npos)
+      << done.error().message();
 }
 
 }  // namespace

@@ -1,10 +1,12 @@
 // CPU models and CPUID against an invented host, so that nothing depends on where the tests run.
 #include "x86/cpu_model.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <utility>
 
 namespace ostler::x86 {
 namespace {
@@ -114,8 +116,9 @@ TEST(CpuModel, dropping_avx_drops_what_is_built_on_it) {
   EXPECT_EQ(haswell.xcr0_supported(), 3u);
 }
 
-TEST(CpuModel, a_processor_without_long_mode_is_refused) {
-  EXPECT_THAT(parse_error("max,-lm"), HasSubstr("lm"));
+TEST(CpuModel, a_64_bit_processor_has_sse2) {
+  EXPECT_THAT(parse_error("max,-sse2"), HasSubstr("sse2"));
+  EXPECT_FALSE(model("max,-sse2,-lm").has(F::kSse2));
 }
 
 TEST(CpuModel, host_keeps_vendor_model_and_brand) {
@@ -139,11 +142,108 @@ TEST(CpuModel, every_listed_model_parses) {
 TEST(CpuModel, versions_are_the_processor_they_are_of) {
   EXPECT_EQ(model("Haswell-noTSX").signature(), model("Haswell").signature());
   EXPECT_EQ(model("EPYC-v3").signature(), model("EPYC").signature());
-  EXPECT_EQ(model("Broadwell-noTSX-v2").signature(), model("Broadwell").signature());
   EXPECT_EQ(model("EPYC-Rome-v1").signature(), model("EPYC-Rome").signature());
   EXPECT_FALSE(CpuModel::parse("EPYC-v"));
   EXPECT_FALSE(CpuModel::parse("EPYC-vx"));
+  EXPECT_FALSE(CpuModel::parse("EPYC-v0"));
   EXPECT_FALSE(CpuModel::parse("max-v1"));
+  EXPECT_FALSE(CpuModel::parse("Broadwell-noTSX-v2")) << "that name has no versions";
+}
+
+// What -cpu help of QEMU 7.2 names in pairs is one thing.
+TEST(CpuModel, names_of_versions_are_versions) {
+  constexpr std::pair<const char*, const char*> kPairs[] = {
+      {"Broadwell-IBRS", "Broadwell-v3"},
+      {"Broadwell-noTSX", "Broadwell-v2"},
+      {"Broadwell-noTSX-IBRS", "Broadwell-v4"},
+      {"Cascadelake-Server-noTSX", "Cascadelake-Server-v3"},
+      {"EPYC-IBPB", "EPYC-v2"},
+      {"Haswell-IBRS", "Haswell-v3"},
+      {"Haswell-noTSX", "Haswell-v2"},
+      {"Haswell-noTSX-IBRS", "Haswell-v4"},
+      {"Icelake-Server-noTSX", "Icelake-Server-v2"},
+      {"IvyBridge-IBRS", "IvyBridge-v2"},
+      {"Nehalem-IBRS", "Nehalem-v2"},
+      {"SandyBridge-IBRS", "SandyBridge-v2"},
+      {"Skylake-Client-IBRS", "Skylake-Client-v2"},
+      {"Skylake-Client-noTSX-IBRS", "Skylake-Client-v3"},
+      {"Skylake-Server-IBRS", "Skylake-Server-v2"},
+      {"Skylake-Server-noTSX-IBRS", "Skylake-Server-v3"},
+      {"Westmere-IBRS", "Westmere-v2"}};
+  for (const auto& [alias, version] : kPairs) {
+    EXPECT_EQ(model(alias).features(), model(version).features()) << alias;
+    EXPECT_TRUE(model(alias).warnings().empty()) << alias;
+  }
+  EXPECT_TRUE(model("Haswell-noTSX-IBRS").has(F::kSpecCtrl));
+  EXPECT_FALSE(model("Haswell-noTSX").has(F::kSpecCtrl));
+  EXPECT_TRUE(model("EPYC-IBPB").has(F::kIbpb));
+  EXPECT_FALSE(model("EPYC-v1").has(F::kIbpb));
+  for (const char* newest :
+       {"Cooperlake-v2", "Denverton-v3", "Dhyana-v2", "EPYC-Rome-v2", "Icelake-Server-v6",
+        "Skylake-Server-v5", "Snowridge-v4", "Cascadelake-Server-v5"})
+    EXPECT_TRUE(model(newest).warnings().empty()) << newest;
+}
+
+TEST(CpuModel, a_version_that_is_newer_than_ours_is_told) {
+  const CpuModel later = model("EPYC-v9");
+  EXPECT_EQ(later.features(), model("EPYC-v3").features());
+  ASSERT_EQ(later.warnings().size(), 1u);
+  EXPECT_THAT(later.warnings()[0], HasSubstr("up to v3"));
+  EXPECT_THAT(parse_error("EPYC-v9,enforce"), HasSubstr("up to v3"));
+}
+
+TEST(CpuModel, older_processors_have_32_bits) {
+  for (const char* name :
+       {"486", "pentium", "pentium2", "pentium3", "athlon", "coreduo", "n270", "kvm32", "qemu32"}) {
+    EXPECT_FALSE(model(name).long_mode()) << name;
+    EXPECT_EQ(model(name).linear_bits(), 32u) << name;
+    EXPECT_TRUE(model(name).warnings().empty()) << name << model(name).warnings()[0];
+  }
+  EXPECT_FALSE(model("pentium2").has(F::kSse));
+  EXPECT_TRUE(model("n270").has(F::kSsse3));
+}
+
+TEST(CpuModel, what_the_processor_is_called_can_be_set) {
+  const CpuModel set = model("Haswell,family=15,model=0x21,stepping=3,model-id=Fast one,vendor=CentaurHauls");
+  EXPECT_EQ(set.family(), 15u);
+  EXPECT_EQ(set.model(), 0x21u);
+  EXPECT_EQ(set.stepping(), 3u);
+  CpuState state;
+  EXPECT_EQ(set.cpuid(0, 0, state, {}).ebx, 0x746e6543u);           // "Cent"
+  EXPECT_EQ(set.cpuid(0x80000002, 0, state, {}).eax, 0x74736146u);  // "Fast"
+  EXPECT_TRUE(model("Haswell,vendor=HygonGenuine").amd());
+  EXPECT_THAT(parse_error("Haswell,vendor=Intel"), HasSubstr("12 characters"));
+  EXPECT_THAT(parse_error("Haswell,family=300"), HasSubstr("0 to 270"));
+}
+
+TEST(CpuModel, bits_of_addresses_can_be_the_hosts_up_to_a_limit) {
+  EXPECT_EQ(model("Haswell,host-phys-bits").physical_bits(), 46u);
+  EXPECT_EQ(model("Haswell,host-phys-bits-limit=42,host-phys-bits=on").physical_bits(), 42u);
+  EXPECT_EQ(model("Haswell,host-phys-bits=on,host-phys-bits-limit=0").physical_bits(), 46u);
+  EXPECT_EQ(model("Haswell,host-phys-bits-limit=42").physical_bits(), 40u);
+  EXPECT_EQ(model("Haswell,phys-bits=0").physical_bits(), 40u);
+}
+
+TEST(CpuModel, settings_that_ask_for_nothing_are_taken) {
+  for (const char* setting :
+       {"legacy-cache=off", "migratable=on", "pmu=off", "host-cache-info=off", "lmce=off", "hv-relaxed=off",
+        "check", "xlevel2=0", "tsc-frequency=0", "vmx-ept=off", "npt=off", "kvm_no_smi_migration=off"})
+    EXPECT_TRUE(model(std::string("Haswell,") + setting).warnings().empty()) << setting;
+}
+
+TEST(CpuModel, settings_that_are_not_there_are_told) {
+  for (const char* setting :
+       {"pmu", "host-cache-info=on", "lmce", "vmx-ept", "nrip_save", "xlevel2=0xc0000004"}) {
+    EXPECT_EQ(model(std::string("Haswell,") + setting).warnings().size(), 1u) << setting;
+    EXPECT_THAT(parse_error(std::string("Haswell,enforce,") + setting), HasSubstr("enforce")) << setting;
+  }
+  EXPECT_THAT(parse_error("Haswell,tsc-frequency=1000"), HasSubstr("Hz; leave it out"));
+  EXPECT_EQ(parse_error(fmt::format("Haswell,tsc-frequency={}", host_tsc_hz())), "");
+}
+
+TEST(CpuModel, no_name_is_suggested_that_is_not_near) {
+  EXPECT_THAT(parse_error("Haswell,frobnicate=on"), testing::Not(HasSubstr("did you mean")));
+  EXPECT_THAT(parse_error("Z80"), testing::Not(HasSubstr("did you mean")));
 }
 
 TEST(CpuModel, what_an_accelerator_lacks_of_a_named_processor_is_told) {
@@ -288,6 +388,38 @@ TEST_F(Cpuid, intel_answers_too_high_leaves_with_the_highest_amd_with_zero) {
   const CpuModel intel = model("Haswell");
   EXPECT_EQ(of(intel, 0x00ffffff), of(intel, 0x16));
   EXPECT_EQ(of(model("EPYC"), 0x00ffffff), CpuidResult{});
+}
+
+TEST_F(Cpuid, the_highest_leaves_can_be_set) {
+  EXPECT_EQ(of(model("Haswell,level=7"), 0).eax, 7u);
+  EXPECT_EQ(of(model("Haswell,level=7"), 0xd), of(model("Haswell"), 7)) << "beyond the highest is its data";
+  EXPECT_EQ(of(model("EPYC,min-level=0x10"), 0).eax, 0x10u);
+  EXPECT_EQ(of(model("EPYC,min-level=5"), 0).eax, 0xdu);
+  EXPECT_EQ(of(model("EPYC,xlevel=0x80000008"), 0x80000000).eax, 0x80000008u);
+  EXPECT_EQ(of(model("EPYC,xlevel=0x80000008"), 0x8000001d), CpuidResult{});
+  EXPECT_EQ(of(model("EPYC,min-xlevel=0x8000000a"), 0x80000000).eax, 0x8000001eu);
+  EXPECT_EQ(of(model("Haswell,min-xlevel=0x8000000a"), 0x80000000).eax, 0x8000000au);
+}
+
+TEST_F(Cpuid, old_processors_have_few_leaves) {
+  const CpuModel pentium = model("pentium");
+  EXPECT_EQ(of(pentium, 0).eax, 1u);
+  EXPECT_NE(of(pentium, 0x80000000).eax & 0xffff0000, 0x80000000u) << "there are no extended ones";
+  EXPECT_EQ(of(model("qemu32"), 0x80000000).eax, 0x80000004u);
+}
+
+TEST_F(Cpuid, leaves_can_be_left_out) {
+  EXPECT_NE(of(model("Haswell"), 4, 3).eax, 0u);
+  EXPECT_EQ(of(model("Haswell,l3-cache=off"), 4, 3), CpuidResult{});
+  EXPECT_EQ(of(model("EPYC,l3-cache=off"), 0x80000006).edx, 0u);
+  EXPECT_EQ(of(model("Haswell,cpuid-0xb=off"), 0xb), CpuidResult{});
+  EXPECT_EQ(of(model("Haswell,vmware-cpuid-freq=off"), 0x40000000).eax, 0x40000001u);
+  EXPECT_EQ(of(model("Haswell,vmware-cpuid-freq=off"), 0x40000010), CpuidResult{});
+}
+
+TEST_F(Cpuid, a_vcpu_that_is_never_preempted_is_hinted_at) {
+  EXPECT_EQ(of(model("max"), 0x40000001).edx, 0u);
+  EXPECT_EQ(of(model("max,kvm-hint-dedicated=on"), 0x40000001).edx, 1u);
 }
 
 TEST_F(Cpuid, address_widths) {

@@ -146,5 +146,23 @@ TEST_F(Msr, spec_ctrl_and_ibrs_all_go_together) {
   expect_fault(wrmsr(without, index::IA32_SPEC_CTRL, 1), Vector::kGp, 0);
 }
 
+TEST_F(Msr, the_command_of_ibpb_comes_with_either_flag) {
+  Guest amd("EPYC-IBPB");
+  amd.long_mode(0);
+  EXPECT_FALSE(wrmsr(amd, index::IA32_PRED_CMD, 1));
+  expect_fault(wrmsr(amd, index::IA32_SPEC_CTRL, 1), Vector::kGp, 0);
+  Guest without("EPYC");
+  without.long_mode(0);
+  expect_fault(wrmsr(without, index::IA32_PRED_CMD, 1), Vector::kGp, 0);
+}
+
+TEST_F(Msr, efer_of_a_32_bit_processor_knows_no_long_mode) {
+  Guest old("coreduo");
+  old.protected_mode(0);
+  expect_fault(wrmsr(old, index::IA32_EFER, efer::kLme), Vector::kGp, 0);
+  expect_fault(wrmsr(old, index::IA32_EFER, efer::kSce), Vector::kGp, 0);
+  EXPECT_FALSE(wrmsr(old, index::IA32_EFER, efer::kNxe));
+}
+
 }  // namespace
 }  // namespace ostler::interp
