@@ -3,9 +3,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <bit>
+#include <utility>
 
 #include "accel/kvm/dirty_ring.h"
+#include "base/suggest.h"
 #include "config/property.h"
 
 namespace ostler::machine {
@@ -51,10 +54,21 @@ config::Property<bt::Options> thread() {
           [](const bt::Options&) { return std::string("multi"); }};
 }
 
+// Code is mapped twice in any case, so that no mapping is both written and run.
+config::Property<bt::Options> split_wx() {
+  return {{"split-wx", "on", "no mapping of translated code is both written and run"},
+          [](bt::Options&, std::string_view text) -> Result<void> {
+            if (text == "on") return {};
+            return Error(ErrorKind::kInvalidArgument,
+                         fmt::format("'{}' is not available; leave it out, or say split-wx=on", text));
+          },
+          [](const bt::Options&) { return std::string("on"); }};
+}
+
 const Table& table() {
   static const Table table(
       "-accel bt",
-      {cache(), cache_in_mebibytes(), thread(),
+      {cache(), cache_in_mebibytes(), thread(), split_wx(),
        config::number("check", &bt::Options::check, 0, 1u << 30,
                       "every Nth block also runs on the interpreter, a difference ends the program; 0: none"),
        config::boolean("perfmap", &bt::Options::perf_map, "tell perf the names of translated code")});
@@ -109,9 +123,61 @@ config::Property<Accelerator> kernel_irqchip() {
           }};
 }
 
+// As QEMU spells it.
+config::Property<Accelerator> notify_vmexit() {
+  constexpr static std::array<std::string_view, 3> kNames{"disable", "run",
+                                                          "internal-error"};  // as NotifyExits
+  return {{"notify-vmexit", "run|internal-error|disable",
+           "a guest that keeps the processor from all events is interrupted, ended, or left alone"},
+          [](Accelerator& chosen, std::string_view text) -> Result<void> {
+            const auto at = std::ranges::find(kNames, text);
+            if (at == kNames.end())
+              return Error(ErrorKind::kInvalidArgument,
+                           fmt::format("'{}' is not one of run|internal-error|disable", text));
+            chosen.notify_exits = static_cast<kvm::NotifyExits>(at - kNames.begin());
+            return {};
+          },
+          [](const Accelerator& chosen) {
+            return std::string(kNames[static_cast<size_t>(chosen.notify_exits)]);
+          }};
+}
+
 const config::PropertyTable<Accelerator>& kvm_table() {
-  static const config::PropertyTable<Accelerator> table("-accel kvm", {dirty_ring_size(), kernel_irqchip()});
+  static const config::PropertyTable<Accelerator> table(
+      "-accel kvm",
+      {dirty_ring_size(), kernel_irqchip(), notify_vmexit(),
+       config::number("notify-window", &Accelerator::notify_window, 0, 0xffffffff,
+                      "how long a guest may do that beyond the least that is safe, as the processor "
+                      "counts")});
   return table;
+}
+
+// What QEMU's accelerators have and these have not; empty: not theirs either.
+std::string_view why_not(std::string_view key) {
+  constexpr std::pair<std::string_view, std::string_view> kReasons[] = {
+      {"kvm-shadow-mem", "the kernel decides how much memory shadow page tables take"},
+      {"igd-passthru", "no graphics of the host are given to guests"},
+      {"one-insn-per-tb", "-d exec and -s follow single instructions"},
+  };
+  for (const auto& [name, reason] : kReasons)
+    if (name == key) return reason;
+  return {};
+}
+
+// Errors for what neither table has, with what to do.
+Result<void> check_names(std::string_view owner, const config::PropertySchema& known,
+                         const config::Properties& properties) {
+  const auto infos = known.list();
+  std::vector<std::string_view> names;
+  for (const config::PropertyInfo& info : infos) names.push_back(info.name);
+  for (const auto& [key, value] : properties) {
+    if (std::ranges::find(names, key) != names.end()) continue;
+    if (const std::string_view reason = why_not(key); !reason.empty())
+      return Error(ErrorKind::kUnsupported, fmt::format("{}: {}: {}; leave it out", owner, key, reason));
+    return Error(ErrorKind::kInvalidArgument, fmt::format("{} has no property '{}'{} ({},help lists all)",
+                                                          owner, key, suggestion(key, names), owner));
+  }
+  return {};
 }
 
 // For who insists on it.
@@ -120,6 +186,7 @@ Result<Accelerator> by_kvm(const config::Properties& properties, std::vector<std
     if (table().find(key) != nullptr)
       return Error(ErrorKind::kInvalidArgument,
                    fmt::format("-accel kvm has no property '{}'; leave it out, or say -accel bt", key));
+  TRY(check_names("-accel kvm", kvm_table(), properties));
   TRY_ASSIGN(Accelerator chosen, kvm_table().parse(properties));
   auto system = kvm::System::open();
   if (!system) return std::move(system).error().with_context("-accel kvm");
@@ -148,6 +215,11 @@ std::shared_ptr<kvm::System> fast_kvm(std::vector<std::string>& warnings) {
 
 Result<Accelerator> translator(const config::Machine& config, const config::Properties& properties) {
   Accelerator chosen{.kvm = nullptr, .translates = true, .options = {}};
+  for (const auto& [key, value] : properties)
+    if (kvm_table().find(key) != nullptr)
+      return Error(ErrorKind::kInvalidArgument,
+                   fmt::format("-accel bt has no property '{}'; leave it out, or say -accel kvm", key));
+  TRY(check_names("-accel bt", table(), properties));
   TRY_ASSIGN(chosen.options, table().parse(properties));
   if (chosen.options.check != 0 && config.max_cpus > 1)
     return Error(

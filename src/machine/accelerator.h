@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "accel/kvm/system.h"
+#include "accel/kvm/vm.h"
 #include "base/result.h"
 #include "bt/shared.h"
 #include "config/machine.h"
@@ -16,11 +17,13 @@
 namespace ostler::machine {
 
 struct Accelerator {
-  std::shared_ptr<accel::kvm::System> kvm;              // else
-  bool translates = false;                              // else the interpreter
-  bt::Options options;                                  // of the translator
-  uint32_t dirty_ring_entries = 0;                      // of KVM: see accel::kvm::VmOptions
-  std::optional<KernelIrqchip> irqchip = std::nullopt;  // of KVM; none: as -machine says
+  std::shared_ptr<accel::kvm::System> kvm;                                // else
+  bool translates = false;                                                // else the interpreter
+  bt::Options options;                                                    // of the translator
+  uint32_t dirty_ring_entries = 0;                                        // of KVM: see accel::kvm::VmOptions
+  accel::kvm::NotifyExits notify_exits = accel::kvm::NotifyExits::kGoOn;  // of KVM
+  uint32_t notify_window = 0;                                             // of KVM
+  std::optional<KernelIrqchip> irqchip = std::nullopt;                    // of KVM; none: as -machine says
 };
 
 // The first accelerator of the configuration that is available; what was passed over is told in `warnings`.

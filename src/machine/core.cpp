@@ -82,6 +82,8 @@ Result<std::unique_ptr<Core>> Core::create(const config::Machine& config, chipse
         accelerator.kvm, core->memory_,
         {.irqchip = irqchip_of(accelerator.irqchip.value_or(properties.kernel_irqchip)),
          .dirty_ring_entries = accelerator.dirty_ring_entries,
+         .notify_exits = accelerator.notify_exits,
+         .notify_window = accelerator.notify_window,
          .ports = &core->ports_});
     if (!vm) return std::move(vm).error().with_context("-accel kvm");
     core->vm_ = *std::move(vm);

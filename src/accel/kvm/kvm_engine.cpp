@@ -245,6 +245,17 @@ std::optional<VcpuExit> KvmEngine::handle_exit() {
       log::warning(fmt::format("vCPU {}: KVM cannot go on (KVM_EXIT_INTERNAL_ERROR, {}); -accel bt can",
                                context_.index, run.internal.suberror));
       return shut_down();
+    case KVM_EXIT_NOTIFY: {
+      const bool lost = (run.notify.flags & KVM_NOTIFY_CONTEXT_INVALID) != 0;
+      if (!lost && context_.vm.notify_exits() == NotifyExits::kGoOn) {
+        log::guest_error("vCPU {}: the guest kept the processor from all events", context_.index);
+        return std::nullopt;
+      }
+      log::warning(
+          fmt::format("vCPU {}: the guest kept the processor from all events{}", context_.index,
+                      lost ? ", and its state is lost" : " (-accel kvm,notify-vmexit=internal-error)"));
+      return shut_down();
+    }
     default:
       log::warning(fmt::format("vCPU {}: exit {} of KVM is not known", context_.index, run.exit_reason));
       return shut_down();

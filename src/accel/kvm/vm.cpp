@@ -101,6 +101,13 @@ Result<void> Vm::set_up(const VmOptions& options) {
   tell_failures.cap = KVM_CAP_EXIT_ON_EMULATION_FAILURE;
   tell_failures.args[0] = 1;
   if (system_->extension(KVM_CAP_EXIT_ON_EMULATION_FAILURE) > 0) call(fd, kEnableCap, &tell_failures);
+  notify_exits_ = options.notify_exits;
+  kvm_enable_cap notify{};
+  notify.cap = KVM_CAP_X86_NOTIFY_VMEXIT;
+  notify.args[0] =
+      uint64_t{options.notify_window} << 32 | KVM_X86_NOTIFY_VMEXIT_ENABLED | KVM_X86_NOTIFY_VMEXIT_USER;
+  if (notify_exits_ != NotifyExits::kOff && system_->extension(KVM_CAP_X86_NOTIFY_VMEXIT) > 0)
+    call(fd, kEnableCap, &notify);
   TRY(set_up_dirty_log(options.dirty_ring_entries));
   if (system_->extension(KVM_CAP_IOEVENTFD_ANY_LENGTH) > 0) io_events_.emplace(fd);
   if (options.irqchip) {

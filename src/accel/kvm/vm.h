@@ -23,10 +23,20 @@
 
 namespace ostler::accel::kvm {
 
+// What becomes of a guest that keeps the processor from all events, interrupts of the host included: an exit
+// ends it where the processor can tell (KVM_CAP_X86_NOTIFY_VMEXIT).
+enum class NotifyExits : uint8_t {
+  kOff,   // none: such a guest holds the host's processor for as long as it likes
+  kGoOn,  // the guest is interrupted, and goes on
+  kStop,  // the vCPU shuts down
+};
+
 struct VmOptions {
   std::optional<Irqchip::Mode> irqchip;  // none: all interrupt controllers are ours
   // Of the ring in which each vCPU tells the pages that its guest writes; 0: KVM keeps bitmaps.
   uint32_t dirty_ring_entries = 0;
+  NotifyExits notify_exits = NotifyExits::kGoOn;
+  uint32_t notify_window = 0;  // how long, in the processor's own unit, beyond the least that is safe
   // Whose late writes KVM collects too; null: all exit.
   memory::AddressSpace* ports = nullptr;
 };
@@ -43,6 +53,7 @@ class Vm final : public memory::Listener {
   Gate& gate() { return gate_; }
   LateRing& late_writes() { return late_ring_; }
   Irqchip* irqchip() const { return irqchip_.get(); }  // null: none is in the kernel
+  NotifyExits notify_exits() const { return notify_exits_; }
   Result<Fd> create_vcpu(unsigned index);
 
   // ---- the dirty log, of one control thread: beside RamBlock's own ----
@@ -109,6 +120,7 @@ class Vm final : public memory::Listener {
   LateZones late_memory_, late_ports_;
   std::vector<uint32_t> free_ids_;
   uint32_t next_id_ = 0, most_ids_ = 0;
+  NotifyExits notify_exits_ = NotifyExits::kOff;
   bool dirty_log_ = false;
   uint32_t ring_entries_ = 0;       // 0: bitmaps
   std::map<int, DirtyRing> rings_;  // by the vCPU's file descriptor

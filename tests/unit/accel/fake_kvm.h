@@ -35,6 +35,7 @@ class FakeKvm {
   std::function<int(kvm_run&)> on_run;      // KVM_RUN; its result
   std::vector<std::string> calls;           // names, in their order
   std::map<unsigned long, int> extensions;  // others are there
+  std::map<unsigned, uint64_t> enabled;     // by the capability: its first argument
   std::function<int()> on_reset_rings;      // KVM_RESET_DIRTY_RINGS; its result
   // Of the vCPU made last.
   kvm_dirty_gfn* dirty_ring() { return reinterpret_cast<kvm_dirty_gfn*>(run_.data() + kRingAt); }
@@ -51,6 +52,11 @@ class FakeKvm {
     calls.push_back(name);
     if (const auto found = refused.find(name); found != refused.end()) return -found->second;
     if (name == "KVM_GET_API_VERSION") return 12;
+    if (name == "KVM_ENABLE_CAP") {
+      const auto* asked = reinterpret_cast<const kvm_enable_cap*>(argument);
+      enabled[asked->cap] = asked->args[0];
+      return 0;
+    }
     if (name == "KVM_CHECK_EXTENSION") {
       const auto found = extensions.find(argument);
       return found == extensions.end() ? 1 : found->second;

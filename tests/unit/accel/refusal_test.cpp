@@ -29,13 +29,17 @@ class Refusals : public ::testing::Test {
     TRY_ASSIGN(const auto system, fake_.open());
     TRY_ASSIGN(const double speed, measure_speed(*system, [this] { return now_; }));
     static_cast<void>(speed);
-    TRY_ASSIGN(rig_.vm, Vm::create(system, rig_.memory,
-                                   {.irqchip = irqchip, .dirty_ring_entries = dirty_ring_entries_}));
+    VmOptions options;
+    options.irqchip = irqchip;
+    options.dirty_ring_entries = dirty_ring_entries_;
+    options.notify_exits = notify_exits_;
+    TRY_ASSIGN(rig_.vm, Vm::create(system, rig_.memory, options));
     return KvmEngine::create(rig_.engine_context());
   }
   Rig rig_;
   FakeKvm fake_;
   uint32_t dirty_ring_entries_ = 0;
+  NotifyExits notify_exits_ = NotifyExits::kGoOn;
   int64_t now_ = 0;
 };
 
@@ -89,6 +93,24 @@ TEST_F(Refusals, RingsOfWrittenPagesToo) {
   expect_sentence(build().error().message(), "dirty-ring-size");
   fake_.extensions = {{KVM_CAP_DIRTY_LOG_RING, 2048 * 16}};
   expect_sentence(build().error().message(), "say dirty-ring-size=2048");
+}
+
+TEST_F(Refusals, ExitsOfGuestsThatKeepEventsAwayAreAskedForAndDoWithout) {
+  const auto make = [&](NotifyExits exits) {
+    VmOptions options;
+    options.notify_exits = exits;
+    options.notify_window = 7;
+    return Vm::create(*fake_.open(), rig_.memory, options);
+  };
+  ASSERT_TRUE(make(NotifyExits::kGoOn));
+  EXPECT_EQ(fake_.enabled[KVM_CAP_X86_NOTIFY_VMEXIT],
+            uint64_t{7} << 32 | KVM_X86_NOTIFY_VMEXIT_ENABLED | KVM_X86_NOTIFY_VMEXIT_USER);
+  fake_.enabled.clear();
+  ASSERT_TRUE(make(NotifyExits::kOff));
+  EXPECT_FALSE(fake_.enabled.contains(KVM_CAP_X86_NOTIFY_VMEXIT));
+  fake_.extensions = {{KVM_CAP_X86_NOTIFY_VMEXIT, 0}};
+  ASSERT_TRUE(make(NotifyExits::kStop));
+  EXPECT_FALSE(fake_.enabled.contains(KVM_CAP_X86_NOTIFY_VMEXIT));
 }
 
 TEST_F(Refusals, AnOldKernelIsNamed) {
@@ -175,6 +197,36 @@ TEST_F(FakeExits, AHypercallIsAnswered) {
 TEST_F(FakeExits, ATripleFaultShutsDown) {
   EXPECT_EQ(run_with([](kvm_run& run) { run.exit_reason = KVM_EXIT_SHUTDOWN; }), VcpuExit::kShutdown);
   EXPECT_EQ(engine_->cpu_state().activity, x86::Activity::kShutdown);
+}
+
+// A guest can keep its processor from delivering anything; the host's interrupts wait as long (Intel SDM 3C,
+// notify VM exit).
+TEST_F(FakeExits, AGuestThatKeepsAllEventsAwayIsInterrupted) {
+  EXPECT_EQ(run_with([](kvm_run& run) {
+              run.exit_reason = KVM_EXIT_NOTIFY;
+              run.notify.flags = 0;
+            }),
+            VcpuExit::kStopped)
+      << "it went on";
+}
+
+TEST_F(FakeExits, AGuestThatKeepsAllEventsAwayShutsDownWhenAsked) {
+  notify_exits_ = NotifyExits::kStop;
+  engine_.reset();
+  FakeExits::SetUp();
+  EXPECT_EQ(run_with([](kvm_run& run) {
+              run.exit_reason = KVM_EXIT_NOTIFY;
+              run.notify.flags = 0;
+            }),
+            VcpuExit::kShutdown);
+}
+
+TEST_F(FakeExits, AGuestWhoseStateIsLostShutsDown) {
+  EXPECT_EQ(run_with([](kvm_run& run) {
+              run.exit_reason = KVM_EXIT_NOTIFY;
+              run.notify.flags = KVM_NOTIFY_CONTEXT_INVALID;
+            }),
+            VcpuExit::kShutdown);
 }
 
 // What it cannot run is another matter: fallback_test.cpp.
