@@ -61,7 +61,9 @@ Result<void> numa_node(QemuBuilder& b, KeyValues& keys) {
   }
   TRY_ASSIGN(const auto initiator, keys.take_number("initiator"));
   if (initiator)
-    return keys.error("initiator", "heterogeneous memory (HMAT) is not available in this version");
+    return keys.error("initiator",
+                      "heterogeneous memory (HMAT) is not available in this version; leave it out, and say "
+                      "by -numa dist how far memory is");
   return keys.finish();
 }
 
@@ -128,7 +130,9 @@ Result<void> option_numa(QemuBuilder& b, std::string_view value) {
   if (type == "dist") return numa_distance(b, keys);
   if (type == "cpu") return numa_cpu(b, keys);
   if (type == "hmat-lb" || type == "hmat-cache")
-    return keys.error("type", "heterogeneous memory (HMAT) is not available in this version");
+    return keys.error("type",
+                      "heterogeneous memory (HMAT) is not available in this version; leave it out, and say "
+                      "by -numa dist how far memory is");
   return keys.error("type", fmt::format("'{}' is none of node, dist, cpu", type));
 }
 

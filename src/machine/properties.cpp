@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "config/property.h"
 #include "machine/settled_properties.h"
@@ -70,10 +71,36 @@ const Table& table_of(const std::string& type) {
   return type == "microvm" ? microvm : pc;
 }
 
+// Properties of QEMU's machines that these have in no form: why, and what to do. Empty: not QEMU's either.
+std::string_view why_not(std::string_view key) {
+  constexpr std::pair<std::string_view, std::string_view> kReasons[] = {
+      {"max-ram-below-4g", "up to 3 GiB of memory lie below 4 GiB; leave it out"},
+      {"memory-encryption", "guest memory is not encrypted in this version; leave it out"},
+      {"confidential-guest-support", "guest memory is not encrypted in this version; leave it out"},
+      {"sgx-epc", "guests have no SGX in this version; leave it out"},
+      {"smbios-entry-point-type", "it is the one of 64 bits; leave it out"},
+      {"x-oem-id", "the names in ACPI tables are fixed; leave it out"},
+      {"x-oem-table-id", "the names in ACPI tables are fixed; leave it out"},
+      {"firmware", "there is no firmware in this version; -kernel starts a guest"},
+      {"max-fw-size", "there is no firmware in this version; leave it out"},
+      {"dtb", "guests find their devices by PCI and ACPI; leave it out"},
+      {"bus-lock-ratelimit", "locks of the bus are not counted in this version; leave it out"},
+  };
+  for (const auto& [name, reason] : kReasons)
+    if (name == key) return reason;
+  if (key.starts_with("smp.") || key == "smp") return "-smp says this";
+  if (key.starts_with("memory.") || key == "memory") return "-m says this";
+  return {};
+}
+
 }  // namespace
 
 Result<MachineProperties> machine_properties(const config::Machine& config) {
   const Table& table = table_of(config.type);
+  for (const config::KeyValue& each : config.machine_properties)
+    if (const std::string_view reason = why_not(each.key); !reason.empty() && table.find(each.key) == nullptr)
+      return Error(ErrorKind::kUnsupported,
+                   fmt::format("-machine {}: {}: {}", config.type, each.key, reason));
   auto parsed = table.parse(config.machine_properties);
   if (parsed) return parsed;
   const bool all_known = std::ranges::all_of(config.machine_properties, [&](const config::KeyValue& each) {

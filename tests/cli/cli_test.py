@@ -236,6 +236,18 @@ class Mistakes(Mistake):
     def test_topology_of_more_than_there_are(self):
         self.qemu("-smp", "4,sockets=2,cores=2,threads=2", words=["-smp", "give 8 vCPUs, not 4", "maxcpus=8"])
 
+    def test_heterogeneous_memory(self):
+        for value in ("hmat-lb,initiator=0,target=0,hierarchy=memory,data-type=access-latency,latency=5",
+                      "hmat-cache,node-id=0,size=10K,level=1", "node,initiator=0"):
+            self.qemu("-numa", value, words=["-numa", "HMAT", "leave it out", "-numa dist"])
+
+    def test_properties_of_machines_that_are_not_here(self):
+        for value, words in (("max-ram-below-4g=2G", ["3 GiB"]), ("memory-encryption=sev0", ["not encrypted"]),
+                             ("smp.cpus=4", ["-smp says this"]), ("memory.size=1G", ["-m says this"]),
+                             ("firmware=bios.bin", ["-kernel"])):
+            for machine in ("pc", "microvm"):
+                self.qemu("-machine", f"{machine},{value}", words=[f"-machine {machine}", value.split("=")[0], *words])
+
     def test_memory_taken_but_not_reserved(self):
         self.qemu("-object", "memory-backend-ram,id=m,size=64M,prealloc=on,reserve=off", "-machine",
                   "memory-backend=m", words=["-object memory-backend-ram", "reserve", "prealloc=on", "leave"])
