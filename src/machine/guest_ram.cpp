@@ -135,6 +135,11 @@ Result<GuestRam> GuestRam::create(const config::Machine& config, const MachinePr
     ram.blocks_.push_back(*std::move(block));
   }
   if (used.empty()) {
+    // A folder whose file system is not mounted, or a mistyped one, would be left behind as a file.
+    if (!config.memory_path.empty() && access(config.memory_path.c_str(), F_OK) != 0)
+      warnings.push_back(
+          fmt::format("{}: there is neither a folder nor a file; a file of {} is made, and stays",
+                      origin_of(config), size_text(config.memory_bytes)));
     auto block = make_block(usual_backend(config, properties), config.memory_lock);
     if (!block) return std::move(block).error().with_context(origin_of(config));
     ram.blocks_.push_back(*std::move(block));

@@ -1,6 +1,7 @@
 #include "machine/guest_ram.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include "config/qemu_command_line.h"
 #include "machine/memory_backend.h"
@@ -161,6 +162,17 @@ TEST_F(GuestRamTest, MistakesInBackendsAreNamed) {
   EXPECT_NE(of("memory-backend-ram,id=a,size=1M,prealloc-threads=0").find("outside 1 to 1024"),
             std::string::npos);
   EXPECT_NE(of("memory-backend-ram,id=a,size=1M,hugetlb=on").find("hugetlb"), std::string::npos);
+}
+
+TEST_F(GuestRamTest, AFileThatStaysIsTold) {
+  const std::string path = ::testing::TempDir() + "guest_memory" + std::to_string(getpid());
+  made({"-m", "16M", "-mem-path", path});
+  ASSERT_EQ(warnings_.size(), 1u);
+  EXPECT_NE(warnings_[0].find("a file of 16M is made, and stays"), std::string::npos) << warnings_[0];
+  made({"-m", "16M", "-mem-path", path});
+  made({"-m", "16M", "-mem-path", ::testing::TempDir()});
+  EXPECT_EQ(warnings_.size(), 1u) << "they are there";
+  unlink(path.c_str());
 }
 
 TEST_F(GuestRamTest, TheSizeOfHugePagesWithoutThemIsAWarning) {
