@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <array>
 #include <cctype>
+#include <optional>
+#include <utility>
 
 #include "base/suggest.h"
 #include "config/property.h"
@@ -116,9 +118,12 @@ Result<void> option_smp(QemuBuilder& b, std::string_view value) {
   TRY(keys.finish());
   if (clusters.value_or(1) != 1)
     return keys.error("clusters", "x86 processors have none; say dies, or leave it out");
-  for (const auto& count : {cpus, maxcpus, sockets, dies, cores, threads})
+  const std::pair<std::string_view, std::optional<uint64_t>> counts[] = {
+      {"cpus", cpus}, {"maxcpus", maxcpus}, {"sockets", sockets},
+      {"dies", dies}, {"cores", cores},     {"threads", threads}};
+  for (const auto& [key, count] : counts)
     if (count && (*count == 0 || *count > kMostCpus))
-      return keys.error("cpus", fmt::format("{} is outside 1 to {}", *count, kMostCpus));
+      return keys.error(key, fmt::format("{} is outside 1 to {}", *count, kMostCpus));
   // As the field does since QEMU 6.2: what is not given is 1, cores preferred over sockets, and the rest
   // follows.
   const uint64_t t = threads.value_or(1), d = dies.value_or(1);

@@ -115,6 +115,7 @@ TEST(QemuCommandLine, SmpTopologyThatContradictsTheCountIsRefused) {
 
 TEST(QemuCommandLine, SixtyFiveCpusAreTooMany) {
   EXPECT_EQ(error({"-smp", "65"}), "-smp 65: cpus: 65 is outside 1 to 64");
+  EXPECT_EQ(error({"-smp", "4,cores=0"}), "-smp 4,cores=0: cores: 0 is outside 1 to 64");
 }
 
 TEST(QemuCommandLine, ADebuggersPortListensAndDoesNotWait) {
