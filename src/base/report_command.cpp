@@ -1,6 +1,8 @@
 #include "base/report_command.h"
 
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 
 namespace ostler {
 
@@ -19,7 +21,12 @@ int run_report_command(const std::string& name, const char* help, std::span<cons
       return 1;
     }
   }
-  std::fputs(answer(json).c_str(), stdout);
+  const std::string report = answer(json);
+  if (std::fputs(report.c_str(), stdout) < 0 || std::fflush(stdout) != 0) {
+    std::fprintf(stderr, "ostler: %s: the report cannot be written: %s; write it where there is room\n",
+                 name.c_str(), std::strerror(errno));
+    return 1;
+  }
   return 0;
 }
 

@@ -312,6 +312,14 @@ class Mistakes(Mistake):
     def test_doctor_option_unknown(self):
         self.expect("ostler", ["doctor", "--jsn"], words=["doctor", "'--jsn'", "ostler doctor --help"])
 
+    def test_report_that_does_not_fit(self):
+        for command in ("doctor", "ps"):
+            with open("/dev/full", "wb") as full:
+                done = subprocess.run([BIN / "ostler", command], stdin=subprocess.DEVNULL, stdout=full,
+                                      stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+            self.assertEqual(done.returncode, 1, done.stderr)
+            self.assertIn(f"ostler: {command}: the report cannot be written: No space left", done.stderr)
+
     def test_accelerator_without_properties(self):
         self.qemu("-accel", "kvm,cache=8M", words=["-accel kvm", "'cache'", "leave it out"])
 

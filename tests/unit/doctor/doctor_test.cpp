@@ -1,6 +1,7 @@
 // The doctor's findings about hosts made of files, and its reports.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -225,6 +226,14 @@ TEST_F(Doctor, Reports) {
   const std::string text = as_text(sections);
   EXPECT_THAT(text, HasSubstr("First\n  ok       one"));
   EXPECT_THAT(text, HasSubstr("-> make it\n\nSecond\n  limited  three"));
+}
+
+// Of the process itself: root inside a user namespace that is somebody else outside has a limit of processes.
+TEST_F(Doctor, RootOfAContainerHasLimits) {
+  file("/proc/self/uid_map", "         0       1000          1\n");
+  EXPECT_FALSE(ProcessLimits::current(host_).may_start_more);
+  file("/proc/self/uid_map", "         0          0 4294967295\n");
+  EXPECT_EQ(ProcessLimits::current(host_).may_start_more, geteuid() == 0);
 }
 
 // Whatever this host is: each finding has an id of its own and says something.
