@@ -157,7 +157,7 @@ std::span<const ModelListing> CpuModel::list() {
               {std::string(version.alias), fmt::format("{}-v{}", name, &version - row.versions.data() + 2)});
       for (unsigned number = 1; number <= row.newest(); ++number) {
         const FeatureSet adds = number == 1 ? FeatureSet{} : row.versions[number - 2].adds;
-        std::string what = "the same";
+        std::string what = name;
         for (size_t i = 0, count = 0; i < kFeatureCount; ++i)
           if (adds.has(static_cast<F>(i)))
             what = count++ == 0 ? fmt::format("{} with {}", name, feature_info(static_cast<F>(i)).spelling)
