@@ -39,6 +39,13 @@ TEST(KvmSystem, ARefusalNamesWhatLetsTheUserIn) {
   unlink(path.c_str());
 }
 
+// The kernel's list has no hints: they are the user's to give.
+TEST(KvmCpuid, AHintIsNoFeatureOfTheKernels) {
+  auto model = x86::CpuModel::parse("max,kvm-hint-dedicated=on");
+  ASSERT_TRUE(model->restrict_to(features_of({}), "KVM"));
+  EXPECT_TRUE(model->has(x86::Feature::kKvmHintDedicated));
+}
+
 TEST(KvmCpuid, EveryLeafIsTheModels) {
   auto model = x86::CpuModel::parse("max");
   ASSERT_TRUE(model) << model.error().message();
