@@ -1,14 +1,15 @@
 // Fault injection, write log, throttling.
 #include "block/filters/fault_node.h"
 #include "block/filters/throttle.h"
-#include "block/filters/write_log_node.h"
 #include "block/null/null_node.h"
 #include "block_fixture.h"
+#include "write_log_node.h"
 
 namespace ostler::block {
 namespace {
 
 using test::BlockTest;
+using test::WriteLogNode;
 
 TEST_F(BlockTest, faults_come_at_the_request_that_a_rule_names) {
   auto node = std::make_shared<FaultNode>();

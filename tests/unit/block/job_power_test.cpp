@@ -12,6 +12,8 @@ namespace {
 
 using test::JobTest;
 using test::same;
+using test::WriteLogNode;
+using test::WriteRecord;
 
 constexpr uint64_t kSize = 1 << 20;
 

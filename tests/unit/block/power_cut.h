@@ -3,8 +3,8 @@
 
 #include <nlohmann/json.hpp>
 
-#include "block/filters/write_log_node.h"
 #include "format_fixture.h"
+#include "write_log_node.h"
 
 namespace ostler::block::test {
 

@@ -10,6 +10,8 @@ namespace {
 
 using nlohmann::json;
 using test::Qcow2Test;
+using test::WriteLogNode;
+using test::WriteRecord;
 
 constexpr size_t kSector = 512;
 

@@ -1,8 +1,8 @@
 // A node "log" that keeps what is written to a file: for images whose "file" it is by name.
 #pragma once
 
-#include "block/filters/write_log_node.h"
 #include "block_fixture.h"
+#include "write_log_node.h"
 
 namespace ostler::block::test {
 

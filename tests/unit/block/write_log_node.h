@@ -1,5 +1,5 @@
-// For tests: keeps every write and flush with its data in memory, so that the image can be built as a power
-// cut at any point would have left it. blklogwrites (log_writes_node.h) is for users.
+// Keeps every write and flush with its data in memory, so that the image can be built as a power
+// cut at any point would have left it.
 #pragma once
 
 #include <mutex>
@@ -8,7 +8,7 @@
 
 #include "block/filters/filter.h"
 
-namespace ostler::block {
+namespace ostler::block::test {
 
 struct WriteRecord {
   enum class Kind { kWrite, kZero, kTruncate, kFlushBegin, kFlushEnd };
@@ -45,4 +45,4 @@ std::vector<std::byte> image_after_power_cut(std::vector<std::byte> image,
                                              const std::vector<WriteRecord>& records, size_t cut,
                                              std::mt19937* random);
 
-}  // namespace ostler::block
+}  // namespace ostler::block::test

@@ -1,10 +1,10 @@
-#include "block/filters/write_log_node.h"
+#include "write_log_node.h"
 
 #include <algorithm>
 #include <cstring>
 #include <deque>
 
-namespace ostler::block {
+namespace ostler::block::test {
 namespace {
 
 constexpr uint64_t kSector = 512;
@@ -106,4 +106,4 @@ std::vector<std::byte> image_after_power_cut(std::vector<std::byte> image,
   return image;
 }
 
-}  // namespace ostler::block
+}  // namespace ostler::block::test
