@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <vector>
 
 #include "config/block_node.h"
+#include "config/object_types.h"
 #include "config/property.h"
 #include "config/qemu_builder.h"
 
@@ -71,14 +73,14 @@ Result<void> option_object(QemuBuilder& b, std::string_view value) {
   };
   if (*type == "help" || *type == "?") return help({});
   object.type = *type;
-  static constexpr std::string_view kTypes[] = {
-      "secret",      "tls-creds-x509", "tls-creds-psk",      "throttle-group",       "iothread",
-      "filter-dump", "filter-rate",    "memory-backend-ram", "memory-backend-memfd", "memory-backend-file",
-      "rng-random",  "rng-builtin"};
-  if (std::find(std::begin(kTypes), std::end(kTypes), object.type) == std::end(kTypes))
+  const ObjectType* const known = find_object_type(object.type);
+  if (known == nullptr) {
+    std::vector<std::string_view> names;
+    for (const ObjectType& each : kObjectTypes) names.push_back(each.name);
     return keys.error("qom-type",
                       fmt::format("'{}' is not available in this version; there are {}{}", object.type,
-                                  fmt::join(kTypes, ", "), suggestion(object.type, kTypes)));
+                                  fmt::join(names, ", "), suggestion(object.type, names)));
+  }
   if (keys.take("help") || keys.take("?")) return help(object.type);
   const auto id = keys.take("id");
   if (!id) return keys.error("id", "is missing: nothing could refer to this object");
@@ -89,7 +91,7 @@ Result<void> option_object(QemuBuilder& b, std::string_view value) {
       if (other.id == object.id)
         return keys.error("id", fmt::format("'{}' is taken by another object", object.id));
   object.properties = keys.take_rest();
-  auto& list = object.type.starts_with("filter-") ? b.machine().filters : b.machine().objects;
+  auto& list = known->use == ObjectUse::kNetworks ? b.machine().filters : b.machine().objects;
   list.push_back(std::move(object));
   return {};
 }

@@ -103,11 +103,9 @@ constexpr Option kOptions[] = {
      "a disk with its image", option_drive},
     {"blockdev", "[driver=]raw|qcow2|file|…,node-name=n[,…]",
      "a node of the block graph; JSON is understood too", option_blockdev},
-    {"object",
-     "secret|tls-creds-x509|tls-creds-psk|throttle-group|iothread|filter-dump|filter-rate|memory-backend-ram|"
-     "…-memfd|…-file|rng-random|rng-builtin,id=name[,…]",
-     "a passphrase, certificates or keys for TLS, limits that disks share, a thread for disks, a network's "
-     "capture or its limit, guest memory, random numbers; 'help' lists them",
+    {"object", "type,id=name[,prop=value…]",
+     "what other options name by its id: a passphrase, a thread for disks, guest memory, …; 'help' lists the "
+     "types, 'type,help' the properties",
      option_object},
     {"snapshot", "", "write to temporary files instead of the disk images",
      [](QemuBuilder& b, std::string_view) -> Result<void> {

@@ -8,6 +8,7 @@
 #include "base/suggest.h"
 #include "block/nbd/tls_objects.h"
 #include "block/secret.h"
+#include "config/object_types.h"
 
 namespace ostler::machine {
 namespace {
@@ -31,8 +32,8 @@ json limits_of(const json& options) {
 }  // namespace
 
 bool DiskObjects::has(std::string_view type) {
-  return type == "secret" || type == "throttle-group" || type == "iothread" ||
-         type == block::nbd::kTlsCertificates || type == block::nbd::kTlsKeys;
+  const config::ObjectType* const known = config::find_object_type(type);
+  return known != nullptr && known->use == config::ObjectUse::kDisks;
 }
 
 Result<void> DiskObjects::make(const config::Object& object, block::Opener& opener) {

@@ -1,5 +1,3 @@
-// Each property is read where its object is made: memory_backend.cpp, disk_objects.cpp,
-// net/filter_options.cpp.
 #include "machine/object_help.h"
 
 #include <fmt/format.h>
@@ -8,15 +6,13 @@
 #include <span>
 #include <string_view>
 
+#include "config/object_types.h"
+
 namespace ostler::machine {
 namespace {
 
 struct Line {
   std::string_view property, help;
-};
-struct Type {
-  std::string_view name, help, more;  // `more`: the page that tells the rest, where no properties follow
-  std::span<const Line> special;
 };
 
 constexpr std::array kOfMemory{
@@ -40,32 +36,23 @@ constexpr std::array kOfFile{
     Line{"offset=<size>", "of the memory in the file"},
     Line{"align=<size>", "of its address, a power of two"},
 };
-constexpr std::array kTypes{
-    Type{"filter-dump", "a capture of a network", "docs/networks.md", {}},
-    Type{"filter-rate", "a limit of a network", "docs/networks.md", {}},
-    Type{"iothread", "a thread for disks", "docs/disks.md", {}},
-    Type{"memory-backend-file", "guest memory in a file, or in huge pages of hugetlbfs", "", kOfFile},
-    Type{"memory-backend-memfd", "guest memory that other processes can map", "", kOfMemfd},
-    Type{"memory-backend-ram", "guest memory", "", {}},
-    Type{"rng-builtin", "random numbers of the host's kernel for virtio-rng", "docs/virtio.md", {}},
-    Type{"rng-random", "the same, by the name of its device file", "docs/virtio.md", {}},
-    Type{"secret", "a passphrase or key", "docs/block.md", {}},
-    Type{"throttle-group", "limits that disks share", "docs/disks.md", {}},
-    Type{"tls-creds-psk", "keys of NBD servers and clients", "docs/nbd.md", {}},
-    Type{"tls-creds-x509", "certificates of NBD servers and clients", "docs/nbd.md", {}},
-};
+std::span<const Line> own_lines(std::string_view type) {
+  if (type == "memory-backend-memfd") return kOfMemfd;
+  if (type == "memory-backend-file") return kOfFile;
+  return {};
+}
 
 }  // namespace
 
 std::string object_help(const std::string& type) {
   std::string text = type.empty() ? "Objects (-object TYPE,help tells what each takes):\n" : "";
-  for (const Type& each : kTypes) {
+  for (const config::ObjectType& each : config::kObjectTypes) {
     if (type.empty()) text += fmt::format("  {:<21} {}\n", each.name, each.help);
     if (type != each.name) continue;
-    if (!each.more.empty())
-      return fmt::format("{}: {}; {} tells its properties\n", each.name, each.help, each.more);
+    if (!each.page.empty())
+      return fmt::format("{}: {}; {} tells its properties\n", each.name, each.help, each.page);
     text += fmt::format("{} options:\n", each.name);
-    for (const std::span<const Line> lines : {std::span<const Line>(kOfMemory), each.special})
+    for (const std::span<const Line> lines : {std::span<const Line>(kOfMemory), own_lines(each.name)})
       for (const Line& line : lines) text += fmt::format("  {:<30} - {}\n", line.property, line.help);
   }
   return text;

@@ -686,6 +686,14 @@ class Mistakes(Mistake):
         self.qemu("-object", "throttle-group,id=g,x-iops-totl=5", words=["-object", "x-iops-totl", "iops-total"])
         self.qemu("-object", "secret,id=s,file=/nonexistent/key", words=["-object", "/nonexistent/key"])
 
+    def test_types_of_objects(self):
+        listed = re.findall(r"^  (\S+)", run(QEMU, "-object", "help").stdout, re.MULTILINE)
+        self.assertIn("iothread", listed)
+        for each in listed:
+            told = run(QEMU, "-object", f"{each},help")
+            self.assertEqual((told.returncode, told.stdout[:len(each)]), (0, each))
+        self.qemu("-object", "nosuch,id=a", words=["-object", "'nosuch'", *listed])
+
     def test_tls_objects(self):
         tls = f"tls-creds-psk,id=t,dir={F.folder},endpoint=server"
         self.qemu("-object", tls, words=["-object", "'t'", "keys.psk", "is missing", "psktool"])
