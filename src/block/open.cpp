@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <array>
+#include <vector>
 
+#include "base/suggest.h"
 #include "block/driver.h"
 #include "block/file_name.h"
 #include "block/formats/raw/raw_node.h"
@@ -198,13 +200,15 @@ Result<void> Opener::add_secret(const std::string& id, std::string secret) {
   return {};
 }
 
-Result<std::string> Opener::secret(const std::string& id) const {
+Result<std::string> Opener::secret(const std::string& id, std::string_view option) const {
   const std::lock_guard lock(mutex_);
   const auto found = secrets_.find(id);
-  if (found == secrets_.end())
-    return Error(ErrorKind::kNotFound,
-                 fmt::format("there is no secret '{0}'; give it with --object secret,id={0},file=PATH", id));
-  return found->second;
+  if (found != secrets_.end()) return found->second;
+  std::vector<std::string_view> known;
+  for (const auto& entry : secrets_) known.push_back(entry.first);
+  return Error(ErrorKind::kNotFound,
+               fmt::format("{1}: there is no secret '{0}'{2}; give it with --object secret,id={0},file=PATH",
+                           id, option, suggestion(id, known)));
 }
 
 Result<void> Opener::add_tls(const std::string& id, std::shared_ptr<const nbd::TlsCredentials> credentials) {
@@ -337,8 +341,10 @@ Task<Result<NodePtr>> OpenRequest::open_child(std::string_view name, OpenFlags c
   if (value->is_string()) {
     NodePtr found = opener.find(value->get_ref<const std::string&>());
     if (!found)
-      co_return Error(ErrorKind::kNotFound, fmt::format("{}: there is no block node '{}'", options.where(),
-                                                        value->get_ref<const std::string&>()));
+      co_return Error(
+          ErrorKind::kNotFound,
+          fmt::format("{0}: option '{1}': there is no block node '{2}'; a file is meant by {1}.filename={2}",
+                      options.where(), name, value->get_ref<const std::string&>()));
     if (child_flags.writable && found->read_only())
       co_return Error(ErrorKind::kPermission,
                       fmt::format("{}: option '{}': the node '{}' is read-only; say read-only=on here too",

@@ -55,10 +55,10 @@ class Opener {
   // Names it; kInvalidArgument if the name is taken. An empty name: a free one, "#block123".
   Result<void> add(const NodePtr& node, std::string node_name);
 
-  // Passphrases by name (`--object secret`), for drivers of encrypted formats ("key-secret"). kNotFound tells
-  // how one is given.
+  // Passphrases by name (`--object secret`), for drivers of encrypted formats ("key-secret"). kNotFound
+  // begins with the option that named it and tells how one is given.
   Result<void> add_secret(const std::string& id, std::string secret);
-  Result<std::string> secret(const std::string& id) const;
+  Result<std::string> secret(const std::string& id, std::string_view option) const;
   // The same for `--object tls-creds-x509` and `tls-creds-psk` (nbd/tls_objects.h). Null: there is none of
   // this id. Objects of both kinds have different ids.
   Result<void> add_tls(const std::string& id, std::shared_ptr<const nbd::TlsCredentials> credentials);

@@ -99,7 +99,7 @@ Result<void> add_secret(Opener& opener, const std::string& id, OptionReader opti
     TRY_ASSIGN(secret, from_base64(options, secret));
   }
   if (key_id) {
-    TRY_ASSIGN(const std::string key, opener.secret(*key_id));
+    TRY_ASSIGN(const std::string key, opener.secret(*key_id, options.where() + ": keyid"));
     TRY_ASSIGN(const std::string start, from_base64(options, *iv));
     TRY_ASSIGN(secret, decrypted(options, std::move(secret), key, start));
   }

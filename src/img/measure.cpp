@@ -23,12 +23,12 @@ constexpr OptionName kOptions[] = {kObject,
 Result<void> check_secret(Tool& tool, const block::Driver& driver, const nlohmann::json& options) {
   const bool whole = driver.name == "luks";
   if (!whole && (!options.contains("encrypt") || !options["encrypt"].is_object())) return {};
+  const std::string option = whole ? "-o key-secret" : "-o encrypt.key-secret";
   const std::string id = block::string_at(whole ? options : options["encrypt"], "key-secret");
   if (id.empty())
     return Error(ErrorKind::kInvalidArgument,
-                 fmt::format("-o {}key-secret is missing: the name of an --object secret with the passphrase",
-                             whole ? "" : "encrypt."));
-  TRY(tool.opener.secret(id));
+                 option + " is missing: the name of an --object secret with the passphrase");
+  TRY(tool.opener.secret(id, option));
   return {};
 }
 

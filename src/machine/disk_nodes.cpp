@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "block/driver.h"
 #include "block/filters/overlay_node.h"
+#include "block/filters/throttle.h"
 #include "block/null/null_node.h"
 
 namespace ostler::machine {
@@ -65,8 +66,11 @@ block::Task<Result<void>> add_filters(Opener& opener, const config::Drive& drive
   }
   if (!drive.limits.empty() || !drive.throttle_group.empty()) {
     json options = filter_options("throttle", root);
-    options["throttle-group"] = drive.throttle_group.empty() ? drive.id : drive.throttle_group;
-    if (!drive.limits.empty()) options["limits"] = json::parse(drive.limits, nullptr, false);
+    options["throttle-group"] = throttle_group_of(drive);
+    if (!drive.limits.empty())
+      options["limits"] = json::parse(drive.limits, nullptr, false);
+    else
+      CO_TRY(block::ThrottleGroup::find(drive.throttle_group, "throttling.group"));
     auto opened = co_await opener.open(std::move(options), flags);
     if (!opened) co_return std::move(opened).error();
     root = *std::move(opened);
@@ -75,6 +79,10 @@ block::Task<Result<void>> add_filters(Opener& opener, const config::Drive& drive
 }
 
 }  // namespace
+
+std::string throttle_group_of(const config::Drive& drive) {
+  return drive.throttle_group.empty() ? drive.id : drive.throttle_group;
+}
 
 block::Task<Result<NodePtr>> open_block_node(Opener& opener, config::BlockNode node) {
   OpenFlags flags;

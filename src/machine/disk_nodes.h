@@ -12,6 +12,9 @@ block::Task<Result<block::NodePtr>> open_block_node(block::Opener& opener, confi
 // medium.
 block::Task<Result<block::NodePtr>> open_drive(block::Opener& opener, config::Drive drive);
 
+// The group that the drive's limits belong to: without a name one of its own.
+std::string throttle_group_of(const config::Drive& drive);
+
 // What a drive without a medium has: a node of no bytes.
 block::NodePtr no_medium();
 

@@ -72,6 +72,10 @@ Result<void> DiskObjects::add(const config::Object& object, block::Opener& opene
   return {};
 }
 
+void DiskObjects::add_throttle_group(const std::string& id) {
+  throttle_groups_.emplace(id, block::ThrottleGroup::get(id));
+}
+
 Result<block::IoContext*> DiskObjects::iothread(const std::string& id, const std::string& user) {
   const auto found = iothreads_.find(id);
   if (found != iothreads_.end()) return &found->second->context();

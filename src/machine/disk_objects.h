@@ -20,6 +20,8 @@ class DiskObjects {
   Result<void> add(const config::Object& object, block::Opener& opener);
   // kNotFound names the known ones.
   Result<block::IoContext*> iothread(const std::string& id, const std::string& user);
+  // A group that a drive with limits makes: others may name it, also drives before that one.
+  void add_throttle_group(const std::string& id);
   void settle();  // all I/O threads, as IoThread has it
 
  private:

@@ -22,6 +22,8 @@ Result<std::unique_ptr<Disks>> Disks::create(const config::Machine& config, Stop
 Result<void> Disks::open(const config::Machine& config) {
   for (const config::Object& each : config.objects)
     if (DiskObjects::has(each.type)) TRY(objects_.add(each, opener_));
+  for (const config::Drive& each : config.drives)
+    if (!each.limits.empty()) objects_.add_throttle_group(throttle_group_of(each));
   for (const config::BlockNode& each : config.block_nodes) {
     auto node = thread_.wait_for(open_block_node(opener_, each));
     if (!node) return std::move(node).error().with_context(each.origin);
@@ -141,6 +143,11 @@ Result<std::vector<std::shared_ptr<block::Backend>>> Disks::take(const DiskWish&
     backends.push_back(disk.queues.back());
   }
   return backends;
+}
+
+Result<void> Disks::check_iothread(const std::string& id, const std::string& user) {
+  TRY(objects_.iothread(id, user));
+  return {};
 }
 
 void Disks::resumed() {

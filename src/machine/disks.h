@@ -41,6 +41,8 @@ class Disks {
 
   // A backend for each queue. Errors begin with the device: no such disk, no such thread, used by another.
   Result<std::vector<std::shared_ptr<block::Backend>>> take(const DiskWish& wish);
+  // kNotFound, which begins with `user`: there is no such thread.
+  Result<void> check_iothread(const std::string& id, const std::string& user);
   // The settings of a drive; null: `name` is that of a node.
   const config::Drive* drive(const std::string& name) const;
 

@@ -364,6 +364,7 @@ Result<std::unique_ptr<virtio::Device>> PluggedDevices::make_virtio(const std::s
   if (family == "virtio-scsi") {
     const auto& own = std::any_cast<const virtio::scsi::Options&>(options);
     bus_options = own;
+    if (!own.iothread.empty()) TRY(backends_.disks().check_iothread(own.iothread, device.origin));
     return make_scsi_controller(own);
   }
   if (family == "virtio-rng") {

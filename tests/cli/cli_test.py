@@ -703,6 +703,19 @@ class Mistakes(Mistake):
         self.qemu("-blockdev", "nbd,node-name=n,server.type=unix,server.path=/nonexistent/s,tls-creds=t",
                   words=["-blockdev", "there is no object 't'", "endpoint=client"])
 
+    def test_names_in_block_options_that_nothing_has(self):
+        for option, setting in (("password-secret", "username=u"), ("cookie-secret", "timeout=5")):
+            self.qemu("-blockdev", f"http,node-name=n,url=http://127.0.0.1:1/,{setting},{option}=s",
+                      words=["-blockdev", f"{option}: there is no secret 's'", "--object secret,id=s,"])
+        self.qemu("-object", "secret,id=s,data=x", "-object", "secret,id=t,data=x,keyid=ss,iv=x",
+                  words=["-object", "'t': keyid: there is no secret 'ss'", "did you mean 's'?"])
+        self.qemu("-blockdev", f"raw,node-name=n,file={F.disk}",
+                  words=["-blockdev", f"'file': there is no block node '{F.disk}'", f"file.filename={F.disk}"])
+        self.qemu("-blockdev", "blklogwrites,node-name=n,file.driver=null-co,log=l", words=["-blockdev", "'log'", "'l'"])
+        for controller in ("virtio-scsi-pci", "virtio-blk-pci,drive=d"):
+            self.qemu("-blockdev", "null-co,node-name=d", "-device", f"{controller},iothread=t",
+                      words=[f"-device {controller}", "there is no iothread 't'", "-object iothread,id=t"])
+
     def test_block_device_without_drive(self):
         self.qemu("-device", "virtio-blk-pci", words=["-device virtio-blk-pci", "drive"])
 

@@ -1,9 +1,13 @@
 #include "block/filters/throttle.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <vector>
 
+#include "base/suggest.h"
 #include "block/driver.h"
 #include "block/io_context.h"
 
@@ -11,6 +15,9 @@ namespace ostler::block {
 namespace {
 
 constexpr uint64_t kLook = 100'000'000;  // nanoseconds between looks at cancellation
+
+std::mutex groups_mutex;
+std::map<std::string, std::weak_ptr<ThrottleGroup>> groups;
 
 }  // namespace
 
@@ -43,16 +50,28 @@ Result<ThrottleLimits> throttle_limits(nlohmann::json options, const std::string
 }
 
 std::shared_ptr<ThrottleGroup> ThrottleGroup::get(const std::string& name) {
-  static std::mutex mutex;
-  static std::map<std::string, std::weak_ptr<ThrottleGroup>> groups;
-  const std::lock_guard lock(mutex);
+  const std::lock_guard lock(groups_mutex);
   std::erase_if(groups, [](const auto& each) { return each.second.expired(); });
-  auto group = groups[name].lock();
+  std::weak_ptr<ThrottleGroup>& place = groups[name];
+  auto group = place.lock();
   if (!group) {
     group = std::make_shared<ThrottleGroup>();
-    groups[name] = group;
+    place = group;
   }
   return group;
+}
+
+Result<std::shared_ptr<ThrottleGroup>> ThrottleGroup::find(const std::string& name, std::string_view option) {
+  const std::lock_guard lock(groups_mutex);
+  std::vector<std::string_view> known;
+  for (const auto& [other, place] : groups) {
+    auto group = place.lock();
+    if (group && other == name) return group;
+    if (group) known.push_back(other);
+  }
+  return Error(ErrorKind::kNotFound, fmt::format("{1}: there is no throttle group '{0}'{2}; "
+                                                 "-object throttle-group,id={0},x-iops-total=N makes it",
+                                                 name, option, suggestion(name, known)));
 }
 
 void ThrottleGroup::set_limits(const ThrottleLimits& limits) {
@@ -136,10 +155,13 @@ namespace {
 Task<Result<NodePtr>> open_throttle(OpenRequest request) {
   CO_TRY_ASSIGN(const auto name, request.options.string("throttle-group"));
   if (!name) co_return request.options.error("throttle-group", "is missing");
-  auto group = ThrottleGroup::get(*name);
+  std::shared_ptr<ThrottleGroup> group;
   if (auto limits = request.options.take("limits")) {
     CO_TRY_ASSIGN(const ThrottleLimits parsed, throttle_limits(*limits, "throttle-group " + *name));
+    group = ThrottleGroup::get(*name);
     group->set_limits(parsed);
+  } else {
+    CO_TRY_ASSIGN(group, ThrottleGroup::find(*name, request.options.where() + ": throttle-group"));
   }
   auto child = co_await request.open_child("file");
   if (!child) co_return std::move(child).error();

@@ -7,6 +7,7 @@
 #include <mutex>
 #include <nlohmann/json_fwd.hpp>
 #include <string>
+#include <string_view>
 
 #include "base/result.h"
 #include "block/filters/filter.h"
@@ -27,8 +28,10 @@ Result<ThrottleLimits> throttle_limits(nlohmann::json options, const std::string
 // Any thread. First come, first served.
 class ThrottleGroup {
  public:
-  // The group of that name, which lives as long as somebody holds it.
+  // The group of that name, which lives as long as somebody holds it; made if there is none.
   static std::shared_ptr<ThrottleGroup> get(const std::string& name);
+  // The same of one that there must be. kNotFound begins with `option`, which named it.
+  static Result<std::shared_ptr<ThrottleGroup>> find(const std::string& name, std::string_view option);
   void set_limits(const ThrottleLimits& limits);
   // Books a request and tells the time (IoContext::now()) when it may begin.
   uint64_t book(bool is_write, uint64_t bytes);

@@ -28,14 +28,14 @@ Result<http::Settings> read_settings(OpenRequest& request, std::string_view sche
   if (cookie && cookie_secret) return options.error("cookie", "and 'cookie-secret' exclude each other");
   settings.cookie = cookie.value_or("");
   if (cookie_secret) {
-    TRY_ASSIGN(settings.cookie, request.opener.secret(*cookie_secret));
+    TRY_ASSIGN(settings.cookie, request.opener.secret(*cookie_secret, "cookie-secret"));
   }
   TRY_ASSIGN(const auto username, options.string("username"));
   settings.username = username.value_or("");
   TRY_ASSIGN(const auto password, options.string("password-secret"));
   if (password && !username) return options.error("password-secret", "needs a 'username'");
   if (password) {
-    TRY_ASSIGN(settings.password, request.opener.secret(*password));
+    TRY_ASSIGN(settings.password, request.opener.secret(*password, "password-secret"));
   }
   TRY_ASSIGN(const auto verify, options.boolean("sslverify"));
   settings.verify = verify.value_or(true);

@@ -39,9 +39,7 @@ Result<TlsSettings> take_settings(const Opener& opener, bool keys, OptionReader&
   TRY_ASSIGN(const auto password, options.string("passwordid"));
   TRY(options.finish());
   if (password) {
-    auto secret = opener.secret(*password);
-    if (!secret) return std::move(secret).error().with_context(options.where() + ": passwordid");
-    settings.password = *std::move(secret);
+    TRY_ASSIGN(settings.password, opener.secret(*password, options.where() + ": passwordid"));
   }
   return settings;
 }

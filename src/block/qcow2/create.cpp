@@ -198,7 +198,7 @@ Task<Result<void>> create_qcow2(CreateRequest request) {
     if (image.encryption->secret.empty())
       co_return request.options.error("encrypt.key-secret",
                                       "is missing: the name of an --object secret with the passphrase");
-    CO_TRY_ASSIGN(passphrase, request.opener.secret(image.encryption->secret));
+    CO_TRY_ASSIGN(passphrase, request.opener.secret(image.encryption->secret, "encrypt.key-secret"));
   }
   Header& h = image.header;
   const uint64_t cluster = h.cluster_bytes();

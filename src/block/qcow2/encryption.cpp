@@ -83,7 +83,7 @@ Task<Result<void>> Qcow2Node::open_encryption(EncryptOptions options, const Open
                     ENOTSUP);
   }
   if (options.secret.empty()) co_return Result<void>();
-  CO_TRY_ASSIGN(const std::string text, opener.secret(options.secret));
+  CO_TRY_ASSIGN(const std::string text, opener.secret(options.secret, "encrypt.key-secret"));
   if (!luks) {
     CO_TRY(ostler_lazy_gcrypt.load());
     encryption_->legacy = LegacyCipher::make(text);

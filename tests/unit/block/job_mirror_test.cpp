@@ -383,6 +383,7 @@ TEST_F(MirrorTest, the_target_replaces_the_image_under_a_filter) {
   const std::string content = make_chain("disk", 1, kSize, 33);
   NodePtr limited = open_options({{"driver", "throttle"},
                                   {"throttle-group", "replaces"},
+                                  {"limits", {{"bps-total", 0}}},
                                   {"file",
                                    {{"driver", "qcow2"},
                                     {"node-name", "old"},

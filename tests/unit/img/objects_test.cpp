@@ -14,14 +14,15 @@ std::string error_of(const std::string& description) {
 TEST(Objects, ASecretIsFoundByItsId) {
   block::Opener opener;
   ASSERT_TRUE(add_object(opener, "secret,id=key,data=open sesame"));
-  EXPECT_EQ(*opener.secret("key"), "open sesame");
-  EXPECT_NE(opener.secret("other").error().message().find("--object secret,id=other"), std::string::npos);
+  EXPECT_EQ(*opener.secret("key", "key-secret"), "open sesame");
+  EXPECT_NE(opener.secret("other", "key-secret").error().message().find("--object secret,id=other"),
+            std::string::npos);
 }
 
 TEST(Objects, Base64IsDecoded) {
   block::Opener opener;
   ASSERT_TRUE(add_object(opener, "secret,id=key,data=b3BlbiBzZXNhbWU=,format=base64"));
-  EXPECT_EQ(*opener.secret("key"), "open sesame");
+  EXPECT_EQ(*opener.secret("key", "key-secret"), "open sesame");
 }
 
 TEST(Objects, MistakesAreNamed) {

@@ -59,7 +59,8 @@ TEST_F(DiskGraph, TwoOverlaysShareABase) {
 TEST_F(DiskGraph, MistakesNameTheOption) {
   make_file("a.img", kSector);
   EXPECT_EQ(try_open({"-blockdev", "raw,node-name=d,file=prto"}),
-            "-blockdev raw,node-name=d,file=prto: block node: there is no block node 'prto'");
+            "-blockdev raw,node-name=d,file=prto: block node: option 'file': there is no block node "
+            "'prto'; a file is meant by file.filename=prto");
   EXPECT_NE(try_open({"-blockdev", "raww,node-name=d,file=p"}).find("'raww' is not an image format"),
             std::string::npos);
   EXPECT_NE(try_open({"-blockdev", "file,node-name=d,filname=@/a.img"}).find("filename"), std::string::npos);

@@ -125,6 +125,34 @@ TEST_F(DiskSettings, LimitsThatContradictAreRefused) {
             std::string::npos);
 }
 
+TEST_F(DiskSettings, AGroupOfLimitsThatNobodyMakesIsRefused) {
+  const auto refused = [&](std::vector<std::string> options, const std::string& option) {
+    const std::string error = try_open(std::move(options));
+    EXPECT_NE(error.find(option + ": there is no throttle group 'g'"), std::string::npos) << error;
+    EXPECT_NE(error.find("-object throttle-group,id=g,"), std::string::npos) << error;
+  };
+  refused({"-blockdev", "throttle,node-name=d,throttle-group=g,file.driver=null-co"}, "throttle-group");
+  refused({"-drive", "if=none,id=a,driver=null-co,group=g"}, "throttling.group");
+  refused({"-object", "throttle-group,id=gg,x-iops-total=5", "-drive",
+           "if=none,id=a,driver=null-co,throttling.group=g"},
+          "throttling.group");
+}
+
+TEST_F(DiskSettings, ADriveMayNameTheGroupOfALaterOne) {
+  open({"-drive", "if=none,id=a,driver=null-co,group=g", "-drive",
+        "if=none,id=b,driver=null-co,group=g,iops=50", "-drive", "if=none,id=c,driver=null-co,group=d",
+        "-drive", "if=none,id=d,driver=null-co,iops=50"});
+  const auto group = [&](const std::string& name) {
+    auto* const throttle = dynamic_cast<block::ThrottleNode*>(node_of(take(name)).get());
+    return throttle == nullptr ? nullptr : &throttle->group();
+  };
+  const auto *a = group("a"), *b = group("b"), *c = group("c"), *d = group("d");
+  EXPECT_EQ(a, b);
+  EXPECT_EQ(c, d);
+  EXPECT_NE(a, c);
+  EXPECT_NE(a, nullptr);
+}
+
 TEST_F(DiskSettings, ASecretOpensAnEncryptedImage) {
   make_file("key", "open sesame");
   open({"-object", "secret,id=s,file=@/key"});
@@ -149,7 +177,7 @@ TEST_F(DiskSettings, ASecretEncryptedWithAnother) {
   const std::string iv = "iv=aWlpaWlpaWlpaWlpaWlpaQ==";
   open({"-object", master, "-object",
         "secret,id=s,keyid=m,format=base64,data=el5Ej1ROV0Rd+o5FvQy/Zg==," + iv});
-  EXPECT_EQ(*disks->opener().secret("s"), "letmein");
+  EXPECT_EQ(*disks->opener().secret("s", "secret"), "letmein");
   EXPECT_NE(try_open({"-object", master, "-object", "secret,id=s,keyid=m,data=0123456789abcdef," + iv})
                 .find("another key"),
             std::string::npos);

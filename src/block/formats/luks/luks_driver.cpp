@@ -58,7 +58,7 @@ Task<Result<void>> create_luks(CreateRequest request) {
   if (plan.secret.empty())
     co_return request.options.error("key-secret",
                                     "is missing: the name of an --object secret with the passphrase");
-  CO_TRY_ASSIGN(const std::string text, request.opener.secret(plan.secret));
+  CO_TRY_ASSIGN(const std::string text, request.opener.secret(plan.secret, "key-secret"));
   LuksPlan keys = plan;
   SecretBytes passphrase(text);
   CO_TRY_ASSIGN(const NodePtr file, co_await request.files.make_own());

@@ -31,7 +31,7 @@ Task<Result<NodePtr>> LuksNode::open(OpenRequest request) {
   auto node = std::make_shared<LuksNode>(!request.flags.writable, header);
   node->opener_ = &request.opener;
   if (secret) {
-    CO_TRY_ASSIGN(const std::string text, request.opener.secret(*secret));
+    CO_TRY_ASSIGN(const std::string text, request.opener.secret(*secret, "key-secret"));
     auto key = co_await unlock_luks(*file, 0, header, SecretBytes(text));
     if (!key) co_return std::move(key).error();
     node->cipher_ = std::make_unique<LuksCipher>(header.algorithm, *std::move(key));

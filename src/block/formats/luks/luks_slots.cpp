@@ -17,7 +17,7 @@ Error refuse(const Node& file, std::string_view why) {
 Result<std::optional<SecretBytes>> passphrase(OptionReader& options, const char* name, const Opener& opener) {
   TRY_ASSIGN(const auto id, options.string(name));
   if (!id) return std::optional<SecretBytes>();
-  TRY_ASSIGN(const std::string text, opener.secret(*id));
+  TRY_ASSIGN(const std::string text, opener.secret(*id, name));
   return std::optional<SecretBytes>(SecretBytes(text));
 }
 
