@@ -226,9 +226,10 @@ Task<int> chain_status(NodePtr top, NodePtr base, uint64_t offset, uint64_t byte
   base = skip_filters(std::move(base));
   unsigned depth = 0;
   uint64_t most = bytes;
+  BlockStatus found;
   for (NodePtr node = skip_filters(top); node && node != base; node = next_in_chain(node), ++depth) {
     const uint64_t size = node->size();
-    BlockStatus found;
+    found = {};
     if (offset >= size) {
       // A backing file shorter than what lies on it: the rest reads as zeros.
       found = {.bytes = most, .zero = true, .allocated = depth != 0};
@@ -246,6 +247,7 @@ Task<int> chain_status(NodePtr top, NodePtr base, uint64_t offset, uint64_t byte
     most = std::min(most, found.bytes);
   }
   status = {};
+  static_cast<BlockStatus&>(status) = found;  // space that is reserved and not in use has a place
   status.bytes = most;
   status.zero = !base;
   status.depth = depth;

@@ -2,7 +2,10 @@
 // wrong), 2 an image cannot be opened, 3 its tables cannot be read, 4 its content cannot be read.
 #include <algorithm>
 #include <cstring>
+#include <nlohmann/json.hpp>
 #include <optional>
+#include <utility>
+#include <vector>
 
 #include "img/commands.h"
 #include "img/unlocked.h"
@@ -16,6 +19,7 @@ constexpr OptionName kOptions[] = {kObject, kImageOptions, kForceShare,         
                                    kQuiet,  kPercent,      {"F", 'F', "", true}, {"s", 's'}};
 
 constexpr uint64_t kPiece = 2 << 20, kStatusStep = uint64_t{1} << 30, kSector = 512;
+constexpr uint64_t kTablePiece = 65536;
 constexpr int kDifferent = 1, kNotOpened = 2, kStatusFailed = 3, kReadFailed = 4;
 
 // The first sector of two memories that differs; `size` if none does.
@@ -25,11 +29,26 @@ uint64_t first_difference(const std::byte* a, const std::byte* b, uint64_t size)
     if (std::memcmp(a + at, b + at, std::min(kSector, size - at)) != 0) return at;
 }
 
+// qemu-img asks these formats about no more at a time: one cluster, or what a piece of a qcow2 image's tables
+// covers. 0: no limit.
+uint64_t bytes_of_an_answer(const block::Node& node) {
+  const uint64_t cluster = node.limits().cluster_bytes;
+  if (node.driver() == "vdi" || node.driver() == "vmdk") return cluster;
+  if (node.driver() != "qcow2") return 0;
+  const nlohmann::json info = node.format_specific_info();
+  const bool extended = info.contains("data") && info["data"].value("extended-l2", false);
+  return cluster * (std::min(cluster, kTablePiece) / (extended ? 16 : 8));
+}
+
 class Comparison {
  public:
   Comparison(Tool& tool, const Image& a, const Image& b)
       : tool_(tool), images_{&a, &b}, form_(tool.progress_form()) {
     progress_.emplace(form_, "compare", std::max(a.size(), b.size()));
+    for (unsigned i = 0; i < 2; ++i)
+      for (block::NodePtr node = block::skip_filters(images_[i]->node()); node;
+           node = block::next_in_chain(node))
+        units_[i].emplace_back(node.get(), bytes_of_an_answer(*node));
   }
 
   // All of both was looked at.
@@ -45,13 +64,16 @@ class Comparison {
   block::Task<int> common(uint64_t end, bool strict) {
     for (uint64_t at = 0; at < end;) {
       ChainStatus status[2];
-      uint64_t bytes = std::min(end - at, kStatusStep);
+      const uint64_t most = strict ? end - at : std::min(end - at, kStatusStep);
+      const auto detail = strict ? block::StatusDetail::kLayout : block::StatusDetail::kPrecise;
+      uint64_t bytes = most;
       for (unsigned i = 0; i < 2; ++i) {
-        const int error = co_await status_at(i, at, bytes, status[i]);
+        const int error = co_await status_at(i, at, most, detail, status[i]);
         if (error != 0) co_return error;
+        if (strict) status[i].bytes = reach(i, at, status[i]);
         bytes = std::min(bytes, status[i].bytes);
       }
-      if (strict && !alike(status[0], status[1])) {
+      if (strict && !alike(status[0], status[1], most)) {
         say(fmt::format("Strict mode: Offset {} block status mismatch!\n", at));
         co_return kDifferent;
       }
@@ -74,7 +96,7 @@ class Comparison {
     while (at < images_[i]->size()) {
       ChainStatus status;
       const uint64_t most = std::min(images_[i]->size() - at, kStatusStep);
-      int result = co_await status_at(i, at, most, status);
+      int result = co_await status_at(i, at, most, block::StatusDetail::kPrecise, status);
       if (result == 0 && !reads_zero(status)) result = co_await zeroes(i == 1, at, status.bytes);
       if (result != 0) co_return result;
       at += status.bytes;
@@ -91,16 +113,27 @@ class Comparison {
   void end_line() {
     if (form_ == Progress::Form::kLine) progress_.reset();
   }
-  // Stored in the same way: -s.
-  static bool alike(const ChainStatus& a, const ChainStatus& b) {
+  // How far the answer about an image reaches.
+  uint64_t reach(unsigned i, uint64_t at, const ChainStatus& status) const {
+    uint64_t bytes = status.bytes;
+    for (const auto& [node, unit] : units_[i]) {
+      if (unit != 0) bytes = std::min(bytes, unit - at % unit);
+      if (node == status.node) break;
+    }
+    return bytes;
+  }
+  // Stored in the same way: -s. As qemu-img has it, that they reach the end of both or of none counts too;
+  // `rest`: bytes to it.
+  static bool alike(const ChainStatus& a, const ChainStatus& b, uint64_t rest) {
     return a.data == b.data && a.zero == b.zero && a.allocated == b.allocated &&
-           a.compressed == b.compressed && a.offset_valid == b.offset_valid;
+           a.compressed == b.compressed && a.offset_valid == b.offset_valid &&
+           (a.bytes == rest) == (b.bytes == rest);
   }
   static bool reads_zero(const ChainStatus& status) { return status.zero; }
 
-  block::Task<int> status_at(unsigned i, uint64_t at, uint64_t bytes, ChainStatus& status) {
-    const int error = co_await block::chain_status(images_[i]->node(), nullptr, at, bytes,
-                                                   block::StatusDetail::kPrecise, status);
+  block::Task<int> status_at(unsigned i, uint64_t at, uint64_t bytes, block::StatusDetail detail,
+                             ChainStatus& status) {
+    const int error = co_await block::chain_status(images_[i]->node(), nullptr, at, bytes, detail, status);
     if (error == 0) co_return 0;
     failed(i, at, error);
     co_return kStatusFailed;
@@ -151,6 +184,8 @@ class Comparison {
 
   Tool& tool_;
   const Image* images_[2];
+  std::vector<std::pair<const block::Node*, uint64_t>>
+      units_[2];  // the chains, each with its bytes_of_an_answer()
   const Progress::Form form_;
   std::optional<Progress> progress_;
   block::AlignedBuffer buffers_[2] = {block::AlignedBuffer(kPiece), block::AlignedBuffer(kPiece)};
