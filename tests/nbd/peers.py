@@ -1,7 +1,10 @@
 """Servers and tools that a test starts in a folder of its own."""
 
+import select
+import socket
 import subprocess
 import tempfile
+import threading
 import time
 import unittest
 from pathlib import Path
@@ -15,6 +18,45 @@ def is_listening(path):
     """Not just bound: a client in between would be refused. (proc(5): flag 00010000 of /proc/net/unix.)"""
     lines = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()]
     return any(line[3] == "00010000" and line[-1] == str(path) for line in lines)
+
+
+class CuttingProxy(threading.Thread):
+    """Passes connections from one unix socket on to another, and cuts them off: the n-th after `cuts[n]` bytes of both directions, all
+    later ones never.
+    """
+
+    def __init__(self, path, target, cuts):
+        super().__init__(daemon=True)
+        self.target, self.cuts, self.made = str(target), list(cuts), 0
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(str(path))
+        self.listener.listen()
+        self.start()
+
+    def run(self):
+        while True:
+            client, _ = self.listener.accept()
+            with client, socket.socket(socket.AF_UNIX) as server:
+                server.connect(self.target)
+                cut = self.cuts[self.made] if self.made < len(self.cuts) else None
+                self.made += 1
+                self.carry(client, server, cut)
+
+    @staticmethod
+    def carry(client, server, left):
+        while left is None or left > 0:
+            for end in select.select([client, server], [], [])[0]:
+                try:
+                    some = end.recv(65536 if left is None else min(left, 65536))
+                    (server if end is client else client).sendall(some)
+                except OSError:
+                    return
+                if not some:
+                    return
+                if left is not None:
+                    left -= len(some)
+                    if left <= 0:
+                        return
 
 
 class Peers(unittest.TestCase):

@@ -159,6 +159,27 @@ class TlsObjects(Tls):
         self.assertTrue(self.path("copy.raw").read_bytes() == self.path("disk.raw").read_bytes())
         self.img("compare", *client, "--image-opts", target, self.LOCAL)
 
+    def test_connections_that_break_are_made_again(self):
+        """In the midst of requests, of the negotiation and of the handshake."""
+        folder = self.certificates()
+        cuts = [300_001, 10, 100, 2000, 1_000_003, 65_537]
+        server = ["--object", f"tls-creds-x509,id=s,dir={folder},endpoint=server", "--tls-creds", "s"]
+        client = ["--object", f"tls-creds-x509,id=t,dir={folder},endpoint=client"]
+        self.content("disk.raw")
+        for name in ("ours", "theirs"):
+            self.run_tool("truncate", "-s", "4M", f"{name}.raw")
+        self.qemu_nbd(*server, "theirs.raw")
+        self.serve("-f", "raw", "-k", self.path("o"), "-t", "-e", "8", *server, "ours.raw")
+        for name, place in (("ours", "o"), ("theirs", "q")):
+            for words in (["convert", "-n", *client, "--image-opts", "--target-image-opts", self.LOCAL],
+                          ["compare", *client, "--image-opts", self.LOCAL]):
+                path = self.path(f"{words[0]}-{name}")
+                proxy = peers.CuttingProxy(path, self.path(place), cuts)
+                self.img(*words, f"driver=raw,file.driver=nbd,file.server.type=unix,file.server.path={path},file.tls-creds=t,"
+                         "file.tls-hostname=localhost,file.reconnect-delay=60")
+                self.assertEqual(proxy.made, len(cuts) + 1)
+            self.same("disk.raw", f"{name}.raw")
+
     def test_what_info_tells_opens_the_disk_again(self):
         folder = self.certificates()
         self.content("disk.raw")
