@@ -40,6 +40,9 @@ uint64_t usual_granularity(const block::Node& node) {
 }
 
 Result<void> merge(const Target& target, const std::string& from) {
+  uint64_t unused = 0;
+  TRY(target.bitmaps.next_dirty(target.name, 0, unused,
+                                unused));  // it must be there, whatever there is to add
   for (uint64_t at = 0; at < target.image_size;) {
     uint64_t begin = 0, end = 0;
     TRY_ASSIGN(const bool found, target.source->next_dirty(from, at, begin, end));

@@ -204,6 +204,8 @@ class Describe(Judged):
 
     def test_measure_raw(self):
         self.both("measure", "--size", "1G", status=0)
+        self.both("measure", "--size", "1E", "-O", "qcow2", status=1)
+        self.both("info", "null-co://,size=1M", status=1)
         self.both("measure", "--size", "1G", "-O", "raw", "--output=json", status=0)
         self.both("measure", "-O", "raw", "a.vdi", status=0)
 

@@ -211,6 +211,13 @@ class Make(Judged):
         self.both("amend", "-o", "nonsense=1", "a.qcow2", status=1)
         self.both("amend", "-f", "qcow2", "-o", "help", status=0, output=False)
 
+    def test_amend_leaves_the_backing_file(self):
+        self.both("create", "-q", "-f", "qcow2", "-b", "a.raw", "-F", "raw", "top.qcow2", status=0)
+        for options in ("backing_file=b.raw,backing_fmt=raw", "backing_file=", "backing_fmt=qcow2"):
+            self.both("amend", "-o", options, "top.qcow2", status=1)
+        self.both("amend", "-o", "backing_file=a.raw,backing_fmt=raw,lazy_refcounts=on", "top.qcow2", status=0)
+        self.assertIn("rebase", self.our("amend", "-o", "backing_file=b.raw", "top.qcow2").stderr)
+
     def test_amend_refcounts(self):
         for bits in (64, 8, 3, 1):
             self.both("amend", "-f", "qcow2", "-o", f"refcount_bits={bits}", "a.qcow2", status=1 if bits == 3 else 0)
@@ -304,7 +311,7 @@ class Make(Judged):
             self.sound("a.qcow2")
         self.both("bitmap", "--clear", "a.qcow2", "two", status=0)
         for words in (["--add", "a.qcow2", "one"], ["--remove", "a.qcow2", "none"], ["--add", "-g", "3", "a.qcow2", "x"],
-                      ["--merge", "none", "a.qcow2", "one"]):
+                      ["--merge", "none", "a.qcow2", "one"], ["--merge", "one", "a.qcow2", "none"]):
             self.both("bitmap", *words, status=1)
         self.sound("a.qcow2")
 

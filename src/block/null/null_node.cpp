@@ -1,5 +1,7 @@
 #include "block/null/null_node.h"
 
+#include <fmt/format.h>
+
 #include <nlohmann/json.hpp>
 
 #include "block/driver.h"
@@ -69,7 +71,10 @@ namespace {
 Task<Result<NodePtr>> open_null(OpenRequest request, std::string driver) {
   OptionReader& options = request.options;
   CO_TRY_ASSIGN(const auto filename, options.string("filename"));
-  static_cast<void>(filename);
+  if (filename && *filename != driver + "://")
+    co_return Error(ErrorKind::kInvalidArgument,
+                    fmt::format("'{}' has more than the name {}://; settings are options: driver={},size=1G",
+                                *filename, driver, driver));
   CO_TRY_ASSIGN(const auto size, options.size("size"));
   CO_TRY_ASSIGN(const auto latency, options.number("latency-ns"));
   CO_TRY_ASSIGN(const auto zeroes, options.boolean("read-zeroes"));

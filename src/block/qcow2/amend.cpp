@@ -24,6 +24,11 @@ Task<Result<void>> Qcow2Node::amend(nlohmann::json values) {
   CO_TRY_ASSIGN(const auto force, options.boolean("force"));
   const auto encrypt = options.take("encrypt");
   CO_TRY(options.finish());
+  // Another name alone would change what is read.
+  if ((backing && *backing != header_.backing_file) ||
+      (backing_format && *backing_format != header_.backing_format))
+    co_return options.error("backing_file",
+                            "is not changed here; 'rebase' gives an image another backing file");
   if (encrypt) CO_TRY(co_await amend_encryption(*encrypt, force.value_or(false)));
   if (bits && !std::has_single_bit(*bits))
     co_return options.error("refcount_bits", "must be a power of two from 1 to 64");
@@ -50,12 +55,6 @@ Task<Result<void>> Qcow2Node::amend(nlohmann::json values) {
   if (data_file) header_.data_file = *data_file;
   if (raw && !*raw) header_.autoclear &= ~uint64_t{kRawDataFile};
   if (version == 2 && header_.version == 3) CO_TRY(co_await downgrade());
-  if (backing) {
-    const std::string format = backing_format.value_or(header_.backing_format);
-    CO_TRY(co_await change_backing_file(*backing, format));
-  } else if (backing_format) {
-    CO_TRY(co_await change_backing_file(header_.backing_file, *backing_format));
-  }
   CO_TRY(co_await write_header());
   if (new_size) CO_TRY(co_await truncate(*new_size, Preallocation::kOff));
   if (const int error = co_await commit(); error != 0)

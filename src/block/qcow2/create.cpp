@@ -189,6 +189,14 @@ json open_file_options(const std::string& path) {
   return json{{"driver", "file"}, {"filename", path}};
 }
 
+Result<void> check_size(const NewImage& image, const std::string& where) {
+  const Header& header = image.header;
+  if (header.l1_entries_for(image.size) <= kMostL1Bytes / 8) return {};
+  return Error(ErrorKind::kInvalidArgument,
+               fmt::format("{}: {} bytes are too many for clusters of {}; use larger clusters", where,
+                           image.size, header.cluster_bytes()));
+}
+
 }  // namespace
 
 Task<Result<void>> create_qcow2(CreateRequest request) {
@@ -204,10 +212,7 @@ Task<Result<void>> create_qcow2(CreateRequest request) {
   const uint64_t cluster = h.cluster_bytes();
   h.refcount_table_offset = cluster;
   h.refcount_table_clusters = 1;
-  if (h.l1_entries_for(image.size) > kMostL1Bytes / 8)
-    co_return Error(ErrorKind::kInvalidArgument,
-                    fmt::format("{}: {} bytes are too many for clusters of {}; use larger clusters",
-                                request.filename, image.size, cluster));
+  CO_TRY(check_size(image, request.filename));
   CO_TRY_ASSIGN(const std::vector<std::byte> header, h.serialize(request.filename));
   CO_TRY_ASSIGN(const NodePtr file, co_await request.files.make_own());
   NodePtr data;
@@ -246,6 +251,7 @@ Task<Result<json>> measure_qcow2(json options, NodePtr source) {
   if (source && !options.contains("size")) options["size"] = source->size();
   OptionReader reader(std::move(options), "measure");
   CO_TRY_ASSIGN(const NewImage image, parse_new_image(reader));
+  CO_TRY(check_size(image, "measure"));
   const uint64_t cluster = image.header.cluster_bytes();
   const uint64_t size = align_up(image.size, cluster);
   uint64_t data = image.preallocation >= Preallocation::kFalloc ? size : 0;
