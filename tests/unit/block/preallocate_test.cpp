@@ -372,6 +372,7 @@ TEST_F(PreallocateTest, writes_that_wait_for_others_or_below_can_be_cancelled) {
   EXPECT_EQ(results, std::vector<int>(50, -ECANCELED));
   EXPECT_EQ(faults()->count(kFaultWriteZeroes | kFaultWrite), 1u);
   EXPECT_EQ(node->size(), 0u);
+  EXPECT_EQ(length("disk"), 0u) << "the reservation waited below and was cancelled there";
   close(node);
 }
 
