@@ -45,7 +45,7 @@ Error missing(const config::Device& device, std::string_view property) {
 Result<std::vector<std::string>> queue_threads(const virtio::block::Options& options,
                                                const config::Device& device) {
   using nlohmann::json;
-  std::vector<std::string> threads(options.num_queues, options.iothread);
+  std::vector<std::string> threads(options.num_queues.value_or(1), options.iothread);
   if (options.iothread_vq_mapping.empty()) return threads;
   const auto error = [&](std::string_view text) {
     return Error(ErrorKind::kInvalidArgument,
@@ -177,7 +177,7 @@ Result<void> PluggedDevices::plug(const config::Device& device) {
                  fmt::format("{}: this machine has no PCI bus; say '{}-device', or -machine microvm,pcie=on",
                              device.origin, family_of(type->name)));
   virtio::DeviceOptions bus_options;
-  TRY_ASSIGN(auto made, make_virtio(family_of(type->name), *options, device, bus_options));
+  TRY_ASSIGN(auto made, make_virtio(*type, *options, device, bus_options));
   made->serve_rest_on(core_.loop());
   event::Loop* const doorbells = bus_options.ioeventfd && core_.takes_doorbells() ? &core_.loop() : nullptr;
   if (type->bus != "PCI") {
@@ -296,6 +296,12 @@ Result<void> PluggedDevices::plug_console_port(const config::DeviceType& type, c
   return {};
 }
 
+// A queue and an interrupt for each vCPU need MSI-X: devices on MMIO have one interrupt for all.
+uint16_t PluggedDevices::automatic_queues(const config::DeviceType& type, uint16_t most) const {
+  if (type.bus != "PCI") return 1;
+  return static_cast<uint16_t>(std::min<size_t>(core_.cpu_count(), most));
+}
+
 Result<virtio::vhost_user::Address> PluggedDevices::vhost_user_address(const std::string& chardev,
                                                                        const config::Device& device) {
   if (chardev.empty()) return missing(device, "chardev");
@@ -310,12 +316,14 @@ Result<virtio::vhost_user::Address> PluggedDevices::vhost_user_address(const std
   return backends_.take_vhost_user(chardev, device.origin);
 }
 
-Result<std::unique_ptr<virtio::Device>> PluggedDevices::make_virtio(const std::string& family,
+Result<std::unique_ptr<virtio::Device>> PluggedDevices::make_virtio(const config::DeviceType& type,
                                                                     const std::any& options,
                                                                     const config::Device& device,
                                                                     virtio::DeviceOptions& bus_options) {
+  const std::string family = family_of(type.name);
   if (family == "virtio-blk") {
-    const auto& own = std::any_cast<const virtio::block::Options&>(options);
+    auto own = std::any_cast<virtio::block::Options>(options);
+    if (!own.num_queues) own.num_queues = automatic_queues(type, virtio::Device::kMaxQueues);
     if (own.drive.empty()) return missing(device, "drive");
     bus_options = own;
     DiskWish wish{.name = own.drive, .user = device.origin};
@@ -362,7 +370,8 @@ Result<std::unique_ptr<virtio::Device>> PluggedDevices::make_virtio(const std::s
     return std::unique_ptr<virtio::Device>(std::move(card));
   }
   if (family == "virtio-scsi") {
-    const auto& own = std::any_cast<const virtio::scsi::Options&>(options);
+    auto own = std::any_cast<virtio::scsi::Options>(options);
+    if (!own.num_queues) own.num_queues = automatic_queues(type, virtio::scsi::kMostRequestQueues);
     bus_options = own;
     if (!own.iothread.empty()) TRY(backends_.disks().check_iothread(own.iothread, device.origin));
     return make_scsi_controller(own);
@@ -422,7 +431,8 @@ Result<std::unique_ptr<virtio::Device>> PluggedDevices::make_virtio(const std::s
     return std::unique_ptr<virtio::Device>(*std::move(made));
   }
   if (family == "vhost-user-blk") {
-    const auto& own = std::any_cast<const virtio::vhost_user::BlockOptions&>(options);
+    auto own = std::any_cast<virtio::vhost_user::BlockOptions>(options);
+    own.auto_queues = automatic_queues(type, virtio::Device::kMaxQueues);
     bus_options = own;
     TRY_ASSIGN(const auto address, vhost_user_address(own.chardev, device));
     auto made = virtio::vhost_user::BlockDevice::create(core_.memory(), core_.loop(), own, address);

@@ -68,11 +68,13 @@ class PluggedDevices {
                                  const config::Device& device);
   // Whose ports are on `bus`, "ID.0" or "ID"; the first there is for an empty name.
   Result<virtio::console::ConsoleDevice*> find_console(const std::string& bus, const config::Device& device);
+  // The request queues of a disk or controller whose number is not given, at most `most`.
+  uint16_t automatic_queues(const config::DeviceType& type, uint16_t most) const;
   // Where the back end is. An error when it could not map the guest's memory.
   Result<virtio::vhost_user::Address> vhost_user_address(const std::string& chardev,
                                                          const config::Device& device);
   // The device of any other type, without its transport, and the options of its bus.
-  Result<std::unique_ptr<virtio::Device>> make_virtio(const std::string& family, const std::any& options,
+  Result<std::unique_ptr<virtio::Device>> make_virtio(const config::DeviceType& type, const std::any& options,
                                                       const config::Device& device,
                                                       virtio::DeviceOptions& bus_options);
 

@@ -6,6 +6,8 @@ import os
 import subprocess
 from pathlib import Path
 
+import control
+
 MIB = 1 << 20
 
 
@@ -108,6 +110,26 @@ def queues_on_several_io_threads(t):
     subprocess.run(["qemu-img", "check", "-q", image], check=True)
     for cpu, digest in enumerate(digests):
         t.expect(_content(t, image, cpu * 4 * MIB, 4 * MIB) == digest, f"what processor {cpu} wrote is not in the image")
+
+
+def disks_have_a_queue_for_each_processor(t):
+    image = t.scratch.path / "disk.img"
+    image.write_bytes(bytes(8 * MIB))
+    drive = f"if=none,file={image},format=raw,snapshot=on"
+    options = ["-drive", f"{drive},id=a", "-device", "virtio-blk-pci,drive=a,num-queues=65535",
+               "-drive", f"{drive},id=b", "-device", "virtio-blk-pci,drive=b,num-queues=2",
+               "-device", "virtio-scsi-pci", "-drive", f"{drive},id=c", "-device", "scsi-hd,drive=c"]
+    vmm, machine = control.start(t, t.machine(cpus=4, extra=options))
+    with vmm as running:
+        console = t.shell(running)
+        t.run(console, "modprobe -a virtio_scsi sd_mod; until [ -b /dev/sda ]; do sleep 0.1; done")
+        for disk, queues in (("vda", "4"), ("vdb", "2"), ("sda", "4")):
+            t.expect(t.run(console, f"ls /sys/block/{disk}/mq | wc -l") == queues, f"{disk} has other than {queues} queues")
+        t.expect(t.run(console, "grep -c virtio0-req /proc/interrupts") == "4", "the queues do not have an interrupt each")
+        machine.do("reload")
+        machine.do("resume")
+        for disk in ("vda", "sda"):
+            t.run(console, f"for cpu in 0 1 2 3; do taskset -c $cpu dd if=/dev/{disk} of=/dev/null bs=1M skip=$cpu count=1 2>/dev/null || exit; done")
 
 
 def encrypted_disk_with_limits(t):

@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "config/property.h"
@@ -43,6 +45,24 @@ struct DeviceOptions {
     return vectors == kVectorsAuto ? std::nullopt : std::optional<uint16_t>(vectors);
   }
 };
+
+// How many request queues a device has: a number, or "auto" (none), which QEMU also spells `qemus_auto`.
+template <class Options>
+config::Property<Options> queues_or_auto(std::string name, std::optional<uint16_t> Options::*member,
+                                         uint16_t most, uint32_t qemus_auto) {
+  return {
+      {std::move(name), "uint16|auto", "request queues; auto: one for each vCPU of a PCI device, else one"},
+      [=](Options& options, std::string_view text) -> Result<void> {
+        options.*member = std::nullopt;
+        if (text == "auto" || text == std::to_string(qemus_auto)) return {};
+        TRY_ASSIGN(const uint64_t value, config::parse_number_between(text, 1, most));
+        options.*member = static_cast<uint16_t>(value);
+        return {};
+      },
+      [member](const Options& options) {
+        return options.*member ? std::to_string(*(options.*member)) : std::string("auto");
+      }};
+}
 
 // The device's own properties and those of its bus.
 template <class Options>

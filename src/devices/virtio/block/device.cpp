@@ -40,7 +40,7 @@ static_assert(sizeof(Config) == 60);
 constexpr unsigned kBatch = 32;
 
 std::vector<uint16_t> queue_sizes(const Options& options) {
-  return std::vector<uint16_t>(options.num_queues, options.queue_size);
+  return std::vector<uint16_t>(options.num_queues.value_or(1), options.queue_size);
 }
 
 }  // namespace
@@ -61,7 +61,7 @@ BlockDevice::BlockDevice(memory::AddressSpace& memory,
       nodes_(std::move(queues)),
       node_(nodes_.front()),
       options_(options),
-      states_(options.num_queues) {
+      states_(queue_count()) {
   writeback_ = initial_writeback();
   node_->on_resume([this] { send_kept_again(); });
   node_->on_resize([this] { capacity_changed(); });
@@ -77,7 +77,7 @@ uint64_t BlockDevice::device_features() const {
   uint64_t bits = feature(VIRTIO_BLK_F_SEG_MAX) | feature(VIRTIO_BLK_F_BLK_SIZE) |
                   feature(VIRTIO_BLK_F_FLUSH) | feature(VIRTIO_BLK_F_TOPOLOGY);
   if (options_.config_wce) bits |= feature(VIRTIO_BLK_F_CONFIG_WCE);
-  if (options_.num_queues > 1) bits |= feature(VIRTIO_BLK_F_MQ);
+  if (queue_count() > 1) bits |= feature(VIRTIO_BLK_F_MQ);
   if (node_->read_only()) return bits | feature(VIRTIO_BLK_F_RO);
   if (options_.discard) bits |= feature(VIRTIO_BLK_F_DISCARD);
   if (options_.write_zeroes) bits |= feature(VIRTIO_BLK_F_WRITE_ZEROES);
@@ -95,7 +95,7 @@ void BlockDevice::config_locked(std::vector<std::byte>& bytes) {
   config.min_io_size = static_cast<uint16_t>(options_.min_io_size / options_.logical_block_size);
   config.opt_io_size = options_.opt_io_size / options_.logical_block_size;
   config.writeback = writeback_ ? 1 : 0;
-  config.num_queues = options_.num_queues;
+  config.num_queues = static_cast<uint16_t>(queue_count());
   const uint32_t granularity = options_.discard_granularity == 0 ? 4096u : options_.discard_granularity;
   const uint32_t alignment = std::max(options_.logical_block_size, granularity) / kSector;
   config.max_discard_sectors = options_.max_discard_sectors;

@@ -10,6 +10,7 @@
 
 #include <atomic>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -29,7 +30,7 @@ struct Options : DeviceOptions {
   uint32_t min_io_size = 0;  // bytes; 0: not told
   uint32_t opt_io_size = 0;
   uint16_t queue_size = 256;
-  uint16_t num_queues = 1;
+  std::optional<uint16_t> num_queues;  // none: up to the machine, else one
   bool discard = true;
   uint32_t discard_granularity = 0;  // bytes; 0: the host's pages or a block, whichever is larger
   uint32_t max_discard_sectors = kMaxRangeSectors, max_write_zeroes_sectors = kMaxRangeSectors;

@@ -18,7 +18,7 @@ std::vector<config::Property<Options>> own() {
       size<Options, uint32_t>("opt_io_size", &Options::opt_io_size, 1u << 31, "preferred request"),
       power_of_two<Options, uint16_t>("queue-size", &Options::queue_size, 4, Device::kMaxQueueSize,
                                       "descriptors in a queue; a power of two"),
-      number<Options, uint16_t>("num-queues", &Options::num_queues, 1, 64, "request queues"),
+      queues_or_auto<Options>("num-queues", &Options::num_queues, Device::kMaxQueues, 0xffff),
       boolean<Options>("discard", &Options::discard, "let the guest give space back"),
       boolean<Options>("write-zeroes", &Options::write_zeroes,
                        "let the guest zero ranges without sending zeros"),

@@ -17,7 +17,7 @@ constexpr unsigned kBatch = 32;
 constexpr uint32_t kMostSenseBytes = 1024, kMostCdbBytes = 255;
 
 std::vector<uint16_t> queue_sizes(const Options& options) {
-  return std::vector<uint16_t>(kFirstRequestQueue + options.num_queues, options.queue_size);
+  return std::vector<uint16_t>(kFirstRequestQueue + options.num_queues.value_or(1), options.queue_size);
 }
 
 }  // namespace
@@ -26,7 +26,7 @@ ScsiDevice::ScsiDevice(memory::AddressSpace& memory, const Options& options)
     : Device(memory, options.id.empty() ? "virtio-scsi" : options.id, queue_sizes(options),
              options.withheld_features(), Locking::kPerQueue),
       options_(options),
-      states_(kFirstRequestQueue + options.num_queues) {}
+      states_(queue_count()) {}
 
 ScsiDevice::~ScsiDevice() {
   reset();
@@ -40,7 +40,7 @@ uint64_t ScsiDevice::device_features() const {
 
 void ScsiDevice::config_locked(std::vector<std::byte>& bytes) {
   Config config = {};
-  config.num_queues = options_.num_queues;
+  config.num_queues = queue_count() - kFirstRequestQueue;
   // The two headers take a descriptor each.
   config.seg_max = std::min<uint32_t>(queue_max_size(kFirstRequestQueue), Chain::kMaxSegments) - 2u;
   config.max_sectors = options_.max_sectors;

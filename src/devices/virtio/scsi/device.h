@@ -9,6 +9,7 @@
 #include <atomic>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,8 +21,10 @@
 
 namespace ostler::virtio::scsi {
 
+inline constexpr uint16_t kMostRequestQueues = Device::kMaxQueues - kFirstRequestQueue;
+
 struct Options : DeviceOptions {
-  uint16_t num_queues = 1;
+  std::optional<uint16_t> num_queues;  // none: up to the machine, else one
   uint16_t queue_size = 256;
   uint32_t max_sectors = 0xffff;
   uint32_t cmd_per_lun = 128;

@@ -7,8 +7,7 @@ namespace {
 std::vector<config::Property<Options>> own() {
   using namespace config;
   return {
-      number<Options, uint16_t>("num_queues", &Options::num_queues, 1,
-                                Device::kMaxQueues - kFirstRequestQueue, "request queues"),
+      queues_or_auto<Options>("num_queues", &Options::num_queues, kMostRequestQueues, 0xffffffff),
       power_of_two<Options, uint16_t>("virtqueue_size", &Options::queue_size, 4, Device::kMaxQueueSize,
                                       "descriptors in a queue; a power of two"),
       number<Options, uint32_t>("max_sectors", &Options::max_sectors, 1, 0xffffffff,

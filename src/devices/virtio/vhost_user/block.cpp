@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <bit>
 
 #include "base/bytes.h"
@@ -35,8 +36,7 @@ std::vector<config::Property<BlockOptions>> own() {
                                          "place in the boot order"),
       number<Options, uint16_t>("queue-size", &Options::queue_size, 2, Device::kMaxQueueSize,
                                 "descriptors in a queue, a power of two"),
-      number<Options, uint16_t>("num-queues", &Options::num_queues, 1, Device::kMaxQueues,
-                                "queues for requests"),
+      queues_or_auto<Options>("num-queues", &Options::num_queues, Device::kMaxQueues, 0xffff),
       boolean<Options>("config-wce", &Options::config_wce, "let the guest turn the write cache off and on"),
       boolean<Options>("discard", &Options::discard, "pass on that the disk takes discards"),
       boolean<Options>("write-zeroes", &Options::write_zeroes, "pass on that it writes zeros by itself"),
@@ -58,12 +58,12 @@ const config::PropertyTable<BlockOptions>& block_mmio_properties() {
 }
 
 Result<std::unique_ptr<BlockDevice>> BlockDevice::create(memory::AddressSpace& memory, event::Loop& loop,
-                                                         const BlockOptions& options,
-                                                         const Address& address) {
+                                                         const BlockOptions& asked, const Address& address) {
+  BlockOptions options = asked;
   if (!std::has_single_bit(options.queue_size))
     return Error(ErrorKind::kInvalidArgument,
                  fmt::format("queue-size: {} is not a power of two", options.queue_size));
-  TRY_ASSIGN(Parts parts, prepare(address, options.num_queues, options.num_queues));
+  TRY_ASSIGN(Parts parts, meet(address));
   const auto named = [&](Error error) {
     return std::move(error).with_context("the back end at " + address.path);
   };
@@ -78,9 +78,14 @@ Result<std::unique_ptr<BlockDevice>> BlockDevice::create(memory::AddressSpace& m
   withhold(options.config_wce, block::VIRTIO_BLK_F_CONFIG_WCE);
   withhold(options.discard, block::VIRTIO_BLK_F_DISCARD);
   withhold(options.write_zeroes, block::VIRTIO_BLK_F_WRITE_ZEROES);
-  withhold(options.num_queues > 1, block::VIRTIO_BLK_F_MQ);
-  if (options.num_queues > 1 && (offered & feature(block::VIRTIO_BLK_F_MQ)) == 0)
+  const bool several = (offered & feature(block::VIRTIO_BLK_F_MQ)) != 0;
+  const uint64_t fitting = several ? std::min<uint64_t>(options.auto_queues, parts.session->queues()) : 1;
+  if (!options.num_queues) options.num_queues = static_cast<uint16_t>(std::max<uint64_t>(1, fitting));
+  const unsigned queues = *options.num_queues;
+  withhold(queues > 1, block::VIRTIO_BLK_F_MQ);
+  if (queues > 1 && !several)
     return named(Error(ErrorKind::kUnsupported, "it serves one queue alone; leave num-queues out"));
+  TRY(add_rings(parts, queues, queues));
   return std::unique_ptr<BlockDevice>(
       new BlockDevice(memory, loop, options, offered, *std::move(config), std::move(parts)));
 }
@@ -88,9 +93,9 @@ Result<std::unique_ptr<BlockDevice>> BlockDevice::create(memory::AddressSpace& m
 BlockDevice::BlockDevice(memory::AddressSpace& memory, event::Loop& loop, const BlockOptions& options,
                          uint64_t offered, std::vector<std::byte> config, Parts parts)
     : VhostUserDevice(memory, loop, options.id.empty() ? "vhost-user-blk" : options.id,
-                      std::vector<uint16_t>(options.num_queues, options.queue_size),
+                      std::vector<uint16_t>(*options.num_queues, options.queue_size),
                       options.withheld_features(), std::move(parts)),
-      num_queues_(options.num_queues),
+      num_queues_(static_cast<uint16_t>(queue_count())),
       offered_(offered),
       config_(std::move(config)) {
   store_le<uint16_t>(config_.data() + kNumQueues, num_queues_);

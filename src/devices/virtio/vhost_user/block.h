@@ -6,6 +6,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "config/property.h"
@@ -17,7 +18,8 @@ namespace ostler::virtio::vhost_user {
 struct BlockOptions : DeviceOptions {
   std::string chardev;
   uint16_t queue_size = 128;
-  uint16_t num_queues = 1;
+  std::optional<uint16_t> num_queues;  // none: auto
+  uint16_t auto_queues = 1;            // of auto: so many, or as many as the back end has
   bool config_wce = true;
   uint32_t bootindex = 0;
   bool discard = true;

@@ -32,6 +32,14 @@ void clear_event(const Fd& event) {
 
 Result<VhostUserDevice::Parts> VhostUserDevice::prepare(const Address& address, unsigned rings,
                                                         uint64_t least) {
+  TRY_ASSIGN(Parts parts, meet(address));
+  TRY(add_rings(parts, rings, least));
+  return parts;
+}
+
+Result<VhostUserDevice::Parts> VhostUserDevice::meet(const Address& address) {
+  Parts parts;
+  parts.address = address;
   Fd socket;
   if (address.listener != nullptr) {
     std::fprintf(stderr, "ostler: waiting for a back end at %s\n", address.path.c_str());
@@ -41,19 +49,15 @@ Result<VhostUserDevice::Parts> VhostUserDevice::prepare(const Address& address, 
   }
   auto session = UserSession::open(std::move(socket));
   if (!session) return std::move(session).error().with_context("the back end at " + address.path);
-  return prepare(address, *std::move(session), rings, least);
+  parts.session = *std::move(session);
+  return parts;
 }
 
-Result<VhostUserDevice::Parts> VhostUserDevice::prepare(const Address& address,
-                                                        std::unique_ptr<Session> session, unsigned rings,
-                                                        uint64_t least) {
-  Parts parts;
-  parts.address = address;
-  parts.session = std::move(session);
+Result<void> VhostUserDevice::add_rings(Parts& parts, unsigned rings, uint64_t least) {
   parts.least_queues = least;
   if (parts.session->queues() < least)
     return Error(ErrorKind::kUnsupported,
-                 fmt::format("the back end at {} has {} queues, and {} are asked for", address.path,
+                 fmt::format("the back end at {} has {} queues, and {} are asked for", parts.address.path,
                              parts.session->queues(), least));
   TRY_ASSIGN(parts.rings, memory::RamBlock::create({.name = "vhost-user-rings",
                                                     .size = rings * ShadowRing::kBytes,
@@ -66,7 +70,7 @@ Result<VhostUserDevice::Parts> VhostUserDevice::prepare(const Address& address,
     parts.calls.emplace_back(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
     if (!parts.kicks.back() || !parts.calls.back()) return errno_error("eventfd", errno);
   }
-  return parts;
+  return {};
 }
 
 VhostUserDevice::VhostUserDevice(memory::AddressSpace& memory, event::Loop& loop, std::string name,

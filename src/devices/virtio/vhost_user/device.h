@@ -52,13 +52,12 @@ class VhostUserDevice : public Device {
     Fd wake;
     uint64_t least_queues = 0;
   };
-  // Connects; checks that the back end tells of at least `least` queues (or pairs of them: what it counts).
-  // `rings`: how many of the device's queues it serves, the first ones. Errors: one sentence about the back
-  // end.
-  static Result<Parts> prepare(const Address& address, unsigned rings, uint64_t least);
-  // The same with a session that is there; `address` is for messages then, and for who may come after it.
-  static Result<Parts> prepare(const Address& address, std::unique_ptr<Session> session, unsigned rings,
-                               uint64_t least);
+  // Connects. Errors: one sentence about the back end, as of those that follow.
+  static Result<Parts> meet(const Address& address);
+  // Checks that the back end tells of at least `least` queues (or pairs of them: what it counts). `rings`:
+  // how many of the device's queues it serves, the first ones.
+  static Result<void> add_rings(Parts& parts, unsigned rings, uint64_t least);
+  static Result<Parts> prepare(const Address& address, unsigned rings, uint64_t least);  // both
 
   // On the loop's thread or before it runs, as the destructor.
   VhostUserDevice(memory::AddressSpace& memory, event::Loop& loop, std::string name,

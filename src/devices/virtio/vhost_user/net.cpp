@@ -89,7 +89,10 @@ Result<std::unique_ptr<NetDevice>> NetDevice::create(memory::AddressSpace& memor
   const Address address{.path = ostler::net::kVhostNet};
   auto session = KernelSession::open(tap);
   if (!session) return std::move(session).error().with_context(address.path);
-  TRY_ASSIGN(Parts parts, prepare(address, *std::move(session), 2 * pairs, pairs));
+  Parts parts;
+  parts.address = address;
+  parts.session = *std::move(session);
+  TRY(add_rings(parts, 2 * pairs, pairs));
   return make(memory, loop, options, pairs, std::move(parts));
 }
 

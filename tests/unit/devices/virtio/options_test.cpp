@@ -52,5 +52,20 @@ TEST(VirtioOptions, SizesThatMustBePowersOfTwoAre) {
   EXPECT_NE(error(scsi::pci_properties(), "virtqueue_size=100"), "");
 }
 
+TEST(VirtioOptions, NumberOfQueuesMayBeLeftToTheMachine) {
+  const auto queues = [](std::string_view text) {
+    return block::pci_properties().parse(config::split_options(text))->num_queues;
+  };
+  EXPECT_FALSE(queues(""));
+  EXPECT_FALSE(queues("num-queues=2,num-queues=65535"));
+  EXPECT_FALSE(queues("num-queues=auto"));
+  EXPECT_EQ(queues("num-queues=64"), 64);
+  EXPECT_EQ(error(scsi::pci_properties(), "num_queues=4294967295"), "");
+  EXPECT_EQ(error(vhost_user::block_pci_properties(), "num-queues=65535"), "");
+  EXPECT_NE(error(block::pci_properties(), "num-queues=65"), "");
+  EXPECT_NE(error(block::pci_properties(), "num-queues=0"), "");
+  EXPECT_NE(error(scsi::pci_properties(), "num_queues=63"), "");
+}
+
 }  // namespace
 }  // namespace ostler::virtio

@@ -120,6 +120,21 @@ TEST_F(VhostUserBlockTest, several_queues_need_the_feature) {
   EXPECT_FALSE(BlockDevice::create(memory.space, loop, options, {fake->path(), 0}));
 }
 
+TEST_F(VhostUserBlockTest, queues_left_to_the_machine_are_no_more_than_the_back_end_has) {
+  options.auto_queues = 4;
+  const auto queues = [&] {
+    fake = std::make_unique<FakeBackEnd>(disk);
+    auto made = BlockDevice::create(memory.space, loop, options, {fake->path(), 0});
+    return made ? (*made)->queue_count() : 0;
+  };
+  EXPECT_EQ(queues(), 1u) << "a back end without VIRTIO_BLK_F_MQ";
+  disk.features |= feature(block::VIRTIO_BLK_F_MQ);
+  disk.queues = 2;
+  EXPECT_EQ(queues(), 2u);
+  disk.queues = 8;
+  EXPECT_EQ(queues(), 4u);
+}
+
 TEST_F(VhostUserBlockTest, write_cache_is_set_in_the_back_end) {
   start();
   const std::byte on{1};
