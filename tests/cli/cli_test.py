@@ -429,6 +429,10 @@ class Mistakes(Mistake):
             self.qemu("-device", f"virtio-rng-pci-{name},disable-modern=on",
                       words=[f"-device virtio-rng-pci-{name}", "leave disable-legacy and disable-modern out"])
 
+    def test_platform_addresses_for_legacy_drivers(self):
+        self.qemu("-device", "virtio-rng-pci,iommu_platform=on,disable-modern=on",
+                  words=["-device virtio-rng-pci", "iommu_platform=on", "leave disable-modern=on"])
+
     def test_legacy_interface_of_a_later_device(self):
         self.qemu("-device", f"virtio-vsock-pci,guest-cid=3,uds-path={F.missing},disable-legacy=off",
                   words=["-device virtio-vsock-pci", "no legacy interface"])

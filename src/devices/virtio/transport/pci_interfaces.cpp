@@ -67,8 +67,14 @@ Result<PciInterfaces> pci_interfaces(const std::string& name, uint16_t type, con
                     "such a device has no legacy interface; leave disable-legacy and disable-modern out");
     return PciInterfaces::kModern;
   }
-  if (options.disable_legacy != OnOffAuto::kOn)
+  if (options.disable_legacy != OnOffAuto::kOn) {
+    // A legacy driver sees 32 feature bits, and VIRTIO_F_ACCESS_PLATFORM is bit 33 (§6).
+    if (options.disable_modern && options.iommu_platform)
+      return refuse(
+          ErrorKind::kInvalidArgument,
+          "iommu_platform=on is for drivers of the modern interface; leave disable-modern=on or it out");
     return options.disable_modern ? PciInterfaces::kLegacy : PciInterfaces::kTransitional;
+  }
   if (options.disable_modern)
     return refuse(ErrorKind::kInvalidArgument,
                   "no interface is left; turn disable-legacy or disable-modern off");

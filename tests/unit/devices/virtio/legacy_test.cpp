@@ -488,6 +488,15 @@ TEST(PciInterfacesTest, names_and_options) {
   EXPECT_FALSE(chosen("virtio-blk-pci-non-transitional", OnOffAuto::kAuto, true));
 }
 
+TEST(PciInterfacesTest, addresses_of_the_platform_need_the_modern_interface) {
+  DeviceOptions options;
+  options.iommu_platform = true;
+  EXPECT_EQ(*pci_interfaces("virtio-blk-pci", kTypeBlock, options), PciInterfaces::kTransitional);
+  EXPECT_EQ(options.withheld_features() & feature(VIRTIO_F_ACCESS_PLATFORM), 0u);
+  options.disable_modern = true;
+  EXPECT_FALSE(pci_interfaces("virtio-blk-pci", kTypeBlock, options));
+}
+
 TEST(PciInterfacesTest, types_that_came_later_are_modern) {
   constexpr uint16_t kSocket = 19;
   DeviceOptions options;
