@@ -30,13 +30,18 @@ class Backends {
   // Each back end serves one device (a multiplexed character back end several). kNotFound names the known
   // ids, kBusy who has it. `user` names the device for that.
   Result<chardev::CharBackend*> take_chardev(const std::string& id, const std::string& user);
-  // A network of another process is taken through vhost_user_network() and take_vhost_user().
+  // A network of another process is taken by vhost_user_network(), claim_netdev() and
+  // take_vhost_user().
   Result<net::Backend*> take_netdev(const std::string& id, const std::string& user) {
     return networks_->take(id, user);
   }
   Result<net::KernelTap*> take_kernel_tap(const std::string& id, const std::string& user) {
     return networks_->take_kernel_tap(id, user);
   }
+  Result<void> claim_netdev(const std::string& id, const std::string& user) {
+    return networks_->claim(id, user);
+  }
+  std::vector<std::string> unused_networks() const { return networks_->unused(); }
   std::optional<VhostUserNetwork> vhost_user_network(const std::string& id) const {
     return networks_->vhost_user(id);
   }

@@ -38,10 +38,14 @@ Result<void> Networks::open_port(const config::Netdev& netdev) {
   const auto joined = keys.take("netdev");
   TRY(keys.finish());
   // A port with a network is not for cards.
-  if (joined)
+  if (joined) {
     joins_.push_back({*number, *joined, netdev.origin});
-  else
-    networks_[netdev.id].backend = &hub(*number).add_port();
+    return {};
+  }
+  Network& port = networks_[netdev.id];
+  port.backend = &hub(*number).add_port();
+  port.origin = netdev.origin;
+  port.hub = *number;
   return {};
 }
 
@@ -57,7 +61,9 @@ Result<void> Networks::open_vhost_user(const config::Netdev& netdev) {
   if (queues && (*queues == 0 || *queues > kMost))
     return keys.error("queues", fmt::format("must be 1 to {} queue pairs", kMost));
   TRY(keys.finish());
-  networks_[netdev.id].vhost_user =
+  Network& network = networks_[netdev.id];
+  network.origin = netdev.origin;
+  network.vhost_user =
       VhostUserNetwork{.chardev = *chardev, .queue_pairs = static_cast<unsigned>(queues.value_or(1))};
   return {};
 }
@@ -71,7 +77,12 @@ Result<void> Networks::open_kernel_tap(const config::Netdev& netdev) {
   if (!options->vhost) return open_backend(netdev);
   auto tap = net::KernelTap::open(*options);
   if (!tap) return std::move(tap).error().with_context(netdev.origin);
-  networks_[netdev.id].kernel_tap = *std::move(tap);
+  Network& network = networks_[netdev.id];
+  network.origin = netdev.origin;
+  if ((*tap)->has_vhost())
+    network.kernel_tap = *std::move(tap);
+  else
+    use_backend(network, std::make_unique<net::TapBackend>(loop_, (*tap)->take_device(), netdev.id));
   return {};
 }
 
@@ -95,7 +106,9 @@ Result<void> Networks::open_backend(const config::Netdev& netdev) {
   properties.push_back({"id", netdev.id});
   auto backend = net::open(loop_, netdev.type, properties);
   if (!backend) return std::move(backend).error().with_context(netdev.origin);
-  use_backend(networks_[netdev.id], *std::move(backend));
+  Network& network = networks_[netdev.id];
+  use_backend(network, *std::move(backend));
+  network.origin = netdev.origin;
   return {};
 }
 
@@ -104,32 +117,37 @@ void Networks::use_backend(Network& network, std::unique_ptr<net::Backend> backe
   network.backend = network.owned.get();
 }
 
-Result<Networks::Network*> Networks::find(const std::string& id, const std::string& user) {
+Result<Networks::Network*> Networks::look_up(const std::string& id, const std::string& user) {
   const auto found = networks_.find(id);
-  if (found != networks_.end()) {
-    if (!found->second.vhost_user) return &found->second;
-    return Error(ErrorKind::kUnsupported,
-                 fmt::format("{}: frames of the network '{}' go by another process (vhost-user), where no "
-                             "filter and no hub is; only a virtio-net card can use it",
-                             user, id));
-  }
+  if (found != networks_.end()) return &found->second;
   std::vector<std::string_view> known;
   for (const auto& entry : networks_) known.push_back(entry.first);
   return Error(ErrorKind::kNotFound,
                fmt::format("{}: there is no network '{}'{}", user, id, suggestion(id, known)));
 }
 
-Result<void> Networks::claim(Network& network, const std::string& id, const std::string& user) {
-  if (!network.user.empty())
+// One whose frames come here.
+Result<Networks::Network*> Networks::find(const std::string& id, const std::string& user) {
+  TRY_ASSIGN(Network* const network, look_up(id, user));
+  if (!network->vhost_user) return network;
+  return Error(ErrorKind::kUnsupported,
+               fmt::format("{}: frames of the network '{}' go by another process (vhost-user), where no "
+                           "filter and no hub is; only a virtio-net card can use it",
+                           user, id));
+}
+
+Result<void> Networks::claim(const std::string& id, const std::string& user) {
+  TRY_ASSIGN(Network* const network, look_up(id, user));
+  if (!network->user.empty())
     return Error(ErrorKind::kBusy,
-                 fmt::format("{}: the network '{}' is already used by {}", user, id, network.user));
-  network.user = user;
+                 fmt::format("{}: the network '{}' is already used by {}", user, id, network->user));
+  network->user = user;
   return {};
 }
 
 Result<net::Backend*> Networks::take(const std::string& id, const std::string& user) {
   TRY_ASSIGN(Network* const network, find(id, user));
-  TRY(claim(*network, id, user));
+  TRY(claim(id, user));
   if (network->kernel_tap != nullptr) {
     const auto tap = std::move(network->kernel_tap);
     use_backend(*network, std::make_unique<net::TapBackend>(loop_, tap->take_device(), id));
@@ -140,9 +158,26 @@ Result<net::Backend*> Networks::take(const std::string& id, const std::string& u
 Result<net::KernelTap*> Networks::take_kernel_tap(const std::string& id, const std::string& user) {
   TRY_ASSIGN(Network* const network, find(id, user));
   net::KernelTap* const tap = network->kernel_tap.get();
-  if (tap == nullptr || !tap->has_vhost()) return nullptr;
-  TRY(claim(*network, id, user));
+  if (tap == nullptr) return nullptr;
+  TRY(claim(id, user));
   return tap;
+}
+
+std::vector<std::string> Networks::unused() const {
+  std::vector<std::string> warnings;
+  std::map<uint64_t, unsigned> members;  // of hubs
+  for (const auto& [id, network] : networks_) {
+    if (network.user.empty())
+      warnings.push_back(fmt::format("{}: no card uses this network; add -device virtio-net-pci,netdev={}",
+                                     network.origin, id));
+    if (network.hub) ++members[*network.hub];
+  }
+  for (const Join& join : joins_) ++members[join.hub];
+  for (const Join& join : joins_)
+    if (members[join.hub] == 1)
+      warnings.push_back(fmt::format(
+          "{}: this network is alone on hub {}; add a card, -net nic for that of -net", join.user, join.hub));
+  return warnings;
 }
 
 namespace {

@@ -40,6 +40,10 @@ class Networks {
   Result<net::KernelTap*> take_kernel_tap(const std::string& id, const std::string& user);
   // Nothing: the network `id` is none of that kind, or is not known.
   std::optional<VhostUserNetwork> vhost_user(const std::string& id) const;
+  // Who has the network `id` of that kind. Errors as of take().
+  Result<void> claim(const std::string& id, const std::string& user);
+  // A warning for each network that leads nowhere. Once all cards are made.
+  std::vector<std::string> unused() const;
 
  private:
   struct Network {
@@ -47,6 +51,8 @@ class Networks {
     std::unique_ptr<net::Backend> owned;  // null for a port, which its hub owns
     std::vector<std::unique_ptr<net::Filter>> filters;
     std::string user;                            // the device that has it; "": free
+    std::string origin;                          // the option
+    std::optional<uint64_t> hub;                 // whose port it is
     std::optional<VhostUserNetwork> vhost_user;  // then there is no back end here
     std::unique_ptr<net::KernelTap> kernel_tap;  // nor here, until take() makes it of it
   };
@@ -58,7 +64,7 @@ class Networks {
   Result<void> open_port(const config::Netdev& netdev);
   Result<void> filter(const config::Object& object);
   void use_backend(Network& network, std::unique_ptr<net::Backend> backend);
-  static Result<void> claim(Network& network, const std::string& id, const std::string& user);
+  Result<Network*> look_up(const std::string& id, const std::string& user);
   Result<Network*> find(const std::string& id, const std::string& user);
   net::Hub& hub(uint64_t number);
 

@@ -348,6 +348,7 @@ Result<std::unique_ptr<virtio::Device>> PluggedDevices::make_virtio(const config
     ++nics_;
     bus_options = own;
     if (const auto network = backends_.vhost_user_network(own.netdev)) {
+      TRY(backends_.claim_netdev(own.netdev, device.origin));
       TRY_ASSIGN(const auto address, vhost_user_address(network->chardev, device));
       auto made = virtio::vhost_user::NetDevice::create(core_.memory(), core_.loop(), own,
                                                         network->queue_pairs, address);

@@ -70,11 +70,15 @@ def synthetic_bzimage():
     return bytes(head) + bytes(MIB)
 
 
-def multiboot_kernel():
-    """hlt; jmp: starts, and uses nothing."""
+def multiboot_kernel(code=b""):
+    """After `code` hlt; jmp: starts, and uses nothing."""
     at = 0x100000
     header = struct.pack("<8I", 0x1badb002, 0x10000, -(0x1badb002 + 0x10000) & 0xffffffff, at, at, 0, 0, at + 32)
-    return header + b"\xfa\xf4\xeb\xfd" + bytes(64)
+    return header + code + b"\xfa\xf4\xeb\xfd" + bytes(64)
+
+
+# xor eax, eax; mov edx, 0x501; out dx, al: ends the program by isa-debug-exit, with status 1.
+LEAVE = b"\x31\xc0\xba\x01\x05\x00\x00\xee"
 
 
 class Files:
@@ -93,6 +97,7 @@ class Files:
         make_folder.mkdir()
         self.missing = folder / "missing.img"
         self.kernel = make("kernel.elf", multiboot_kernel())
+        self.leaving_kernel = make("leaving.elf", multiboot_kernel(LEAVE))
         whole = cached_kernel().read_bytes() if cached_kernel() else synthetic_bzimage()
         self.truncated = make("truncated.bzimage", whole[: len(whole) * 2 // 3])
         self.header_only = make("header.bzimage", whole[:700])
@@ -424,14 +429,14 @@ class Mistakes(Mistake):
         self.qemu("-device", "virtio-rng-pci,disable-legacy=on,disable-modern=on",
                   words=["-device virtio-rng-pci", "no interface is left", "disable-legacy or disable-modern off"])
 
+    def test_platform_addresses_for_legacy_drivers(self):
+        self.qemu("-device", "virtio-rng-pci,iommu_platform=on,disable-modern=on",
+                  words=["-device virtio-rng-pci", "iommu_platform=on", "leave disable-modern=on"])
+
     def test_interfaces_against_the_name(self):
         for name in ("transitional", "non-transitional"):
             self.qemu("-device", f"virtio-rng-pci-{name},disable-modern=on",
                       words=[f"-device virtio-rng-pci-{name}", "leave disable-legacy and disable-modern out"])
-
-    def test_platform_addresses_for_legacy_drivers(self):
-        self.qemu("-device", "virtio-rng-pci,iommu_platform=on,disable-modern=on",
-                  words=["-device virtio-rng-pci", "iommu_platform=on", "leave disable-modern=on"])
 
     def test_legacy_interface_of_a_later_device(self):
         self.qemu("-device", f"virtio-vsock-pci,guest-cid=3,uds-path={F.missing},disable-legacy=off",
@@ -959,6 +964,27 @@ class PeopleMistakes(Mistake):
 
     def test_log_subject_misspelt(self):
         self.people("run", "--kernel", F.kernel, "--log", "guest_error", words=["--log", "guest_error", "'guest_errors'"])
+
+
+class Warnings(unittest.TestCase):
+    """What starts all the same, and what is told of it."""
+
+    def expect(self, *arguments, words):
+        done = run(QEMU, "-kernel", F.leaving_kernel, "-nodefaults", "-display", "none", "-m", "32", "-accel", "bt",
+                   "-device", "isa-debug-exit", *arguments)
+        shown = f"{' '.join(map(str, arguments))}\nstatus {done.returncode}\n{done.stderr}"
+        lines = [line for line in done.stderr.splitlines() if line]
+        self.assertEqual((done.returncode, done.stdout, len(lines)), (1, "", 1 if words else 0), shown)
+        if words:
+            self.assertTrue(lines[0].startswith("ostler: warning: "), shown)
+        for word in words:
+            self.assertIn(word, lines[0], shown)
+
+    def test_network_without_card(self):
+        self.expect("-netdev", "user,id=n", words=["-netdev user,id=n", "no card", "virtio-net-pci,netdev=n"])
+        self.expect("-netdev", "user,id=n", "-device", "virtio-net-pci,netdev=n", words=[])
+        self.expect("-nic", "user", words=[])
+        self.expect("-net", "user", words=["-net user", "-net nic"])
 
 
 class Helps(unittest.TestCase):

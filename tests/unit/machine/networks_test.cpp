@@ -111,6 +111,29 @@ TEST_F(NetworksTest, a_network_serves_one_device) {
   EXPECT_EQ(again.error().message(), "-device second: the network 'n' is already used by -device first");
 }
 
+TEST_F(NetworksTest, a_network_that_no_card_uses_is_told) {
+  ASSERT_EQ(try_open({"-netdev", "user,id=n", "-netdev", "hubport,id=p,hubid=1", "-netdev",
+                      "vhost-user,id=v,chardev=c", "-nic", "user,id=mine"}),
+            "");
+  ASSERT_NE(of_card(0), nullptr);
+  const auto warnings = networks->unused();
+  ASSERT_EQ(warnings.size(), 3u);
+  EXPECT_EQ(warnings[0], "-netdev user,id=n: no card uses this network; add -device virtio-net-pci,netdev=n");
+  EXPECT_TRUE(networks->take("n", "-device first"));
+  EXPECT_TRUE(networks->take("p", "-device second"));
+  EXPECT_TRUE(networks->claim("v", "-device third"));
+  EXPECT_TRUE(networks->unused().empty());
+  EXPECT_FALSE(networks->claim("v", "-device fourth"));
+}
+
+TEST_F(NetworksTest, a_network_that_is_alone_on_its_hub_is_told) {
+  ASSERT_EQ(try_open({"-net", "user"}), "");
+  ASSERT_EQ(networks->unused().size(), 1u);
+  EXPECT_TRUE(networks->unused()[0].starts_with("-net user: "));
+  ASSERT_EQ(try_open({"-net", "user", "-net", "socket,udp=127.0.0.1:1,localaddr=127.0.0.1:0"}), "");
+  EXPECT_TRUE(networks->unused().empty()) << "a switch between networks needs no card";
+}
+
 TEST_F(NetworksTest, mistakes_are_told_with_the_option) {
   EXPECT_NE(try_open({"-netdev", "user,id=n", "-netdev", "user,id=n"}).find("'n' is taken"),
             std::string::npos);
