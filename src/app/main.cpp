@@ -116,6 +116,12 @@ Result<int> act(const CommandLine& command, bool qemu_names) {
     case Action::kObjectHelp:
       print(ostler::machine::object_help(command.subject));
       return 0;
+    case Action::kNicHelp:
+      print(ostler::machine::nic_help());
+      return 0;
+    case Action::kText:
+      print(command.subject);
+      return 0;
     case Action::kLogHelp:
       print(ostler::log::help());
       return 0;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -52,6 +53,17 @@ struct QemuBuilder {
   void add_nic(PendingNic nic);
   Result<void> size_memory();  // without -m: that of the backends
 };
+
+// One line of what `-netdev help` and the like print.
+struct KindHelp {
+  std::string_view name, help;
+};
+inline bool asks_for_help(std::string_view value) {
+  return value == "help" || value == "?";
+}
+// The program prints `title` and the list, and ends.
+void tell_kinds(QemuBuilder& b, std::string_view title, std::span<const KindHelp> kinds);
+std::vector<std::string_view> names_of(std::span<const KindHelp> kinds);
 
 using QemuHandler = Result<void> (*)(QemuBuilder&, std::string_view value);
 

@@ -114,10 +114,10 @@ constexpr Option kOptions[] = {
      }},
     {"device", "driver[,prop=value…]", "add a device; 'help' lists them, 'driver,help' its properties",
      option_device},
-    {"netdev", "user|tap|bridge|socket|stream|dgram|hubport,id=name[,…]", "a network back end",
-     option_netdev},
+    {"netdev", "user|tap|bridge|socket|stream|dgram|hubport|vhost-user,id=name[,…]",
+     "a network back end; 'help' lists the kinds", option_netdev},
     {"nic", "user|tap|bridge|socket|stream|dgram|none[,model=driver][,mac=addr][,…]",
-     "a network card with its back end", option_nic},
+     "a network card with its back end; 'model=help' lists the cards", option_nic},
     {"net", "nic|user|tap|bridge|socket|none[,model=driver][,macaddr=addr][,…]",
      "a card or a network on a hub that all of these share", option_net},
     {"fsdev",
@@ -125,8 +125,7 @@ constexpr Option kOptions[] = {
      "a folder of the host for a virtio-9p device", option_fsdev},
     {"virtfs", "local,path=dir,mount_tag=tag,security_model=…[,readonly=on][,id=name]…",
      "the same with its device, which the guest mounts by the tag", option_virtfs},
-    {"chardev", "backend,id=name[,…]", "a character back end: stdio, null, file, pty, socket, ringbuf",
-     option_chardev},
+    {"chardev", "backend,id=name[,…]", "a character back end; 'help' lists the kinds", option_chardev},
     {"serial", "stdio|null|none|file:f|pty|unix:p|tcp:h:p|chardev:id", "connect the next serial port",
      [](QemuBuilder& b, std::string_view v) -> Result<void> {
        b.serial_options.emplace_back(v);

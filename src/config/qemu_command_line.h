@@ -23,9 +23,12 @@ struct CommandLine {
     kAccelHelp,
     kDeviceHelp,
     kObjectHelp,
-    kLogHelp
+    kNicHelp,
+    kLogHelp,
+    kText
   } action = Action::kRun;
-  std::string subject;  // kDeviceHelp, kObjectHelp, kMachineHelp, kAccelHelp: of which; empty for the list
+  // kDeviceHelp, kObjectHelp, kMachineHelp, kAccelHelp: of which; empty for the list. kText: what is printed.
+  std::string subject;
   Machine machine;
 };
 

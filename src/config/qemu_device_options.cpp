@@ -23,14 +23,36 @@ Result<void> split_address(std::string_view option, std::string_view address, Pr
   return {};
 }
 
+constexpr KindHelp kChardevKinds[] = {
+    {"stdio", "this program's terminal, or its input and output"},
+    {"null", "nothing"},
+    {"file", "a file that what the guest writes is put in: path="},
+    {"pty", "a new terminal of the host, whose name is told"},
+    {"socket", "a UNIX socket, path=, or TCP, host= and port=; server=on listens"},
+    {"ringbuf", "memory that keeps the last of it: size="},
+};
+
 }  // namespace
+
+void tell_kinds(QemuBuilder& b, std::string_view title, std::span<const KindHelp> kinds) {
+  std::string text = fmt::format("{}:\n", title);
+  for (const KindHelp& each : kinds) text += fmt::format("  {:<11} {}\n", each.name, each.help);
+  b.out.action = CommandLine::Action::kText;
+  b.out.subject = std::move(text);
+}
+
+std::vector<std::string_view> names_of(std::span<const KindHelp> kinds) {
+  std::vector<std::string_view> names;
+  for (const KindHelp& each : kinds) names.push_back(each.name);
+  return names;
+}
 
 std::string QemuBuilder::anonymous_id(std::string_view kind) {
   return fmt::format("#{}{}", kind, next_anonymous++);
 }
 
 Result<void> option_device(QemuBuilder& b, std::string_view value) {
-  if (value == "help" || value == "?") {
+  if (asks_for_help(value)) {
     b.out.action = CommandLine::Action::kDeviceHelp;
     return {};
   }
@@ -64,11 +86,14 @@ Result<void> option_device(QemuBuilder& b, std::string_view value) {
 }
 
 Result<void> option_chardev(QemuBuilder& b, std::string_view value) {
+  if (asks_for_help(value)) {
+    tell_kinds(b, "Character back ends (-chardev KIND,id=NAME[,…])", kChardevKinds);
+    return {};
+  }
   TRY_ASSIGN(auto keys, KeyValues::parse("-chardev", value, "backend"));
   Chardev chardev;
   chardev.origin = keys.origin();
-  TRY_ASSIGN(chardev.backend,
-             keys.take_choice("backend", {"stdio", "null", "file", "pty", "socket", "ringbuf"}));
+  TRY_ASSIGN(chardev.backend, keys.take_choice("backend", names_of(kChardevKinds)));
   const auto id = keys.take("id");
   if (!id) return keys.error("id", "is missing: no device could use it");
   chardev.id = *id;

@@ -9,6 +9,31 @@
 namespace ostler::config {
 namespace {
 
+constexpr KindHelp kNetworkKinds[] = {
+    {"user", "the host's own connections, without privileges (libslirp)"},
+    {"tap", "a tap device of the host: ifname=, or fd="},
+    {"bridge", "a tap device on the bridge br="},
+    {"socket", "TCP, listen= or connect=; UDP, udp= or mcast="},
+    {"stream", "TCP or UNIX sockets: addr.type=, server=on"},
+    {"dgram", "UDP or UNIX sockets: local.type=, remote.type="},
+    {"hubport", "a port of the hub hubid="},
+    {"vhost-user", "another process at chardev="},
+};
+
+// -netdev help, -nic help, -net help.
+bool told_kinds(QemuBuilder& b, std::string_view value) {
+  if (!asks_for_help(value)) return false;
+  tell_kinds(b, "Networks (-netdev KIND,id=NAME[,…]; docs/networks.md tells what each takes)", kNetworkKinds);
+  return true;
+}
+
+// -nic user,model=help, -net nic,model=help.
+bool told_models(QemuBuilder& b, const QemuBuilder::PendingNic& nic) {
+  if (!asks_for_help(nic.model)) return false;
+  b.out.action = CommandLine::Action::kNicHelp;
+  return true;
+}
+
 // What `keys` says of the card itself.
 void take_card_properties(KeyValues& keys, QemuBuilder::PendingNic& nic) {
   nic.model = keys.take("model").value_or("");
@@ -20,11 +45,11 @@ void take_card_properties(KeyValues& keys, QemuBuilder::PendingNic& nic) {
 }  // namespace
 
 Result<void> option_netdev(QemuBuilder& b, std::string_view value) {
+  if (told_kinds(b, value)) return {};
   TRY_ASSIGN(auto keys, KeyValues::parse_either("-netdev", value, "type"));
   Netdev netdev;
   netdev.origin = keys.origin();
-  TRY_ASSIGN(netdev.type, keys.take_choice("type", {"user", "tap", "bridge", "socket", "stream", "dgram",
-                                                    "hubport", "vhost-user"}));
+  TRY_ASSIGN(netdev.type, keys.take_choice("type", names_of(kNetworkKinds)));
   const auto id = keys.take("id");
   if (!id) return keys.error("id", "is missing: no device could use this network");
   netdev.id = *id;
@@ -34,6 +59,7 @@ Result<void> option_netdev(QemuBuilder& b, std::string_view value) {
 }
 
 Result<void> option_nic(QemuBuilder& b, std::string_view value) {
+  if (told_kinds(b, value)) return {};
   TRY_ASSIGN(auto keys, KeyValues::parse("-nic", value, "type"));
   QemuBuilder::PendingNic nic;
   nic.netdev.origin = keys.origin();
@@ -42,12 +68,14 @@ Result<void> option_nic(QemuBuilder& b, std::string_view value) {
   if (nic.netdev.type == "none") return keys.finish();
   nic.netdev.id = keys.take("id").value_or(b.anonymous_id("net"));
   take_card_properties(keys, nic);
+  if (told_models(b, nic)) return {};
   nic.netdev.properties = keys.take_rest();
   b.nics.push_back(std::move(nic));
   return {};
 }
 
 Result<void> option_net(QemuBuilder& b, std::string_view value) {
+  if (told_kinds(b, value)) return {};
   TRY_ASSIGN(auto keys, KeyValues::parse("-net", value, "type"));
   TRY_ASSIGN(const std::string type,
              keys.take_choice("type", {"nic", "user", "none", "tap", "bridge", "socket"}));
@@ -64,6 +92,7 @@ Result<void> option_net(QemuBuilder& b, std::string_view value) {
   QemuBuilder::PendingNic nic;
   nic.netdev.origin = keys.origin();
   take_card_properties(keys, nic);
+  if (told_models(b, nic)) return {};
   static_cast<void>(keys.take("name"));
   const auto netdev = keys.take("netdev");
   TRY(keys.finish());

@@ -55,4 +55,11 @@ Result<std::string> device_help(const std::string& type) {
   return text;
 }
 
+std::string nic_help() {
+  std::string text = "Network cards (-nic KIND,model=NAME):\n";
+  for (const auto& each : device_types())
+    if (each.name.starts_with("virtio-net-")) text += fmt::format("  {}\n", each.name);
+  return text;
+}
+
 }  // namespace ostler::machine

@@ -20,4 +20,7 @@ std::string device_type_suggestion(const std::string& name);
 // -device help; -device TYPE,help. kNotFound names the nearest type.
 Result<std::string> device_help(const std::string& type);
 
+// -nic user,model=help: the network cards among them.
+std::string nic_help();
+
 }  // namespace ostler::machine

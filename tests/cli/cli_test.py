@@ -1034,6 +1034,15 @@ class Helps(unittest.TestCase):
                 self.expect(QEMU, "-object", f"memory-backend-{kind},{ask}", words=["size=", "prealloc-threads=", word])
             self.expect(QEMU, "-object", f"iothread,{ask}", words=["docs/disks.md"])
 
+    def test_kinds_of_back_ends(self):
+        for ask in ("help", "?"):
+            for option in ("-netdev", "-nic", "-net"):
+                self.expect(QEMU, option, ask, words=["user ", "tap ", "stream ", "vhost-user "])
+            self.expect(QEMU, "-chardev", ask, words=["stdio ", "pty ", "socket ", "ringbuf "])
+            for option in ("-nic", "-net"):
+                self.expect(QEMU, option, f"{'nic' if option == '-net' else 'user'},model={ask}",
+                            words=["virtio-net-pci\n", "virtio-net-device\n"])
+
     def test_accelerators(self):
         self.expect(QEMU, "-accel", "help", words=["interp", "bt", "auto", "tcg", "cache=", "check=", "perfmap="])
 
