@@ -20,6 +20,17 @@ constexpr KindHelp kNetworkKinds[] = {
     {"vhost-user", "another process at chardev="},
 };
 
+// QMP's lists of strings, {"hostfwd":[{"str":"tcp::2222-:22"}]}, as the setting said several times.
+std::string without_list(std::string_view key) {
+  constexpr std::string_view kMember = ".str";
+  if (!key.ends_with(kMember)) return std::string(key);
+  const size_t dot = key.substr(0, key.size() - kMember.size()).rfind('.');
+  if (dot == std::string_view::npos) return std::string(key);
+  const std::string_view index = key.substr(dot + 1, key.size() - kMember.size() - dot - 1);
+  const bool number = !index.empty() && index.find_first_not_of("0123456789") == std::string_view::npos;
+  return std::string(number ? key.substr(0, dot) : key);
+}
+
 // -netdev help, -nic help, -net help.
 bool told_kinds(QemuBuilder& b, std::string_view value) {
   if (!asks_for_help(value)) return false;
@@ -54,6 +65,8 @@ Result<void> option_netdev(QemuBuilder& b, std::string_view value) {
   if (!id) return keys.error("id", "is missing: no device could use this network");
   netdev.id = *id;
   netdev.properties = keys.take_rest();
+  if (value.starts_with('{'))
+    for (KeyValue& property : netdev.properties) property.key = without_list(property.key);
   b.machine().netdevs.push_back(std::move(netdev));
   return {};
 }

@@ -401,6 +401,17 @@ TEST(QemuCommandLine, NicMakesBackEndAndCard) {
   EXPECT_EQ(m.devices[0].properties.at(0).key, "mac");
 }
 
+TEST(QemuCommandLine, NetworkInJsonHasListsOfStrings) {
+  const Machine m = machine(
+      {"-netdev",
+       R"({"type":"user","id":"n","hostfwd":[{"str":"tcp::1-:2"},{"str":"udp::3-:4"}],"dnssearch":[{"str":"a.b"}]})"});
+  std::vector<std::string> seen;
+  for (const auto& [key, value] : m.netdevs.at(0).properties) seen.push_back(key + "=" + value);
+  EXPECT_EQ(seen, (std::vector<std::string>{"dnssearch=a.b", "hostfwd=tcp::1-:2", "hostfwd=udp::3-:4"}));
+  EXPECT_EQ(machine({"-netdev", "user,id=n,hostfwd.0.str=x"}).netdevs.at(0).properties.at(0).key,
+            "hostfwd.0.str");
+}
+
 TEST(QemuCommandLine, AcceleratorsKeepTheirOrder) {
   const Machine m = machine({"-machine", "pc,accel=kvm:tcg"});
   ASSERT_EQ(m.accelerators.size(), 2u);
