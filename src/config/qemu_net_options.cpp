@@ -77,11 +77,13 @@ Result<void> option_nic(QemuBuilder& b, std::string_view value) {
   QemuBuilder::PendingNic nic;
   nic.netdev.origin = keys.origin();
   TRY_ASSIGN(nic.netdev.type, keys.take_choice("type", {"user", "none", "tap", "bridge", "socket", "stream",
-                                                        "dgram", "vhost-user"}));
+                                                        "dgram", "hubport", "vhost-user"}));
   if (nic.netdev.type == "none") return keys.finish();
   nic.netdev.id = keys.take("id").value_or(b.anonymous_id("net"));
   take_card_properties(keys, nic);
   if (told_models(b, nic)) return {};
+  if (nic.netdev.type == "hubport" && keys.take("netdev"))
+    return keys.error("netdev", "joins a network to the hub, without a card; say -netdev hubport");
   nic.netdev.properties = keys.take_rest();
   b.nics.push_back(std::move(nic));
   return {};
@@ -91,7 +93,7 @@ Result<void> option_net(QemuBuilder& b, std::string_view value) {
   if (told_kinds(b, value)) return {};
   TRY_ASSIGN(auto keys, KeyValues::parse("-net", value, "type"));
   TRY_ASSIGN(const std::string type,
-             keys.take_choice("type", {"nic", "user", "none", "tap", "bridge", "socket"}));
+             keys.take_choice("type", {"nic", "user", "none", "tap", "bridge", "socket", "vhost-user"}));
   if (type == "none") return keys.finish();
   if (type != "nic") {
     Netdev netdev{.id = {}, .type = type, .properties = {}, .origin = keys.origin()};

@@ -91,6 +91,30 @@ TEST_F(NetworksTest, two_nics_share_a_hub_with_the_network) {
   ASSERT_EQ(machine.devices[0].properties.at(0).key, "mac");
 }
 
+TEST_F(NetworksTest, a_nic_may_be_a_port_of_a_hub) {
+  ASSERT_EQ(try_open({"-nic", "hubport,hubid=3", "-nic", "hubport,hubid=3"}), "");
+  Card cards[2];
+  net::Backend* ports[2] = {of_card(0), of_card(1)};
+  for (int i = 0; i < 2; ++i) {
+    ASSERT_NE(ports[i], nullptr);
+    ports[i]->attach(&cards[i]);
+  }
+  ports[0]->send(frame(numbered_frame(1)), 0);
+  loop.run_due();
+  EXPECT_EQ(cards[1].frames.size(), 1u);
+  for (net::Backend* port : ports) port->attach(nullptr);
+  EXPECT_NE(try_open({"-nic", "hubport,hubid=3,netdev=n"}).find("say -netdev hubport"), std::string::npos);
+}
+
+TEST_F(NetworksTest, net_may_be_of_another_process) {
+  ASSERT_EQ(try_open({"-net", "nic", "-net", "vhost-user,chardev=c,id=v"}), "");
+  EXPECT_TRUE(networks->vhost_user("v"));
+  EXPECT_EQ(machine.devices.at(0).properties.back().value, "v");
+  EXPECT_NE(
+      try_open({"-net", "nic", "-net", "nic", "-net", "vhost-user,chardev=c"}).find("no filter and no hub"),
+      std::string::npos);
+}
+
 TEST_F(NetworksTest, net_nic_takes_a_network_by_its_id) {
   ASSERT_EQ(try_open({"-netdev", "user,id=n", "-net", "nic,netdev=n"}), "");
   EXPECT_EQ(machine.netdevs.size(), 1u);
