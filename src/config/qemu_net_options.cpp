@@ -45,6 +45,23 @@ bool told_models(QemuBuilder& b, const QemuBuilder::PendingNic& nic) {
   return true;
 }
 
+// guestfwd=tcp:10.0.2.100:1234-unix:/x: the character device behind the dash is made here, and named there.
+Result<void> make_forwarded_chardevs(QemuBuilder& b, Netdev& netdev) {
+  if (netdev.type != "user") return {};
+  for (KeyValue& property : netdev.properties) {
+    const size_t dash = property.value.find('-');
+    if (property.key != "guestfwd" || dash == std::string::npos) continue;
+    const std::string target = property.value.substr(dash + 1);
+    if (target.starts_with("cmd:")) continue;
+    TRY_ASSIGN(const std::string id, short_chardev(b, netdev.origin + ": guestfwd:", target));
+    if (id.empty())
+      return Error(ErrorKind::kInvalidArgument, fmt::format("{}: guestfwd: '{}' leads nowhere; leave it out",
+                                                            netdev.origin, property.value));
+    property.value.replace(dash + 1, std::string::npos, "chardev:" + id);
+  }
+  return {};
+}
+
 // What `keys` says of the card itself.
 void take_card_properties(KeyValues& keys, QemuBuilder::PendingNic& nic) {
   nic.model = keys.take("model").value_or("");
@@ -67,6 +84,7 @@ Result<void> option_netdev(QemuBuilder& b, std::string_view value) {
   netdev.properties = keys.take_rest();
   if (value.starts_with('{'))
     for (KeyValue& property : netdev.properties) property.key = without_list(property.key);
+  TRY(make_forwarded_chardevs(b, netdev));
   b.machine().netdevs.push_back(std::move(netdev));
   return {};
 }
@@ -85,6 +103,7 @@ Result<void> option_nic(QemuBuilder& b, std::string_view value) {
   if (nic.netdev.type == "hubport" && keys.take("netdev"))
     return keys.error("netdev", "joins a network to the hub, without a card; say -netdev hubport");
   nic.netdev.properties = keys.take_rest();
+  TRY(make_forwarded_chardevs(b, nic.netdev));
   b.nics.push_back(std::move(nic));
   return {};
 }
@@ -101,6 +120,7 @@ Result<void> option_net(QemuBuilder& b, std::string_view value) {
     if (!id) id = keys.take("name");
     netdev.id = id.value_or(b.anonymous_id("net"));
     netdev.properties = keys.take_rest();
+    TRY(make_forwarded_chardevs(b, netdev));
     b.hub_networks.push_back(std::move(netdev));
     return {};
   }

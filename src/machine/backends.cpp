@@ -219,9 +219,12 @@ Result<std::unique_ptr<Backends>> Backends::create(const config::Machine& config
                                                    std::function<void()> quit, Disks::Stop stop) {
   std::unique_ptr<Backends> backends(new Backends);
   TRY_ASSIGN(backends->disks_, Disks::create(config, std::move(stop)));
-  TRY_ASSIGN(backends->networks_, Networks::create(config, loop));
   TRY(backends->open_shared_folders(config));
   TRY(backends->open_chardevs(config, loop, quit));
+  const auto take_chardev = [&](const std::string& id, const std::string& user) {
+    return backends->take_chardev(id, user);
+  };
+  TRY_ASSIGN(backends->networks_, Networks::create(config, loop, take_chardev));
   return backends;
 }
 

@@ -10,6 +10,8 @@
 #include "net/open.h"
 #include "net/rate_filter.h"
 #include "net/tap_backend.h"
+#include "net/user_backend.h"
+#include "net/user_options.h"
 
 namespace ostler::machine {
 
@@ -91,7 +93,23 @@ std::optional<VhostUserNetwork> Networks::vhost_user(const std::string& id) cons
   return found == networks_.end() ? std::nullopt : found->second.vhost_user;
 }
 
-Result<void> Networks::open(const config::Netdev& netdev) {
+namespace {
+
+Result<std::unique_ptr<net::Backend>> open_user(event::Loop& loop, const config::Properties& properties,
+                                                const std::string& origin,
+                                                const Networks::TakeChardev& take_chardev) {
+  TRY_ASSIGN(auto options, net::UserOptions::parse(properties));
+  for (net::GuestForward& forward : options.guest_forwards)
+    if (!forward.chardev.empty()) {
+      TRY_ASSIGN(forward.device, take_chardev(forward.chardev, origin));
+    }
+  TRY_ASSIGN(auto backend, net::UserBackend::create(loop, options));
+  return std::unique_ptr<net::Backend>(std::move(backend));
+}
+
+}  // namespace
+
+Result<void> Networks::open(const config::Netdev& netdev, const TakeChardev& take_chardev) {
   if (networks_.contains(netdev.id))
     return Error(ErrorKind::kInvalidArgument,
                  fmt::format("{}: the id '{}' is taken by another network", netdev.origin, netdev.id));
@@ -104,7 +122,9 @@ Result<void> Networks::open(const config::Netdev& netdev) {
 Result<void> Networks::open_backend(const config::Netdev& netdev) {
   auto properties = netdev.properties;
   properties.push_back({"id", netdev.id});
-  auto backend = net::open(loop_, netdev.type, properties);
+  auto backend = netdev.type == "user" ? open_user(loop_, properties, netdev.origin, take_chardev)
+                                       : net::open(loop_, netdev.type, properties);
+  if (!backend && backend.error().message().starts_with(netdev.origin)) return std::move(backend).error();
   if (!backend) return std::move(backend).error().with_context(netdev.origin);
   Network& network = networks_[netdev.id];
   use_backend(network, *std::move(backend));
@@ -236,9 +256,10 @@ Result<void> Networks::filter(const config::Object& object) {
   return {};
 }
 
-Result<std::unique_ptr<Networks>> Networks::create(const config::Machine& config, event::Loop& loop) {
+Result<std::unique_ptr<Networks>> Networks::create(const config::Machine& config, event::Loop& loop,
+                                                   const TakeChardev& take_chardev) {
   std::unique_ptr<Networks> networks(new Networks(loop));
-  for (const config::Netdev& each : config.netdevs) TRY(networks->open(each));
+  for (const config::Netdev& each : config.netdevs) TRY(networks->open(each, take_chardev));
   for (const config::Object& each : config.filters) TRY(networks->filter(each));
   for (const Join& each : networks->joins_) {
     TRY_ASSIGN(net::Backend* const backend, networks->take(each.network, each.user));

@@ -2,6 +2,7 @@
 // machine's thread.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -9,6 +10,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "chardev/char_backend.h"
 #include "config/machine.h"
 #include "event/loop.h"
 #include "net/backend.h"
@@ -27,8 +29,11 @@ struct VhostUserNetwork {
 class Networks {
  public:
   // Opens networks in the order of the command line, then filters, then what joins hubs. Errors begin with
-  // the option.
-  static Result<std::unique_ptr<Networks>> create(const config::Machine& config, event::Loop& loop);
+  // the option. `take_chardev`: Backends::take_chardev(), for what user networks forward to.
+  using TakeChardev =
+      std::function<Result<chardev::CharBackend*>(const std::string& id, const std::string& user)>;
+  static Result<std::unique_ptr<Networks>> create(const config::Machine& config, event::Loop& loop,
+                                                  const TakeChardev& take_chardev);
   // Cards are gone.
   ~Networks();
 
@@ -57,7 +62,7 @@ class Networks {
     std::unique_ptr<net::KernelTap> kernel_tap;  // nor here, until take() makes it of it
   };
   explicit Networks(event::Loop& loop) : loop_(loop) {}
-  Result<void> open(const config::Netdev& netdev);
+  Result<void> open(const config::Netdev& netdev, const TakeChardev& take_chardev);
   Result<void> open_vhost_user(const config::Netdev& netdev);
   Result<void> open_backend(const config::Netdev& netdev);
   Result<void> open_kernel_tap(const config::Netdev& netdev);

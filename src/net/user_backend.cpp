@@ -5,6 +5,7 @@
 #include <slirp/libslirp.h>
 #include <sys/epoll.h>
 
+#include <algorithm>
 #include <bit>
 #include <charconv>
 #include <cstring>
@@ -182,16 +183,28 @@ Result<void> UserBackend::start(const UserOptions& options) {
                       forward.udp ? "udp" : "tcp", forward.host_port),
           errno);
   }
-  for (const GuestForward& forward : options.guest_forwards) {
-    in_addr server = forward.server;
-    if (slirp_add_exec(slirp_, forward.command.c_str(), &server, forward.port) != 0)
-      return invalid(
-          fmt::format("guestfwd: port {} cannot be forwarded from that address; it must lie in net and be "
-                      "neither host nor dns",
-                      forward.port));
-  }
+  for (const GuestForward& forward : options.guest_forwards) TRY(forward_from_guest(forward));
   refresh_polls();
   return {};
+}
+
+Result<void> UserBackend::forward_from_guest(const GuestForward& forward) {
+  in_addr server = forward.server;
+  bool open = false;
+  if (forward.chardev.empty()) {
+    open = slirp_add_exec(slirp_, forward.command.c_str(), &server, forward.port) == 0;
+  } else {
+    if (forward.device == nullptr)
+      return invalid(fmt::format("guestfwd: there is no character device '{}'", forward.chardev));
+    TRY_ASSIGN(auto channel, GuestChannel::create(loop_, *forward.device));
+    open = slirp_add_unix(slirp_, channel->path().c_str(), &server, forward.port) == 0;
+    channels_.push_back(std::move(channel));
+  }
+  if (open) return {};
+  return invalid(
+      fmt::format("guestfwd: port {} cannot be forwarded from that address; it must lie in net and be "
+                  "neither host nor dns",
+                  forward.port));
 }
 
 UserBackend::~UserBackend() {
@@ -249,8 +262,13 @@ void UserBackend::drain_outgoing() {
     frames.swap(outgoing_);
     wake = std::exchange(refused_, false);
   }
-  for (const auto& frame : frames)
+  unsigned count = 0;
+  for (const auto& frame : frames) {
     slirp_input(slirp_, reinterpret_cast<const uint8_t*>(frame.data()), static_cast<int>(frame.size()));
+    if (++count % GuestChannel::kMostWaiting != 0) continue;
+    for (const auto& channel : channels_) channel->accept();
+  }
+  for (const auto& channel : channels_) channel->accept();
   if (!frames.empty()) refresh_polls();
   if (!wake) return;
   const std::lock_guard lock(receiver_mutex_);

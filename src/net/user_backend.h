@@ -15,6 +15,7 @@
 #include "base/result.h"
 #include "event/loop.h"
 #include "net/backend.h"
+#include "net/guest_channel.h"
 #include "net/user_options.h"
 
 struct Slirp;
@@ -42,6 +43,7 @@ class UserBackend final : public Backend {
   };
   explicit UserBackend(event::Loop& loop);
   Result<void> start(const UserOptions& options);
+  Result<void> forward_from_guest(const GuestForward& forward);
   void post(void (UserBackend::*task)(), std::atomic<bool>& posted);
 
   // On the loop's thread:
@@ -54,6 +56,7 @@ class UserBackend final : public Backend {
 
   event::Loop& loop_;
   Slirp* slirp_ = nullptr;
+  std::vector<std::unique_ptr<GuestChannel>> channels_;
   event::Timer timer_;
   std::vector<Poll> polls_;                      // as slirp numbered them at the last fill
   std::unordered_map<int, uint32_t> watched_;    // fd -> epoll events

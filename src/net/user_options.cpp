@@ -3,6 +3,7 @@
 #include <arpa/inet.h>
 
 #include <charconv>
+#include <utility>
 
 namespace ostler::net {
 namespace {
@@ -58,18 +59,26 @@ Result<GuestForward> parse_guest_forward(std::string_view text) {
   const auto wrong = [&] {
     return Error(ErrorKind::kInvalidArgument,
                  "'" + std::string(text) +
-                     "' is not tcp:address:port-cmd:command (example: tcp:10.0.2.100:80-cmd:cat)");
+                     "' is not tcp:address:port-TARGET (examples: tcp:10.0.2.100:80-cmd:cat, "
+                     "tcp:10.0.2.100:1234-tcp:127.0.0.1:80)");
   };
   GuestForward forward;
   std::string_view rest = text;
-  if (rest.starts_with("tcp:")) rest.remove_prefix(4);
+  // libslirp forwards TCP alone; the name may be left out, with its colon or without.
+  for (const std::string_view head : {"tcp:", ":"})
+    if (rest.starts_with(head)) {
+      rest.remove_prefix(head.size());
+      break;
+    }
   const size_t dash = rest.find('-');
   if (dash == std::string_view::npos) return wrong();
   if (!parse_endpoint(rest.substr(0, dash), forward.server, forward.port) || forward.port == 0)
     return wrong();
   rest.remove_prefix(dash + 1);
-  if (!rest.starts_with("cmd:") || rest.size() == 4) return wrong();
-  forward.command = rest.substr(4);
+  for (const auto& [kind, place] :
+       {std::pair{std::string_view("cmd:"), &forward.command}, {"chardev:", &forward.chardev}})
+    if (rest.starts_with(kind)) *place = rest.substr(kind.size());
+  if (forward.command.empty() && forward.chardev.empty()) return wrong();
   return forward;
 }
 
@@ -108,13 +117,15 @@ const config::PropertyTable<UserOptions>& user_properties() {
                           options.host_forwards.push_back(forward);
                           return {};
                         }),
-          list_property("guestfwd", "tcp:addr:port-cmd:command",
-                        "run a command for each guest connection to an address; may be repeated",
-                        [](Options& options, std::string_view value) -> Result<void> {
-                          TRY_ASSIGN(GuestForward forward, parse_guest_forward(value));
-                          options.guest_forwards.push_back(std::move(forward));
-                          return {};
-                        }),
+          list_property(
+              "guestfwd", "tcp:addr:port-cmd:command or a character device",
+              "give the guest's connections to an address to a command each, or to a device; may be "
+              "repeated",
+              [](Options& options, std::string_view value) -> Result<void> {
+                TRY_ASSIGN(GuestForward forward, parse_guest_forward(value));
+                options.guest_forwards.push_back(std::move(forward));
+                return {};
+              }),
       });
   return table;
 }

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "chardev/char_backend.h"
 #include "config/property.h"
 
 namespace ostler::net {
@@ -23,11 +24,13 @@ struct HostForward {
   uint16_t guest_port = 0;
 };
 
-// guestfwd=tcp:server address:port-cmd:command
+// guestfwd=[tcp]:[server address]:port-cmd:command, or -chardev:id
 struct GuestForward {
   in_addr server{};
   uint16_t port = 0;
-  std::string command;
+  std::string command;                     // "": a character device
+  std::string chardev;                     // its id
+  chardev::CharBackend* device = nullptr;  // who has looked that up puts it here
 };
 
 // Empty addresses: derived from the network, as the comments say.

@@ -800,6 +800,15 @@ class Mistakes(Mistake):
     def test_forward_rule_unreadable(self):
         self.qemu("-netdev", "user,id=n,hostfwd=22", words=["-netdev", "hostfwd", "22"])
 
+    def test_guest_forward_that_leads_nowhere(self):
+        def forward(target, *words):
+            self.qemu("-netdev", f"user,id=n,guestfwd=tcp:10.0.2.100:80-{target}", words=["-netdev user,id=n", "guestfwd", *words])
+        forward("unix:" + str(F.missing), F.missing)
+        forward("pipe", "tcp:HOST:PORT", "pipe")
+        forward("none", "leave it out")
+        forward("chardev:c", "'c'")
+        self.qemu("-nic", "user,guestfwd=tcp:10.0.2.2:80-null", words=["-nic user", "guestfwd", "port 80"])
+
     def test_mac_unreadable(self):
         self.qemu("-nic", "user,mac=52:54", words=["mac", "52:54"])
 

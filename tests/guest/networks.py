@@ -163,8 +163,12 @@ def user_network_with_its_options(t):
     content = os.urandom(MIB)
     (folder / "file").write_bytes(content)
     net = (f"user,net=10.9.8.0/24,dhcpstart=10.9.8.40,dns=10.9.8.5,host=10.9.8.1,hostname=guest,domainname=example.org,tftp={folder},"
-           f"guestfwd=tcp:10.9.8.100:80-cmd:/usr/bin/tr a-z A-Z,ipv6-prefix=fd12::")
-    with t.start(t.machine(net=net)) as running:
+           f"guestfwd=tcp:10.9.8.100:80-cmd:/usr/bin/tr a-z A-Z,ipv6-prefix=fd12::,"
+           f"guestfwd=tcp:10.9.8.101:81-unix:{folder}/socket,guestfwd=tcp:10.9.8.102:82-file:{folder}/log")
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(f"{folder}/socket")
+    listener.listen(1)
+    with listener, t.start(t.machine(net=net)) as running:
         console = t.shell(running)
         t.run(console, "udhcpc -q -n -t 10 -i eth0 2>/dev/null")
         t.expect("10.9.8.40/24" in t.run(console, "ip -4 addr show eth0"), "the lease is not 10.9.8.40/24")
@@ -174,6 +178,16 @@ def user_network_with_its_options(t):
         t.run(console, "tftp -g -b 1400 -r file -l /tmp/file 10.9.8.1")
         t.expect(t.run(console, "sha256sum </tmp/file").startswith(hashlib.sha256(content).hexdigest()), "TFTP gave other bytes")
         t.expect(t.run(console, "(echo hello; sleep 4) | nc 10.9.8.100 80 | head -1") == "HELLO", "the command did not answer")
+        peer, _ = listener.accept()
+        with peer, t.steps.step("a character device behind an address"):
+            peer.settimeout(60)
+            for line in ("first", "second"):
+                t.run(console, f"(nc 10.9.8.101 81 -e sh -c 'echo {line} from the guest; read line; echo $line >/tmp/{line}' &)")
+                t.expect(peer.recv(100).decode() == f"{line} from the guest\n", "the host got something else")
+                peer.sendall(f"{line} to the guest\n".encode())
+                t.run(console, f"until grep '^{line} to the guest$' /tmp/{line}; do sleep 0.1; done 2>/dev/null")
+        t.run(console, "nc 10.9.8.102 82 -e cat /tmp/file")
+        t.run(console, f"until tftp -g -b 1400 -r log -l /tmp/log 10.9.8.1 && cmp /tmp/file /tmp/log; do sleep 0.1; done 2>/dev/null")
         t.run(console, "until ip -6 addr show dev eth0 | grep -q fd12::; do sleep 0.1; done")
         t.run(console, "ping6 -c 1 -W 10 fd12::2")
 

@@ -27,7 +27,10 @@ class NetworksTest : public testing::Test {
     auto command = config::parse_qemu_command_line(words);
     if (!command) return command.error().message();
     machine = std::move(command->machine);
-    auto made = Networks::create(machine, loop);
+    auto made = Networks::create(
+        machine, loop, [](const std::string& id, const std::string& user) -> Result<chardev::CharBackend*> {
+          return Error(ErrorKind::kNotFound, user + ": there is no '" + id + "'");
+        });
     if (!made) return made.error().message();
     networks = *std::move(made);
     return {};

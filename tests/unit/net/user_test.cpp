@@ -54,6 +54,16 @@ TEST(GuestForward, command) {
   EXPECT_FALSE(parse_guest_forward("tcp:10.0.2.100:80"));
 }
 
+TEST(GuestForward, character_device) {
+  const auto forward = parse_guest_forward(":10.0.2.100:80-chardev:a-b");
+  ASSERT_TRUE(forward);
+  EXPECT_EQ(forward->chardev, "a-b");
+  EXPECT_EQ(forward->command, "");
+  for (const char* const text :
+       {"tcp:10.0.2.100:80-chardev:", "tcp:10.0.2.100:80-tcp:127.0.0.1:1", "tcp:x:80-cmd:y"})
+    EXPECT_FALSE(parse_guest_forward(text)) << text;
+}
+
 TEST(UserOptions, repeated_forwards) {
   const auto options = UserOptions::parse(
       config::split_options("hostfwd=tcp::1-:2,hostfwd=udp::3-:4,restrict=on,net=192.168.7.0/24"));
