@@ -20,6 +20,13 @@ struct Device {
   std::string origin;     // the option as written, for messages: "-device virtio-blk-pci,…"
 };
 
+// -global: a property of all devices of a type, unless they say otherwise themselves.
+struct GlobalProperty {
+  std::string driver;
+  KeyValue property;
+  std::string origin;
+};
+
 // -blockdev: a node of the block graph with a name that devices and other nodes refer to.
 struct BlockNode {
   std::string name;
@@ -152,6 +159,7 @@ struct Machine {
   std::vector<SharedFolder> shared_folders;
   std::vector<Share> shares;
   std::vector<Device> devices;
+  std::vector<GlobalProperty> globals;
   std::vector<std::string> serials;          // chardev id per port, "" for none
   std::optional<std::string> debug_chardev;  // port 0x402
 

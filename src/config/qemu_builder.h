@@ -90,6 +90,7 @@ Result<void> option_cdrom(QemuBuilder& b, std::string_view value);
 Result<void> option_object(QemuBuilder& b, std::string_view value);
 // devices, network, character devices
 Result<void> option_device(QemuBuilder& b, std::string_view value);
+Result<void> option_global(QemuBuilder& b, std::string_view value);
 Result<void> option_netdev(QemuBuilder& b, std::string_view value);
 Result<void> option_nic(QemuBuilder& b, std::string_view value);
 Result<void> option_net(QemuBuilder& b, std::string_view value);

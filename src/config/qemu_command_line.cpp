@@ -7,6 +7,7 @@
 #include "base/suggest.h"
 #include "config/qemu_builder.h"
 #include "config/qemu_nbd_options.h"
+#include "config/qemu_set_option.h"
 
 namespace ostler::config {
 namespace {
@@ -114,6 +115,10 @@ constexpr Option kOptions[] = {
      }},
     {"device", "driver[,prop=value…]", "add a device; 'help' lists them, 'driver,help' its properties",
      option_device},
+    {"global", "driver.property=value", "a property of all devices of a type that do not have it written",
+     option_global},
+    {"set", "group.id.key=value", "one more setting for a -device, -drive, -netdev, … that was given before",
+     ignore},
     {"netdev", "user|tap|bridge|socket|stream|dgram|hubport|vhost-user,id=name[,…]",
      "a network back end; 'help' lists the kinds", option_netdev},
     {"nic", "user|tap|bridge|socket|stream|dgram|hubport|vhost-user|none[,model=driver][,mac=addr][,…]",
@@ -190,7 +195,31 @@ const Option* find_option(std::string_view name) {
 
 }  // namespace
 
-Result<CommandLine> parse_qemu_command_line(std::span<const std::string> arguments) {
+namespace {
+
+// The command line with what -set adds. Mistakes in other options are told when these are read.
+Result<std::vector<std::string>> with_settings(std::span<const std::string> given) {
+  std::vector<std::string> arguments(given.begin(), given.end());
+  std::vector<WrittenOption> before;
+  for (size_t i = 0; i + 1 < arguments.size(); ++i) {
+    const std::string& word = arguments[i];
+    if (!word.starts_with('-')) continue;
+    const Option* const option = find_option(std::string_view(word).substr(word.starts_with("--") ? 2 : 1));
+    if (option == nullptr || option->argument.empty()) continue;
+    std::string& value = arguments[++i];
+    if (option->name == "set") {
+      TRY(add_setting(before, value));
+    } else {
+      before.push_back({option->name, &value});
+    }
+  }
+  return arguments;
+}
+
+}  // namespace
+
+Result<CommandLine> parse_qemu_command_line(std::span<const std::string> given) {
+  TRY_ASSIGN(const std::vector<std::string> arguments, with_settings(given));
   QemuBuilder builder;
   for (size_t i = 0; i < arguments.size(); ++i) {
     const std::string& word = arguments[i];

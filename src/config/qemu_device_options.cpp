@@ -85,6 +85,30 @@ Result<void> option_device(QemuBuilder& b, std::string_view value) {
   return {};
 }
 
+// DRIVER.PROPERTY=VALUE, or driver=…,property=…,value=… for names with a dot.
+Result<void> option_global(QemuBuilder& b, std::string_view value) {
+  GlobalProperty global;
+  global.origin = fmt::format("-global {}", value);
+  const size_t equals = value.find('='), dot = value.substr(0, equals).find('.');
+  if (equals != std::string_view::npos && dot != std::string_view::npos && dot != 0 && dot + 1 < equals) {
+    global.driver = value.substr(0, dot);
+    global.property = {std::string(value.substr(dot + 1, equals - dot - 1)),
+                       std::string(value.substr(equals + 1))};
+  } else {
+    TRY_ASSIGN(auto keys, KeyValues::parse("-global", value, ""));
+    const auto driver = keys.take("driver"), property = keys.take("property"), set = keys.take("value");
+    if (!driver || !property || !set)
+      return Error(
+          ErrorKind::kInvalidArgument,
+          fmt::format("{}: is not DRIVER.PROPERTY=VALUE (example: virtio-net-pci.mq=on)", global.origin));
+    TRY(keys.finish());
+    global.driver = *driver;
+    global.property = {*property, *set};
+  }
+  b.machine().globals.push_back(std::move(global));
+  return {};
+}
+
 Result<void> option_chardev(QemuBuilder& b, std::string_view value) {
   if (asks_for_help(value)) {
     tell_kinds(b, "Character back ends (-chardev KIND,id=NAME[,…])", kChardevKinds);

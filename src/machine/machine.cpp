@@ -112,6 +112,7 @@ Result<void> Machine::build() {
   core_->start_vcpus();
   // Not earlier: a mistake gets one sentence, its own.
   for (const std::string& warning : core_->warnings()) log::warning(warning);
+  for (const std::string& warning : devices_->warnings()) log::warning(warning);
   for (const std::string& warning : backends_->unused_networks()) log::warning(warning);
   if (!has_acpi() && config_.cpus > 1)
     log::warning(

@@ -129,6 +129,7 @@ Result<std::unique_ptr<PluggedDevices>> PluggedDevices::create(const config::Mac
                                                                chipset::SystemRequests& requests) {
   std::unique_ptr<PluggedDevices> devices(new PluggedDevices(core, backends, media, board, requests));
   TRY_ASSIGN(devices->random_sources_, random_sources(config));
+  devices->globals_ = GlobalProperties(config.globals);
   for (const config::Device& device : config.devices) TRY(devices->plug(device));
   return devices;
 }
@@ -163,7 +164,8 @@ Result<void> PluggedDevices::plug(const config::Device& device) {
     return Error(
         ErrorKind::kInvalidArgument,
         fmt::format("{}: the id '{}' is taken by another device; choose another", device.origin, device.id));
-  auto properties = device.properties;
+  TRY_ASSIGN(auto properties, globals_.for_device(*type));
+  properties.insert(properties.end(), device.properties.begin(), device.properties.end());
   if (!device.id.empty()) properties.push_back({"id", device.id});
   auto options = type->properties->parse_any(properties);
   if (!options) return std::move(options).error().with_context(device.origin);

@@ -15,6 +15,7 @@
 #include "devices/virtio/options.h"
 #include "devices/virtio/vhost_user/address.h"
 #include "machine/fixed_regions.h"
+#include "machine/global_properties.h"
 
 namespace ostler::virtio {
 class Device;
@@ -51,6 +52,8 @@ class PluggedDevices {
   Result<void> set_link(const std::string& name, bool up);
   // Why the guest cannot be saved now; empty: it can.
   std::string unsavable() const;
+  // Of -global, for names that nothing has.
+  std::vector<std::string> warnings() const { return globals_.unknown(); }
   // Null: there is none.
   virtio::balloon::BalloonDevice* balloon() const { return balloon_; }
 
@@ -92,6 +95,7 @@ class PluggedDevices {
   Board& board_;
   chipset::SystemRequests& requests_;
   FixedRegions ports_;
+  GlobalProperties globals_;
   std::vector<std::unique_ptr<bus::IoHandler>> isa_;
   std::vector<virtio::console::ConsoleDevice*> consoles_;
   std::set<std::string> ids_;

@@ -433,6 +433,16 @@ class Mistakes(Mistake):
         self.qemu("-device", "virtio-rng-pci,iommu_platform=on,disable-modern=on",
                   words=["-device virtio-rng-pci", "iommu_platform=on", "leave disable-modern=on"])
 
+    def test_global_property_of_a_device(self):
+        device = ["-device", "virtio-rng-pci"]
+        self.qemu("-global", "virtio-rng-pci.perod=1", *device, words=["-global virtio-rng-pci.perod=1", "perod", "'period'"])
+        self.qemu("-global", "virtio-rng-device.period=often", *device, words=["-global virtio-rng-device.period=often", "often"])
+        self.qemu("-global", "virtio-pci.disable-modern=on", "-global", "virtio-rng-pci.disable-legacy=on", *device,
+                  words=["no interface is left"])
+        self.qemu("-global", "virtio-rng-pci", words=["-global virtio-rng-pci", "DRIVER.PROPERTY=VALUE"])
+        self.qemu("-device", "virtio-rng-pci,id=r", "-set", "device.r.perod=1", words=["-device virtio-rng-pci", "perod", "'period'"])
+        self.qemu("-set", "device.r.period=1", words=["-set device.r.period=1", "id=r"])
+
     def test_interfaces_against_the_name(self):
         for name in ("transitional", "non-transitional"):
             self.qemu("-device", f"virtio-rng-pci-{name},disable-modern=on",
@@ -994,6 +1004,13 @@ class Warnings(unittest.TestCase):
         self.expect("-netdev", "user,id=n", "-device", "virtio-net-pci,netdev=n", words=[])
         self.expect("-nic", "user", words=[])
         self.expect("-net", "user", words=["-net user", "-net nic"])
+
+
+    def test_global_property_of_nothing(self):
+        self.expect("-global", "virtio-rng-pci.period=1000", "-global", "virtio-rng-device.max-bytes=1", words=[])
+        self.expect("-global", "kvm-pit.lost_tick_policy=delay", words=["-global kvm-pit.lost_tick_policy=delay", "no device 'kvm-pit'"])
+        self.expect("-global", "virtio-rng-pci.perod=1", words=["-global virtio-rng-pci.perod=1", "no property 'perod'"])
+        self.expect("-global", "virtio-rng-pci.disable-modern=on", "-device", "virtio-rng-pci,disable-modern=off,iommu_platform=on", words=[])
 
 
 class Helps(unittest.TestCase):
