@@ -76,7 +76,7 @@ Result<void> Networks::open_kernel_tap(const config::Netdev& netdev) {
   properties.push_back({"id", netdev.id});
   auto options = net::parse_tap(properties);
   if (!options) return std::move(options).error().with_context(netdev.origin);
-  if (!options->vhost) return open_backend(netdev);
+  if (!options->vhost) return open_backend(netdev, {});
   auto tap = net::KernelTap::open(*options);
   if (!tap) return std::move(tap).error().with_context(netdev.origin);
   Network& network = networks_[netdev.id];
@@ -116,10 +116,10 @@ Result<void> Networks::open(const config::Netdev& netdev, const TakeChardev& tak
   if (netdev.type == "hubport") return open_port(netdev);
   if (netdev.type == "vhost-user") return open_vhost_user(netdev);
   if (netdev.type == "tap") return open_kernel_tap(netdev);
-  return open_backend(netdev);
+  return open_backend(netdev, take_chardev);
 }
 
-Result<void> Networks::open_backend(const config::Netdev& netdev) {
+Result<void> Networks::open_backend(const config::Netdev& netdev, const TakeChardev& take_chardev) {
   auto properties = netdev.properties;
   properties.push_back({"id", netdev.id});
   auto backend = netdev.type == "user" ? open_user(loop_, properties, netdev.origin, take_chardev)

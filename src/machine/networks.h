@@ -64,7 +64,7 @@ class Networks {
   explicit Networks(event::Loop& loop) : loop_(loop) {}
   Result<void> open(const config::Netdev& netdev, const TakeChardev& take_chardev);
   Result<void> open_vhost_user(const config::Netdev& netdev);
-  Result<void> open_backend(const config::Netdev& netdev);
+  Result<void> open_backend(const config::Netdev& netdev, const TakeChardev& take_chardev);
   Result<void> open_kernel_tap(const config::Netdev& netdev);
   Result<void> open_port(const config::Netdev& netdev);
   Result<void> filter(const config::Object& object);
