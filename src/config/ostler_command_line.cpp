@@ -194,6 +194,10 @@ Result<CommandLine> build(const RunOptions& options) {
     if (!chosen) return std::move(chosen).error().with_context("--accel " + options.accel);
   }
   TRY(option_memory(b, options.memory));
+  // In QEMU's words that is the usual size.
+  if (!b.memory_given)
+    return Error(ErrorKind::kInvalidArgument,
+                 "--memory 0: a guest needs memory; leave it out for the usual 512M");
   TRY(option_smp(b, std::to_string(options.cpus)));
   Machine& m = b.machine();
   m.memory_huge = options.huge_pages;
