@@ -197,7 +197,7 @@ Result<CommandLine> build(const RunOptions& options) {
   // In QEMU's words that is the usual size.
   if (!b.memory_given)
     return Error(ErrorKind::kInvalidArgument,
-                 "--memory 0: a guest needs memory; leave it out for the usual 512M");
+                 "--memory 0: a guest needs memory; leave it out for the usual 1G");
   TRY(option_smp(b, std::to_string(options.cpus)));
   Machine& m = b.machine();
   m.memory_huge = options.huge_pages;
