@@ -1,5 +1,6 @@
 """vhost-net, which few machines that run tests have: a guest that has it runs this same program, whose own guest's
-frames the first guest's kernel then carries. What the first guest sees of the host is its whole file system, by 9P."""
+frames the first guest's kernel then carries. What the first guest sees of the host is its whole file system, by 9P.
+Not in suite.txt: a guest in a guest does not always boot yet (docs/bt/design.md)."""
 
 import os
 import shlex
