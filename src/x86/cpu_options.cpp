@@ -37,7 +37,7 @@ constexpr std::pair<std::string_view, std::string_view> kOnlyOff[] = {
     {"x-force-features", "features that nothing implements are not shown"},
 };
 
-// Flags of QEMU's that no feature of ours is: parts of what is not implemented, or of processors of others.
+// Flags of QEMU's that no guest of ours has: of nested virtualization, enclaves and other makers' processors.
 constexpr std::string_view kFlagsElsewhere[] = {"ace2",
                                                 "ace2-en",
                                                 "amd-no-ssb",
@@ -199,7 +199,7 @@ Result<void> CpuOptions::set(std::string_view name, std::string_view value) {
   }
   if (std::ranges::any_of(kFlagsElsewhere, is_name) || name.starts_with("vmx-")) {
     TRY_ASSIGN(const bool on, switched(name, value));
-    if (on) warn(name, "the flag is not implemented, the guest will not see it");
+    if (on) warn(name, "guests of this program never have this flag; leave it out, or say =off");
     return {};
   }
   if (name.starts_with("hv-") || name.starts_with("x-hv-")) {
