@@ -1,8 +1,8 @@
 """Keeps this machine's memory its own while something is measured.
 
 A guest of a hypervisor may give its free pages back as soon as they are free (free page reporting, mm/page_reporting.c). A
-program that then writes a file of 2 GiB waits for the hypervisor's page faults, or does not, by chance: the same conversion
-took 0.4 s or 3 s. `held()` suspends the reporting where we may, and puts back what it found.
+program that then writes a large file waits for the hypervisor's page faults, or does not, by chance: the same conversion
+takes several times as long. `held()` suspends the reporting where we may, and puts back what it found.
 """
 
 import contextlib
