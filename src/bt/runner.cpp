@@ -622,7 +622,7 @@ bool Runner::host_fault(int, void* context, uint64_t address) {
   const auto* host = reinterpret_cast<const uint8_t*>(regs[REG_RIP]);
   if (!cache_.contains(host)) return false;
   for (const ShadowStack& stack : shadow_) {
-    if (!stack.in_guard(address)) continue;
+    if (!stack.is_end(address)) continue;
     regs[REG_RSP] = static_cast<greg_t>(stack.base());
     return true;
   }

@@ -1,5 +1,6 @@
 // The host stack that translated code runs on: nothing but return addresses of translated calls, so that
-// returns are predicted. A guard page ends it; a call that meets it starts again at the base.
+// returns are predicted. Pages that it may not write end it on both sides; a call that meets them starts again
+// at the base.
 #pragma once
 
 #include <cstddef>
@@ -11,7 +12,7 @@ namespace ostler::bt {
 
 class ShadowStack {
  public:
-  static constexpr size_t kSize = 256 * 1024, kGuard = 64 * 1024;
+  static constexpr size_t kSize = 256 * 1024, kGuard = 64 * 1024, kBottom = 4096;
 
   static Result<ShadowStack> create(uint64_t underflow);
   ShadowStack() = default;
@@ -19,13 +20,15 @@ class ShadowStack {
   ShadowStack& operator=(ShadowStack&& other) noexcept;
   ~ShadowStack();
 
-  // Empty: the next return goes to the underflow routine.
-  uint64_t base() const { return reinterpret_cast<uint64_t>(memory_) + kGuard + kSize - kSlack; }
-  bool in_guard(uint64_t address) const { return address - reinterpret_cast<uint64_t>(memory_) < kGuard; }
+  // Empty: the next return goes to the underflow routine. Whatever is popped at and above it leads there, and
+  // nothing can be pushed there.
+  uint64_t base() const { return reinterpret_cast<uint64_t>(memory_) + kGuard + kSize; }
+  // A push faulted there: the stack is full, or a word too many was popped of it when it was empty.
+  bool is_end(uint64_t address) const {
+    return address - reinterpret_cast<uint64_t>(memory_) < kGuard || address - base() < kBottom;
+  }
 
  private:
-  static constexpr size_t kSlack = 64;
-
   std::byte* memory_ = nullptr;
 };
 

@@ -216,5 +216,33 @@ TEST_F(SharedCode, DeepRecursion) {
   }
 }
 
+// The stack overflows between two words that belong together, as it may when other code's calls, of which an
+// odd number lies below, take one word each; and returns come back to where it began.
+TEST_F(SharedCode, CallsAfterAnOverflow) {
+  constexpr uint64_t kDepth = 60'000, kOwn = kFree + 0x2000'0000, kTop = kStack + 0x18'0000;
+  for (uint64_t page = 0; page < 0x80'000; page += 4096)
+    space.map(kStack + 0x10'0000 + page, 0xa00000 + page % 0x100'000, kFlags);
+  // DEC R12; JZ over; CALL self; CALL leaf; RET
+  machine.put(kPhys + 0x80, Code().raw({0x49, 0xff, 0xcc, 0x74, 0x0a, 0xe8, 0xf6, 0xff, 0xff, 0xff}));
+  machine.put(kPhys + 0x8a, Code().raw({0xe8, 0x01, 0, 0, 0, 0xc3, 0xc3}));
+  space.map(kOwn, 0xb00000, kFlags);
+  // From two places of code that nobody shares: CALL R13, behind none or one other.
+  machine.put(0xb00000, Code().raw({0x41, 0xff, 0xd5, 0xf4}));
+  machine.put(0xb00010, Code().raw({0xe8, 0xeb, 0xff, 0xff, 0xff, 0xf4}));
+  machine.put(0xb00020, Code().raw({0xe8, 0xeb, 0xff, 0xff, 0xff, 0xf4}));
+  for (unsigned round = 0; round < 3; ++round) {
+    for (const uint64_t place : kPlaces) {
+      for (const uint64_t start : {0x00, 0x10, 0x20}) {
+        cpu.reg(kR12) = kDepth;
+        cpu.reg(x86::kR13) = place + 0x80;
+        cpu.reg(kRsp) = kTop;
+        cpu.go(kOwn + start);
+        expect_end(kOwn + 3);
+        EXPECT_EQ(cpu.reg(kRsp), kTop - start / 2);
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace ostler::test
