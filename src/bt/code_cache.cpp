@@ -162,11 +162,16 @@ uint32_t CodeCache::shared_page(uint64_t phys) {
 
 // Blocks of the same 128 bytes of code lie together, in the order of their places: code that is looked for
 // soon after other code is in the host's caches. Larger pieces would lie across each other in long runs.
-CodeCache::Slot& CodeCache::slot_of(uint64_t key) {
+size_t CodeCache::first_slot_of(uint64_t key) const {
   constexpr unsigned kPiece = 128, kSlots = 8;  // bytes, and slots for the blocks that begin there
   const size_t mask = table_.size() - 1;
   const uint64_t place = key >> 8 & kPageMask, piece = (key >> 20) * (kPageSize / kPiece) + place / kPiece;
-  size_t at = ((piece * 0x9e3779b97f4a7c15 >> 24) * kSlots + place % kPiece / (kPiece / kSlots)) & mask;
+  return ((piece * 0x9e3779b97f4a7c15 >> 24) * kSlots + place % kPiece / (kPiece / kSlots)) & mask;
+}
+
+CodeCache::Slot& CodeCache::slot_of(uint64_t key) {
+  const size_t mask = table_.size() - 1;
+  size_t at = first_slot_of(key);
   while (table_[at].key != key && table_[at].key != 0) at = (at + 1) & mask;
   return table_[at];
 }

@@ -53,6 +53,10 @@ class CodeCache final : public mmu::SharedCodeObserver {
   uint64_t version_of(uint64_t phys) const;
 
   Block* find(uint32_t page, uint64_t rip, Mode mode);
+  // It will be looked for soon: asks the host for what find() looks at.
+  void expect(uint32_t page, uint64_t rip, Mode mode) const {
+    __builtin_prefetch(&table_[first_slot_of(key_of(page, rip, mode))]);
+  }
   Block& block(uint32_t number) { return blocks_[number]; }
   uint32_t number_of(const Block& block) const { return static_cast<uint32_t>(&block - &blocks_[0]); }
   const Straddle& straddle(const Block& block) const { return straddles_[block.straddle]; }
@@ -143,6 +147,7 @@ class CodeCache final : public mmu::SharedCodeObserver {
     uint64_t key = 0;  // 0: free
     uint64_t block = kNone;
   };
+  size_t first_slot_of(uint64_t key) const;
   Slot& slot_of(uint64_t key);
   void grow_table();
   void empty_tables();

@@ -1,6 +1,7 @@
 #include "bt/guest_code.h"
 
 #include <algorithm>
+#include <array>
 
 namespace ostler::bt {
 namespace {
@@ -177,15 +178,22 @@ void read_guest_code(mmu::SoftMmu& mmu, const x86::CpuModel& model, uint64_t rip
   out.keep = true;
   const Source from{mmu, model, options};
   const auto in_page = static_cast<unsigned>(kPageSize - (phys & kPageMask));
-  unsigned at = 0;
+  std::array<InsnCache::Ahead, InsnCache::kAhead> ahead;
+  unsigned at = 0, seen = 0, next = 0;  // `ahead` is good from `next` up to `seen`
   while (out.count < options.block_instructions && at < in_page) {
     if (at + kMaxLength > out.code_read) read_more(mmu, out, at + 96);
+    if (next == seen || ahead[next].at != at) {
+      seen = out.cache.look_ahead(out.code, at, out.code_read, mode, ahead);
+      next = 0;
+    }
     GuestInsn& g = out.insns[out.count];
     g.in_window = g.window_here = g.share_here = false;
     g.share = 0;
     g.bytes = out.code + at;
     g.at = static_cast<uint16_t>(at);
-    if (const InsnCache::Entry* known = out.cache.find(g.bytes, out.code_read - at, mode)) {
+    const InsnCache::Entry* known = next != seen ? out.cache.find(ahead[next++].key, out.code_read - at)
+                                                 : out.cache.find(g.bytes, out.code_read - at, mode);
+    if (known != nullptr) {
       known->instruction(g.bytes, g.insn);
       static_cast<InsnFacts&>(g) = known->facts();
       g.form = known->form();

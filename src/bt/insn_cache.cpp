@@ -1,5 +1,7 @@
 #include "bt/insn_cache.h"
 
+#include <initializer_list>
+
 #include "x86/opcodes/table.h"
 
 namespace ostler::bt {
@@ -16,6 +18,46 @@ InsnCache::InsnCache() {
         x86::opcodes::kTables.selectors[static_cast<size_t>(map == 0 ? Space::kPrimary : Space::k0f)];
     for (unsigned byte = 0; byte < 256; ++byte)
       opcodes_[map][byte] = selectors[byte].has_modrm ? kHasModrm : 0;
+  }
+  // As look_ahead() guesses lengths.
+  const auto imm = [&](unsigned map, Imm kind, std::initializer_list<unsigned> bytes) {
+    for (const unsigned byte : bytes)
+      opcodes_[map][byte] |= static_cast<uint8_t>(static_cast<unsigned>(kind) << kImmShift);
+  };
+  for (unsigned group = 0; group < 0x40; group += 8) {
+    imm(0, Imm::kByte, {group + 4});
+    imm(0, Imm::kOperand, {group + 5});
+  }
+  for (unsigned byte = 0x70; byte < 0x80; ++byte) {
+    imm(0, Imm::kByte, {byte});
+    imm(1, Imm::kOperand, {byte + 0x10});
+  }
+  for (unsigned n = 0; n < 8; ++n) {
+    imm(0, Imm::kByte, {0xb0 + n, 0xe0 + n});
+    imm(0, Imm::kWhole, {0xb8 + n});
+  }
+  imm(0, Imm::kByte, {0x6a, 0x6b, 0x80, 0x83, 0xa8, 0xc0, 0xc1, 0xc6, 0xcd, 0xeb});
+  imm(0, Imm::kOperand, {0x68, 0x69, 0x81, 0xa9, 0xc7, 0xe8, 0xe9});
+  imm(0, Imm::kWord, {0xc2});
+  imm(0, Imm::kTestByte, {0xf6});
+  imm(0, Imm::kTest, {0xf7});
+  imm(1, Imm::kByte, {0x70, 0x71, 0x72, 0x73, 0xa4, 0xac, 0xba, 0xc2, 0xc4, 0xc5, 0xc6});
+  for (const unsigned byte : {0xc2, 0xc3, 0xe8, 0xe9, 0xeb}) opcodes_[0][byte] |= kGoesElsewhere;
+  for (unsigned how = 0; how < 8; ++how) {
+    const auto set = [&](Imm kind, unsigned bytes) {
+      immediates_[static_cast<size_t>(kind)][how] = static_cast<uint8_t>(bytes);
+    };
+    const unsigned operand = (how & kNarrow) != 0 ? 2 : 4;
+    set(Imm::kByte, 1);
+    set(Imm::kWord, 2);
+    set(Imm::kOperand, operand);
+    set(Imm::kWhole, (how & kWide) != 0 ? 8 : operand);
+    set(Imm::kTestByte, (how & kFirst) != 0 ? 1 : 0);
+    set(Imm::kTest, (how & kFirst) != 0 ? operand : 0);
+  }
+  for (unsigned modrm = 0; modrm < 0xc0; ++modrm) {
+    const unsigned mod = modrm >> 6;
+    displacements_[modrm] = mod == 1 ? 1 : mod == 2 || (modrm & 7) == 5 ? 4 : 0;
   }
   // More prefixes than one, other addresses' sizes, VEX and the three-byte maps.
   for (unsigned byte = 0; byte < 256; ++byte)

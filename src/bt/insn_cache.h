@@ -74,11 +74,40 @@ class InsnCache {
   void use(const x86::CpuModel& model, const Options& options);
   // The instruction that begins at `bytes`, of which there are `available`; null when it is not known.
   const Entry* find(const uint8_t* bytes, size_t available, Mode mode) const {
-    const uint64_t key = key_of(bytes, mode).key;
+    return find(key_of(bytes, mode).key, available);
+  }
+  const Entry* find(uint64_t key, size_t available) const {
     const Entry* entry = &entries_[set_of(key)][0];
     if (entry->key_ != key) ++entry;
     return entry->key_ == key && entry->length_ <= available ? entry : nullptr;
   }
+
+  // An instruction to come: where it begins, and its entry's key.
+  struct Ahead {
+    unsigned at;
+    uint64_t key;
+  };
+  static constexpr unsigned kAhead = 6;
+  // Asks the host for the entries of the instructions from code + `at` on, of which `read` bytes are there
+  // (from `code` on), and returns how many there are: a guest that runs in between pushes them out of the
+  // nearer caches, and one by one they are waited for. Where they begin is a guess, which is right nearly
+  // always: what it says of an instruction counts only when one begins there.
+  unsigned look_ahead(const uint8_t* code, unsigned at, unsigned read, Mode mode,
+                      std::array<Ahead, kAhead>& out) const {
+    unsigned count = 0;
+    while (count < kAhead && at + sizeof(uint64_t) <= read) {
+      const Key key = key_of(code + at, mode);
+      if (key.key == kNoKey) break;
+      const Entry* pair = &entries_[set_of(key.key)][0];
+      __builtin_prefetch(pair);
+      __builtin_prefetch(pair + 1);
+      out[count++] = {at, key.key};
+      if ((key.opcode & kGoesElsewhere) != 0) break;
+      at += key.bytes + constants_of(key, code[at + key.bytes - 1]);
+    }
+    return count;
+  }
+
   // Keeps it, if its form is one of those that are kept.
   void add(const uint8_t* bytes, Mode mode, const x86::Instruction& insn, const InsnFacts& facts,
            const Form& form);
@@ -86,13 +115,26 @@ class InsnCache {
  private:
   static constexpr unsigned kBits = 11;  // of the number of pairs
   static constexpr uint64_t kValid = uint64_t{1} << 55, kNoKey = 1;
-  // Of an opcode byte, behind 0F or not.
-  static constexpr uint8_t kHasModrm = 1, kNotKept = 2;
+  // Of an opcode byte, behind 0F or not. Bits 3 to 5 are an Imm.
+  static constexpr uint8_t kHasModrm = 1, kNotKept = 2, kGoesElsewhere = 4, kImmShift = 3;
+  enum class Imm : uint8_t { kNothing, kByte, kWord, kOperand, kWhole, kTestByte, kTest };
 
   struct Key {
     uint64_t key = 0;
     unsigned bytes = 0;  // that it was made of
+    uint8_t opcode = 0;  // what opcodes_ says
+    uint8_t modrm = 0;   // of an instruction that has one
+    bool wide = false, narrow = false;
   };
+  // The bytes of displacement and immediate. `last`: the last of those that the key was made of. By tables,
+  // as nothing could predict the branches.
+  unsigned constants_of(const Key& key, uint8_t last) const {
+    const unsigned has_modrm = key.opcode & kHasModrm;
+    const unsigned far = (key.modrm & 0xc7) == 4 && (last & 7) == 5 ? 4 : 0;  // no base behind SIB
+    const unsigned operands =
+        (key.narrow ? kNarrow : 0u) | (key.wide ? kWide : 0u) | ((key.modrm & 0x30) == 0 ? kFirst : 0u);
+    return has_modrm * (displacements_[key.modrm] + far) + immediates_[key.opcode >> kImmShift][operands];
+  }
   // One prefix, REX, 0F, opcode, ModRM and SIB. Taken without branches, which nothing could predict.
   Key key_of(const uint8_t* bytes, Mode mode) const {
     const auto code = Entry::load<uint64_t>(bytes);
@@ -102,8 +144,10 @@ class InsnCache {
       rest >>= 8 * n;
       count += n;
     };
+    const bool narrow = (rest & 0xff) == 0x66;
     skip(is_prefix_[rest & 0xff]);
     const unsigned rex = ((rest & 0xf0) == 0x40) & ((mode & mode::k32) == 0);
+    const bool wide = (rex & rest >> 3) != 0;
     skip(rex);
     const unsigned twice = rex & ((rest & 0xf0) == 0x40);  // then the first does not count
     const unsigned escape = (rest & 0xff) == 0x0f ? 1 : 0;
@@ -115,12 +159,19 @@ class InsnCache {
     count += has_modrm + (has_modrm & (modrm < 0xc0) & ((modrm & 7) == 4));
     const uint64_t context = kValid | uint64_t{static_cast<Mode>(mode & ~mode::kNoWindow)} << 56;
     return {((opcode & kNotKept) | twice) != 0 ? kNoKey : (code & ~uint64_t{} >> (64 - 8 * count)) | context,
-            count};
+            count,
+            opcode,
+            static_cast<uint8_t>(modrm),
+            wide,
+            narrow};
   }
   static size_t set_of(uint64_t key) { return key * 0x9e3779b97f4a7c15 >> (64 - kBits); }
 
   std::array<std::array<uint8_t, 256>, 2> opcodes_{};
   std::array<uint8_t, 256> is_prefix_{};
+  static constexpr unsigned kNarrow = 1, kWide = 2, kFirst = 4;
+  std::array<std::array<uint8_t, 8>, 8> immediates_{};  // bytes, by Imm and those
+  std::array<uint8_t, 256> displacements_{};            // by ModRM
   const x86::CpuModel* model_ = nullptr;
   bool system_ = false, check_ = false, tsc_ = false;
   std::array<std::array<Entry, 2>, size_t{1} << kBits> entries_;  // the newer one first

@@ -304,6 +304,7 @@ std::optional<Runner::Place> Runner::translate(uint64_t rip, uint64_t phys, Mode
       second_numbers = cache_.known_page(second, code_->second_phys);
       set_page_numbers(second, second_numbers);
     }
+    expect_targets(page);
   }
   if (share) code_->share();
   const Draft& draft = translator_.translate(*code_, page, second_page, arena_);
@@ -318,6 +319,22 @@ std::optional<Runner::Place> Runner::translate(uint64_t rip, uint64_t phys, Mode
   if (checker_ == nullptr) link_known(block, code_->base);
   shared_.tell(*code_, draft);
   return place_of(block, mode);
+}
+
+// What link_known() will look at is in the host's caches by then. With the cache's mutex.
+void Runner::expect_targets(uint32_t page) {
+  const auto expect = [&](uint64_t target) {
+    const bool same_page = (target ^ code_->rip) >> 12 == 0;
+    const uint32_t number = same_page ? page : cpu_.mmu.known_exec_id(target);
+    if (number != kNone) cache_.expect(number, target, code_->mode & static_cast<Mode>(~mode::kNoWindow));
+  };
+  for (unsigned i = 0; i < code_->count; ++i) {
+    const GuestInsn& g = code_->insns[i];
+    if (g.kind == Kind::kCondition || g.kind == Kind::kJump || g.kind == Kind::kCall)
+      expect(code_->target(g));
+  }
+  const GuestInsn& last = code_->insns[code_->count - 1];
+  if (!ends_block(last) || last.kind == Kind::kCall) expect(code_->next_rip(last));
 }
 
 // Exits of a new block to places that have translations, in pages whose numbers are at hand. `base`: what

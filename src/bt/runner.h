@@ -72,6 +72,7 @@ class Runner final : public interp::Native {
   Place place_of(const Block& block, Mode mode) const {
     return {cache_.number_of(block), cache_.executable(block.checked), generation_, mode};
   }
+  void expect_targets(uint32_t page);
   void link_known(const Block& block, uint64_t base);
   int64_t instructions_left(const Block& block, unsigned guest);
   void make_room();

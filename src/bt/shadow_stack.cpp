@@ -13,12 +13,13 @@ constexpr size_t kAll = ShadowStack::kGuard + ShadowStack::kSize + ShadowStack::
 
 Result<ShadowStack> ShadowStack::create(uint64_t underflow) {
   ShadowStack stack;
-  void* memory = mmap(nullptr, kAll, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* memory =
+      mmap(nullptr, kAll, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED) return errno_error("memory of a vCPU", errno);
   stack.memory_ = static_cast<std::byte*>(memory);
-  // All of the page: shared code takes two words for a call. When the stack starts again between them, it pops
-  // one that it has not pushed. What is pushed next must not come to lie where returns of an empty stack look:
-  // that word may be the guest's to choose.
+  // All of the page: shared code takes two words for a call. When the stack starts again between them, it
+  // pops one that it has not pushed. What is pushed next must not come to lie where returns of an empty stack
+  // look: that word may be the guest's to choose.
   auto* bottom = reinterpret_cast<std::byte*>(stack.base());
   for (size_t at = 0; at < kBottom; at += sizeof underflow)
     std::memcpy(bottom + at, &underflow, sizeof underflow);

@@ -1,6 +1,6 @@
 // The host stack that translated code runs on: nothing but return addresses of translated calls, so that
-// returns are predicted. Pages that it may not write end it on both sides; a call that meets them starts again
-// at the base.
+// returns are predicted. Pages that it may not write end it on both sides; a call that meets them starts
+// again at the base.
 #pragma once
 
 #include <cstddef>

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <memory>
 #include <random>
@@ -101,6 +102,34 @@ TEST_P(InsnCacheTest, RealCode) {
     for (size_t at = 0; at + 32 <= code.size();) at += look_at(code.subspan(at, 32));
   EXPECT_GT(valid_, 100000u);
   EXPECT_GT(known_, valid_ / 2);
+}
+
+// Where instructions to come begin is guessed, but rarely wrong; what is told of those that do begin there is
+// what they would be found by.
+TEST_P(InsnCacheTest, LooksAhead) {
+  unsigned right = 0, wrong = 0;
+  std::array<InsnCache::Ahead, InsnCache::kAhead> ahead;
+  for (const auto code : real_code()) {
+    for (size_t start = 0; start + 4096 <= code.size(); start += 4096) {
+      const std::span<const uint8_t> page = code.subspan(start, 4096);
+      std::vector<bool> begins(page.size());
+      for (size_t at = 0; at + 32 <= page.size(); at += look_at(page.subspan(at, 32))) begins[at] = true;
+      for (unsigned at = 0; at + 128 <= page.size(); ++at) {
+        if (!begins[at]) continue;
+        const unsigned read = at + 64;
+        const unsigned count = cache_->look_ahead(page.data(), at, read, GetParam(), ahead);
+        for (unsigned i = 0; i < count; ++i) {
+          ASSERT_LE(ahead[i].at + sizeof(uint64_t), read);
+          ASSERT_TRUE(i != 0 || ahead[i].at == at);
+          ++(begins[ahead[i].at] ? right : wrong);
+          const uint8_t* bytes = page.data() + ahead[i].at;
+          ASSERT_EQ(cache_->find(ahead[i].key, 15), cache_->find(bytes, 15, GetParam()));
+        }
+      }
+    }
+  }
+  EXPECT_GT(right, 100000u);
+  EXPECT_LT(wrong, right / 50);
 }
 
 TEST_P(InsnCacheTest, AnInstructionThatIsNotAllThereIsNotFound) {
