@@ -412,6 +412,41 @@ TEST(QemuCommandLine, NetworkInJsonHasListsOfStrings) {
             "hostfwd.0.str");
 }
 
+TEST(QemuCommandLine, PropertiesOfAllDevicesOfAType) {
+  const Machine m = machine({"-global", "virtio-net-pci.mq=on", "-global",
+                             "driver=cfi.pflash01,property=secure,value=a=b", "-global", "x.y=z.w=1"});
+  ASSERT_EQ(m.globals.size(), 3u);
+  EXPECT_EQ(m.globals[0].driver, "virtio-net-pci");
+  EXPECT_EQ(m.globals[0].property.key, "mq");
+  EXPECT_EQ(m.globals[0].property.value, "on");
+  EXPECT_EQ(m.globals[1].driver, "cfi.pflash01");
+  EXPECT_EQ(m.globals[1].property.value, "a=b");
+  EXPECT_EQ(m.globals[2].property.value, "z.w=1");
+  for (const char* const text : {"virtio-net-pci", "virtio-net-pci=on", ".mq=on", "virtio-net-pci.=on",
+                                 "driver=a,property=b", "driver=a,property=b,value=c,more=d"})
+    EXPECT_FALSE(parse_qemu_command_line(std::vector<std::string>{"-global", text})) << text;
+}
+
+TEST(QemuCommandLine, SettingsOfOptionsThatWereGiven) {
+  const Machine m = machine({"-device", "virtio-net-pci,id=a,netdev=n", "-netdev", "user,id=a", "-set",
+                             "device.a.mac=52:54:00:00:00:01", "-set", "netdev.a.hostname=x,y", "-drive",
+                             "id=d,if=none,file=/a.img", "-set", "drive.d.readonly=on"});
+  EXPECT_EQ(m.devices.at(0).properties.back().key, "mac");
+  EXPECT_EQ(m.netdevs.at(0).properties.back().value, "x,y");
+  EXPECT_TRUE(m.drives.at(0).read_only);
+  const auto error = [](std::vector<std::string> words) {
+    words.insert(words.begin(), {"-device", "virtio-net-pci,id=a", "-device", R"({"driver":"x","id":"j"})"});
+    const auto parsed = parse_qemu_command_line(words);
+    return parsed ? std::string() : parsed.error().message();
+  };
+  for (const char* const text : {"device.b.mac=1", "device.j.mac=1", "netdev.a.mac=1"})
+    EXPECT_NE(error({"-set", text}).find("before it"), std::string::npos) << text;
+  for (const char* const text : {"device", "device.a", "device.a.mac", "device.a.=1", "=", "a=b.c.d"})
+    EXPECT_NE(error({"-set", text}).find("example"), std::string::npos) << text;
+  EXPECT_NE(error({"-set", "devise.a.mac=1"}).find("'device'"), std::string::npos);
+  EXPECT_NE(error({"-set"}).find("needs a value"), std::string::npos);
+}
+
 TEST(QemuCommandLine, AcceleratorsKeepTheirOrder) {
   const Machine m = machine({"-machine", "pc,accel=kvm:tcg"});
   ASSERT_EQ(m.accelerators.size(), 2u);
