@@ -42,6 +42,10 @@ Result<SharedFolder> take_folder(KeyValues& keys) {
   const bool mapped = folder.security == "mapped-xattr";
   TRY_ASSIGN(folder.file_mode, take_mode(keys, "fmode", mapped, folder.file_mode));
   TRY_ASSIGN(folder.directory_mode, take_mode(keys, "dmode", mapped, folder.directory_mode));
+  if (keys.take("writeout"))
+    return keys.error(
+        "writeout",
+        "is not available; a program of the guest says sync or fsync, or the guest mounts with -o sync");
   if (const auto devices = keys.take("multidevs"); devices && *devices != "remap")
     return keys.error("multidevs",
                       fmt::format("'{}' is not available; inodes are always remapped", *devices));

@@ -591,6 +591,7 @@ class Mistakes(Mistake):
         self.fsdev(f"{good},security_model=none,readonly=perhaps", words=["readonly", "'perhaps'"])
         self.fsdev(f"{good},security_model=none,fmode=0640", words=["fmode", "security_model=mapped-xattr"])
         self.fsdev(f"{good},security_model=mapped-xattr,dmode=789", words=["dmode", "'789'", "octal"])
+        self.fsdev(f"{good},security_model=none,writeout=immediate", words=["writeout", "not available", "-o sync"])
         self.fsdev(f"{good},security_model=none,multidevs=warn", words=["multidevs", "remapped"])
         self.fsdev(f"{good},security_model=none,redonly=on", words=["'redonly'", "'readonly'"])
 
