@@ -114,7 +114,12 @@ Result<void> StreamBackend::listen() {
 
 Result<Fd> StreamBackend::connect_now() {
   const auto failed = [&](int error) {
-    return errno_error(fmt::format("cannot connect to {}", options_.address.text()), error);
+    const Error plain = errno_error(fmt::format("cannot connect to {}", options_.address.text()), error);
+    return Error(plain.kind(),
+                 plain.message() +
+                     "; start the other side first, or say -netdev stream,…,reconnect=1 to wait "
+                     "for it",
+                 error);
   };
   Fd fd(::socket(address_.family(), SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!fd) return failed(errno);

@@ -850,6 +850,11 @@ class Mistakes(Mistake):
     def test_chardev_ids_twice(self):
         self.qemu("-chardev", "null,id=c", "-chardev", "null,id=c", words=["-chardev", "'c'"])
 
+    def test_peer_of_a_network_that_is_not_there(self):
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        self.qemu("-netdev", f"socket,id=n,connect=127.0.0.1:{port}", words=["-netdev socket", port, "refused", "start the other side first", "reconnect=1"])
+
     def test_chardev_setting_misspelt(self):
         self.qemu("-chardev", "ringbuf,id=c,sise=4096", words=["-chardev", "sise", "'size'"])
 
