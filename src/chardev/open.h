@@ -19,9 +19,12 @@ struct Options {
   std::string host = {}, port = {};  // TCP; empty host: any address for a server, localhost for a client
   bool server = false;               // sockets: listen, one client at a time
   bool wait = false;                 // server: do not start before the first client is there
+  unsigned reconnect_seconds = 0;    // client: how long after a failure it tries again; 0: never
   bool append = false;               // file
   bool signals = true;               // stdio: Ctrl-C ends the program
   size_t ring_size = 64 * 1024;      // ring buffer, bytes
+  std::string log_path = {};         // of all: a file that gets the output too; empty: none
+  bool log_append = false;
 };
 
 // On the loop's thread or before it runs. Errors name the path or address.

@@ -69,7 +69,7 @@ Result<std::unique_ptr<CharBackend>> make_pty(event::Loop& loop) {
 }
 
 std::string pty_path(const CharBackend& backend) {
-  const auto* pty = dynamic_cast<const Pty*>(&backend);
+  const auto* pty = dynamic_cast<const Pty*>(&without_log(backend));
   return pty == nullptr ? std::string() : pty->path();
 }
 

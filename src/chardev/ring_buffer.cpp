@@ -48,7 +48,7 @@ Result<std::unique_ptr<CharBackend>> make_ring(const Options& options) {
 }
 
 std::string read_ring(CharBackend& backend, size_t most) {
-  auto* ring = dynamic_cast<RingBuffer*>(&backend);
+  auto* ring = dynamic_cast<RingBuffer*>(&without_log(backend));
   return ring == nullptr ? std::string() : ring->read(most);
 }
 

@@ -1,17 +1,14 @@
 // Unix and TCP sockets. A server takes one client at a time and waits for the next when it leaves; a client
-// connects once.
+// connects once (reconnecting_socket.cpp has the other kind).
 #include <fmt/format.h>
-#include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstring>
 
 #include "base/fd.h"
 #include "chardev/backends.h"
@@ -64,51 +61,13 @@ class Socket final : public FdChannel {
   bool listening_ = false;
 };
 
-struct Address {
-  sockaddr_storage storage{};
-  socklen_t size = 0;
-  std::string text;
-  const sockaddr* get() const { return reinterpret_cast<const sockaddr*>(&storage); }
-};
-
-Result<Address> unix_address(const std::string& path) {
-  Address address;
-  auto* name = reinterpret_cast<sockaddr_un*>(&address.storage);
-  if (path.empty() || path.size() >= sizeof name->sun_path)
-    return Error(ErrorKind::kInvalidArgument,
-                 fmt::format("character device: the socket path '{}' is empty or longer than {} bytes", path,
-                             sizeof name->sun_path - 1));
-  name->sun_family = AF_UNIX;
-  std::memcpy(name->sun_path, path.data(), path.size());
-  address.size = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + path.size() + 1);
-  address.text = path;
-  return address;
-}
-
-Result<Address> tcp_address(const Options& options) {
-  addrinfo hints{};
-  hints.ai_socktype = SOCK_STREAM;
-  hints.ai_flags = options.server ? AI_PASSIVE : 0;
-  addrinfo* list = nullptr;
-  const int result =
-      getaddrinfo(options.host.empty() ? nullptr : options.host.c_str(), options.port.c_str(), &hints, &list);
-  if (result != 0)
-    return Error(ErrorKind::kInvalidArgument,
-                 fmt::format("character device: cannot find the address {}:{}: {}", options.host,
-                             options.port, gai_strerror(result)));
-  Address address;
-  std::memcpy(&address.storage, list->ai_addr, list->ai_addrlen);
-  address.size = list->ai_addrlen;
-  address.text = fmt::format("{}:{}", options.host, options.port);
-  freeaddrinfo(list);
-  return address;
-}
-
 }  // namespace
 
 Result<std::unique_ptr<CharBackend>> make_socket(event::Loop& loop, const Options& options) {
   const bool local = options.kind == Kind::kUnixSocket;
-  TRY_ASSIGN(const Address address, local ? unix_address(options.path) : tcp_address(options));
+  TRY_ASSIGN(const SocketAddress address, socket_address(options));
+  if (options.reconnect_seconds != 0 && !options.server)
+    return make_reconnecting_socket(loop, address, options.reconnect_seconds);
   Fd fd(::socket(address.get()->sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
   if (!fd) return errno_error(fmt::format("character device: no socket for '{}'", address.text), errno);
   const auto set_nonblocking = [](const Fd& socket) {
@@ -116,8 +75,13 @@ Result<std::unique_ptr<CharBackend>> make_socket(event::Loop& loop, const Option
     ::ioctl(socket.get(), FIONBIO, &on);
   };
   if (!options.server) {
-    if (::connect(fd.get(), address.get(), address.size) != 0)
-      return errno_error(fmt::format("character device: cannot connect to '{}'", address.text), errno);
+    if (::connect(fd.get(), address.get(), address.size) != 0) {
+      const Error plain =
+          errno_error(fmt::format("character device: cannot connect to '{}'", address.text), errno);
+      return Error(plain.kind(),
+                   plain.message() + "; start the other side first, or say reconnect=1 to wait for it",
+                   plain.host_errno());
+    }
     set_nonblocking(fd);
     return std::unique_ptr<CharBackend>(std::make_unique<Socket>(loop, Fd(), std::move(fd), std::string()));
   }

@@ -131,7 +131,7 @@ constexpr Option kOptions[] = {
     {"virtfs", "local,path=dir,mount_tag=tag,security_model=…[,readonly=on][,id=name]…",
      "the same with its device, which the guest mounts by the tag", option_virtfs},
     {"chardev", "backend,id=name[,…]", "a character back end; 'help' lists the kinds", option_chardev},
-    {"serial", "stdio|null|none|file:f|pty|unix:p|tcp:h:p|chardev:id", "connect the next serial port",
+    {"serial", "stdio|null|none|file:f|pipe:f|pty|unix:p|tcp:h:p|chardev:id", "connect the next serial port",
      [](QemuBuilder& b, std::string_view v) -> Result<void> {
        b.serial_options.emplace_back(v);
        return {};

@@ -27,6 +27,7 @@ constexpr KindHelp kChardevKinds[] = {
     {"stdio", "this program's terminal, or its input and output"},
     {"null", "nothing"},
     {"file", "a file that what the guest writes is put in: path="},
+    {"pipe", "a FIFO, or PATH.in and PATH.out: path="},
     {"pty", "a new terminal of the host, whose name is told"},
     {"socket", "a UNIX socket, path=, or TCP, host= and port=; server=on listens"},
     {"ringbuf", "memory that keeps the last of it: size="},
@@ -143,6 +144,9 @@ Result<std::string> short_chardev(QemuBuilder& b, std::string_view option, std::
   } else if (value.starts_with("file:")) {
     chardev.backend = "file";
     chardev.properties.push_back({"path", std::string(value.substr(5))});
+  } else if (value.starts_with("pipe:")) {
+    chardev.backend = "pipe";
+    chardev.properties.push_back({"path", std::string(value.substr(5))});
   } else if (value.starts_with("unix:") || value.starts_with("tcp:")) {
     const bool tcp = value.starts_with("tcp:");
     value.remove_prefix(tcp ? 4 : 5);
@@ -159,12 +163,10 @@ Result<std::string> short_chardev(QemuBuilder& b, std::string_view option, std::
       for (auto& property : keys.take_rest()) chardev.properties.push_back(std::move(property));
     }
   } else {
-    return Error(
-        ErrorKind::kInvalidArgument,
-        fmt::format(
-            "{} {}: not a character back end; known are stdio, null, none, pty, file:PATH, unix:PATH, "
-            "tcp:HOST:PORT, chardev:ID",
-            option, value));
+    return Error(ErrorKind::kInvalidArgument, fmt::format("{} {}: not a character back end; known are stdio, "
+                                                          "null, none, pty, file:PATH, pipe:PATH, unix:PATH, "
+                                                          "tcp:HOST:PORT, chardev:ID",
+                                                          option, value));
   }
   b.machine().chardevs.push_back(chardev);
   return chardev.id;

@@ -13,6 +13,34 @@
 namespace ostler::machine {
 namespace {
 
+// Seconds until a socket's client tries again; 0: never.
+Result<unsigned> take_reconnect(config::KeyValues& keys, bool server) {
+  TRY_ASSIGN(const auto seconds, keys.take_number("reconnect"));
+  if (seconds.value_or(0) > 3600) return keys.error("reconnect", "is more than 3600 seconds");
+  if (seconds.value_or(0) != 0 && server)
+    return keys.error("reconnect", "is not for server=on, where the other side comes again by itself");
+  return static_cast<unsigned>(seconds.value_or(0));
+}
+
+// Switches of QEMU's sockets that may say what is so anyway.
+Result<void> take_settled(config::KeyValues& keys) {
+  TRY(keys.take_bool("nodelay"));  // bytes never wait for more of them
+  struct Absent {
+    std::string_view name, instead;
+  };
+  static constexpr Absent kAbsent[] = {
+      {"telnet", "connect without that protocol, with nc or socat"},
+      {"websocket", "connect without that protocol, with nc or socat"},
+      {"tn3270", "leave it out"},
+      {"abstract", "give a path in a folder"},
+  };
+  for (const auto& [name, instead] : kAbsent) {
+    TRY_ASSIGN(const auto on, keys.take_bool(name));
+    if (on.value_or(false)) return keys.error(name, fmt::format("is not available; {}", instead));
+  }
+  return {};
+}
+
 // The options of -chardev, checked and typed.
 Result<chardev::Options> chardev_options(const config::Chardev& chardev) {
   chardev::Options options;
@@ -47,12 +75,19 @@ Result<chardev::Options> chardev_options(const config::Chardev& chardev) {
     options.server = server.value_or(false);
     TRY_ASSIGN(const auto wait, keys.take_bool("wait"));
     options.wait = wait.value_or(options.server);
+    TRY_ASSIGN(options.reconnect_seconds, take_reconnect(keys, options.server));
+    TRY(take_settled(keys));
   }
   if (chardev.backend == "ringbuf") {
     options.kind = chardev::Kind::kRingBuffer;
     TRY_ASSIGN(const auto size, keys.take_size("size", 1));
     options.ring_size = size.value_or(options.ring_size);
   }
+  options.log_path = keys.take("logfile").value_or("");
+  TRY_ASSIGN(const auto log_append, keys.take_bool("logappend"));
+  if (log_append && options.log_path.empty())
+    return keys.error("logappend", "is about a logfile=, and there is none");
+  options.log_append = log_append.value_or(false);
   TRY(keys.finish());
   return options;
 }
@@ -91,13 +126,9 @@ Result<virtio::vhost_user::Address> vhost_user_address(const config::Chardev& ch
   TRY_ASSIGN(const auto wait, keys.take_bool("wait"));
   if (wait && (!server.value_or(false) || !*wait))
     return keys.error("wait", "can only be on, with server=on: what the back end has is asked at the start");
-  TRY_ASSIGN(const auto reconnect, keys.take_number("reconnect"));
-  if (reconnect.value_or(0) > 3600) return keys.error("reconnect", "is more than 3600 seconds");
-  if (reconnect && server.value_or(false))
-    return keys.error("reconnect", "is not for server=on, where the next back end comes by itself");
+  TRY_ASSIGN(const unsigned reconnect, take_reconnect(keys, server.value_or(false)));
   TRY(keys.finish());
-  virtio::vhost_user::Address address{.path = *path,
-                                      .reconnect = static_cast<unsigned>(reconnect.value_or(0))};
+  virtio::vhost_user::Address address{.path = *path, .reconnect = reconnect};
   if (!server.value_or(false)) return address;
   auto listener = virtio::vhost_user::Listener::open(*path);
   if (!listener) return std::move(listener).error().with_context(chardev.origin);

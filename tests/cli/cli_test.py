@@ -850,6 +850,27 @@ class Mistakes(Mistake):
     def test_chardev_ids_twice(self):
         self.qemu("-chardev", "null,id=c", "-chardev", "null,id=c", words=["-chardev", "'c'"])
 
+    def test_switches_of_sockets_that_are_not_there(self):
+        at = f"socket,id=c,path={F.missing}"
+        for switch, cure in (("telnet", "socat"), ("websocket", "socat"), ("tn3270", "leave it out"), ("abstract", "path")):
+            self.qemu("-chardev", f"{at},{switch}=on", words=["-chardev socket", f"{switch}: is not available", cure])
+            self.qemu("-chardev", f"{at},{switch}=perhaps", words=["-chardev socket", switch, "'perhaps'"])
+        self.qemu("-chardev", f"{at},nodelay=on,telnet=off,reconnect=0", words=[F.missing, "No such file", "reconnect=1"])
+
+    def test_reconnecting_chardev(self):
+        at = f"socket,id=c,path={F.missing}"
+        self.qemu("-chardev", f"{at},server=on,reconnect=1", words=["-chardev socket", "reconnect", "server=on"])
+        self.qemu("-chardev", f"{at},reconnect=3601", words=["-chardev socket", "reconnect", "3600"])
+        self.qemu("-chardev", f"{at},reconnect=soon", words=["-chardev socket", "reconnect", "soon"])
+        self.qemu("-chardev", "null,id=c,reconnect=1", words=["-chardev null", "reconnect"])
+
+    def test_log_of_a_chardev(self):
+        self.qemu("-chardev", f"null,id=c,logfile={F.folder}", words=["-chardev null", "logfile", F.folder, "directory"])
+        self.qemu("-chardev", "null,id=c,logappend=on", words=["-chardev null", "logappend", "logfile="])
+
+    def test_pipe_that_is_not_there(self):
+        self.qemu("-serial", f"pipe:{F.missing}", words=["-serial pipe:", F.missing, ".in", "No such file"])
+
     def test_peer_of_a_network_that_is_not_there(self):
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]

@@ -1,10 +1,12 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 #include <fstream>
@@ -168,6 +170,218 @@ TEST_F(BackendsTest, RingBufferKeepsTheLastBytes) {
 
 TEST_F(BackendsTest, RingBufferSizeIsAPowerOfTwo) {
   EXPECT_FALSE(chardev::open(loop, {.kind = Kind::kRingBuffer, .ring_size = 9}));
+}
+
+TEST_F(BackendsTest, LogGetsWhatTheGuestWrites) {
+  const std::string log = folder + "/log", path = folder + "/socket";
+  std::ofstream(log) << "old ";
+  {
+    // Nobody listens: it is in the log all the same.
+    const auto backend =
+        open({.kind = Kind::kUnixSocket, .path = path, .server = true, .log_path = log, .log_append = true});
+    backend->attach(&frontend);
+    EXPECT_EQ(backend->write(bytes_of("unheard ")), 8u);
+    const Fd fd = connect_to(path);
+    EXPECT_TRUE(run_until(loop, [&] { return frontend.opened == 1 && backend->connected(); }));
+    backend->write(bytes_of("heard"));
+    EXPECT_EQ(::write(fd.get(), "in", 2), 2);
+    EXPECT_TRUE(run_until(loop, [&] { return frontend.input == "in"; }));
+    backend->attach(nullptr);
+  }
+  EXPECT_EQ(contents(log), "old unheard heard");
+  const auto backend = open({.log_path = log});
+  EXPECT_EQ(contents(log), "");
+  backend->write(bytes_of("fresh"));
+  EXPECT_TRUE(run_until(loop, [&] { return contents(log) == "fresh"; }));
+}
+
+TEST_F(BackendsTest, LogNeitherLosesNorAddsWhatItsBackEndHasNoRoomFor) {
+  const std::string log = folder + "/log", path = folder + "/socket", block(100'000, 'x');
+  const auto backend = open({.kind = Kind::kUnixSocket, .path = path, .server = true, .log_path = log});
+  backend->attach(&frontend);
+  const Fd fd = connect_to(path);
+  EXPECT_TRUE(run_until(loop, [&] { return frontend.opened == 1; }));
+  const size_t taken = backend->write(bytes_of(block));
+  EXPECT_LT(taken, block.size());
+  EXPECT_TRUE(run_until(loop, [&] { return frontend.writables != 0 && contents(log).size() >= taken; }));
+  EXPECT_EQ(contents(log), block.substr(0, taken));
+}
+
+TEST_F(BackendsTest, FasterGuestThanTheLogIsToldWhenThereIsRoom) {
+  const std::string log = folder + "/log", block(100'000, 'x');
+  const auto backend = open({.log_path = log});  // which takes all
+  backend->attach(&frontend);
+  const size_t taken = backend->write(bytes_of(block));
+  EXPECT_LT(taken, block.size());
+  EXPECT_EQ(backend->write(bytes_of(block)), 0u);
+  EXPECT_TRUE(run_until(loop, [&] { return frontend.writables == 1; }));
+  EXPECT_EQ(contents(log).size(), taken);
+  EXPECT_EQ(backend->write(bytes_of("y")), 1u);
+}
+
+TEST_F(BackendsTest, LogOnAFullDiskIsToldOnceAndStopsNothing) {
+  const auto backend = open({.kind = Kind::kRingBuffer, .log_path = "/dev/full"});
+  FakeFrontend front;
+  backend->attach(&front);
+  ::testing::internal::CaptureStderr();
+  int rounds = 0;
+  for (; rounds < 3; ++rounds) {
+    EXPECT_EQ(backend->write(bytes_of("text")), 4u);
+    bool flushed = false;
+    loop.post([&] { flushed = true; });
+    EXPECT_TRUE(run_until(loop, [&] { return flushed; }));
+  }
+  const std::string said = ::testing::internal::GetCapturedStderr();
+  EXPECT_EQ(read_ring(*backend, 100), "texttexttext");
+  EXPECT_NE(said.find("logfile '/dev/full' cannot be written: No space left"), std::string::npos) << said;
+  EXPECT_EQ(std::count(said.begin(), said.end(), '\n'), 1) << said;
+}
+
+TEST_F(BackendsTest, LogInAPipeThatNobodyReadsStopsNothing) {
+  const std::string log = folder + "/fifo", block(60'000, 'x');
+  ASSERT_EQ(mkfifo(log.c_str(), 0600), 0);
+  const Fd reader(::open(log.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
+  const auto backend = open({.log_path = log});
+  ::testing::internal::CaptureStderr();
+  for (int round = 0; round < 5; ++round) {
+    EXPECT_EQ(backend->write(bytes_of(block)), block.size());
+    bool flushed = false;
+    loop.post([&] { flushed = true; });
+    EXPECT_TRUE(run_until(loop, [&] { return flushed; }));
+  }
+  EXPECT_NE(::testing::internal::GetCapturedStderr().find("cannot be written"), std::string::npos);
+}
+
+TEST_F(BackendsTest, LogErrorNamesThePath) {
+  const auto backend = chardev::open(loop, {.log_path = folder + "/no/such"});
+  ASSERT_FALSE(backend);
+  EXPECT_NE(backend.error().message().find("logfile: cannot open '" + folder + "/no/such"),
+            std::string::npos);
+}
+
+TEST_F(BackendsTest, LoggedTerminalHasItsName) {
+  const auto backend = open({.kind = Kind::kPty, .log_path = folder + "/log"});
+  EXPECT_NE(pty_path(*backend), "");
+}
+
+// A client of a server that comes, goes and comes back; the guest's clock is moved by hand.
+struct ReconnectingTest : BackendsTest {
+  static constexpr int64_t kSecond = 1'000'000'000;
+  const std::string path = folder + "/socket";
+
+  void pass(int64_t time) {
+    clock.advance(time);
+    loop.run_due();
+  }
+  // Everything that is due happens.
+  void settle() {
+    for (int turn = 0; turn < 5; ++turn) {
+      bool done = false;
+      loop.post([&] { done = true; });
+      EXPECT_TRUE(run_until(loop, [&] { return done; }));
+    }
+  }
+  Fd listen() const {
+    Fd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    std::memcpy(address.sun_path, path.data(), path.size());
+    EXPECT_EQ(::bind(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+    EXPECT_EQ(::listen(fd.get(), 4), 0);
+    return fd;
+  }
+  static Fd accept(const Fd& listener) {
+    return Fd(::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+  }
+};
+
+TEST_F(ReconnectingTest, FindsAServerThatComesLater) {
+  ::testing::internal::CaptureStderr();
+  const auto backend = open({.kind = Kind::kUnixSocket, .path = path, .reconnect_seconds = 3});
+  backend->attach(&frontend);
+  for (int tries = 0; tries < 3; ++tries) {
+    pass(3 * kSecond);
+    settle();
+  }
+  const std::string said = ::testing::internal::GetCapturedStderr();
+  EXPECT_EQ(std::count(said.begin(), said.end(), '\n'), 1) << said;
+  EXPECT_NE(said.find(path + "': No such file or directory; it is tried every 3 s"), std::string::npos)
+      << said;
+  EXPECT_FALSE(backend->connected());
+  EXPECT_EQ(backend->write(bytes_of("unheard")), 7u);
+
+  const Fd listener = listen();
+  pass(2 * kSecond);
+  settle();
+  EXPECT_FALSE(accept(listener));
+  pass(kSecond);
+  EXPECT_TRUE(run_until(loop, [&] { return frontend.opened == 1; }));
+  const Fd peer = accept(listener);
+  ASSERT_TRUE(peer);
+  backend->write(bytes_of("heard"));
+  std::array<char, 64> buffer{};
+  EXPECT_TRUE(run_until(loop, [&] { return ::read(peer.get(), buffer.data(), buffer.size()) == 5; }));
+  EXPECT_STREQ(buffer.data(), "heard");
+}
+
+TEST_F(ReconnectingTest, FindsAServerThatHasGoneAgain) {
+  Fd listener = listen();
+  const auto backend = open({.kind = Kind::kUnixSocket, .path = path, .reconnect_seconds = 1});
+  backend->attach(&frontend);
+  EXPECT_EQ(frontend.opened, 1);
+  for (int round = 1; round <= 3; ++round) {
+    Fd peer = accept(listener);
+    ASSERT_TRUE(peer);
+    EXPECT_EQ(::write(peer.get(), "k", 1), 1);
+    EXPECT_TRUE(run_until(loop, [&] { return frontend.input.size() == static_cast<size_t>(round); }));
+    peer.reset();
+    EXPECT_TRUE(run_until(loop, [&] { return frontend.closed == round; }));
+    // Not at once: a server that lets everybody in and out would keep us busy.
+    settle();
+    EXPECT_FALSE(accept(listener));
+    if (round == 2) {
+      listener.reset();
+      ::unlink(path.c_str());
+      pass(kSecond);
+      settle();
+      listener = listen();
+    }
+    pass(kSecond);
+    EXPECT_TRUE(run_until(loop, [&] { return frontend.opened == round + 1; }));
+  }
+}
+
+TEST_F(ReconnectingTest, TcpServerThatRefusesIsTriedAgain) {
+  Fd taken(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof address;
+  ASSERT_EQ(::bind(taken.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+  ASSERT_EQ(::getsockname(taken.get(), reinterpret_cast<sockaddr*>(&address), &size), 0);
+  const std::string port = std::to_string(ntohs(address.sin_port));
+  ::testing::internal::CaptureStderr();
+  const auto backend =
+      open({.kind = Kind::kTcpSocket, .host = "127.0.0.1", .port = port, .reconnect_seconds = 1});
+  backend->attach(&frontend);
+  settle();
+  EXPECT_EQ(frontend.opened, 0);
+  ASSERT_EQ(::listen(taken.get(), 1), 0);
+  EXPECT_TRUE(run_until(loop, [&] {
+    pass(kSecond);
+    return frontend.opened == 1;
+  }));
+  EXPECT_NE(::testing::internal::GetCapturedStderr().find("refused; it is tried every 1 s"),
+            std::string::npos);
+}
+
+TEST_F(ReconnectingTest, MayEndInEveryState) {
+  ::testing::internal::CaptureStderr();
+  open({.kind = Kind::kUnixSocket, .path = path, .reconnect_seconds = 1}).reset();
+  const Fd listener = listen();
+  const auto connected = open({.kind = Kind::kUnixSocket, .path = path, .reconnect_seconds = 1});
+  EXPECT_TRUE(connected->connected());
+  ::testing::internal::GetCapturedStderr();
 }
 
 }  // namespace
