@@ -119,6 +119,14 @@ Result<void> Machine::build() {
         fmt::format("-machine pc,acpi=off: the guest is told of one vCPU of {}; leave acpi=off out, or "
                     "say -smp 1",
                     config_.cpus));
+  // The tables name none of those that are absent (acpi::Description::apic_ids): the guest's kernel keeps no
+  // room.
+  if (config_.max_cpus > config_.cpus)
+    log::warning(
+        fmt::format("-smp maxcpus={0}: the guest has {1} vCPU{2} and gets no more while it runs, as there is "
+                    "no processor "
+                    "hotplug yet; say cpus={0} if it needs all of them",
+                    config_.max_cpus, config_.cpus, config_.cpus == 1 ? "" : "s"));
   return {};
 }
 

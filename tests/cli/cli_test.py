@@ -1032,6 +1032,10 @@ class Warnings(unittest.TestCase):
         self.expect("-nic", "user", words=[])
         self.expect("-net", "user", words=["-net user", "-net nic"])
 
+    def test_processors_that_never_come(self):
+        self.expect("-smp", "2,maxcpus=4", words=["-smp maxcpus=4", "has 2 vCPUs", "no more", "cpus=4"])
+        self.expect("-smp", "1,maxcpus=2", words=["has 1 vCPU and"])
+        self.expect("-smp", "2,maxcpus=2", words=[])
 
     def test_global_property_of_nothing(self):
         self.expect("-global", "virtio-rng-pci.period=1000", "-global", "virtio-rng-device.max-bytes=1", words=[])

@@ -145,6 +145,16 @@ def busybox_sixty_four_processors(t):
         t.expect(t.run(console, "nproc") == "64", "64 processors were asked for")
 
 
+def processors_that_never_come(t):
+    """Linux neither waits for them nor keeps room for them."""
+    for machine in ("pc", "microvm"):
+        with t.start(t.machine(machine=machine, extra=["-smp", "2,sockets=2,cores=2,threads=1,maxcpus=4"])) as running:
+            console = t.shell(running)
+            for which in ("present", "possible"):
+                seen = t.run(console, f"cat /sys/devices/system/cpu/{which}")
+                t.expect(seen == "0-1", f"two processors were asked for, and {seen} are {which}")
+
+
 def busybox_microvm_with_pci(t):
     with t.start(t.machine(machine="microvm,pcie=on", rng=True)) as running:
         console = t.shell(running)
