@@ -56,6 +56,18 @@ json with_file(json file, const std::string& format) {
   return options;
 }
 
+// Neither of two formats may win unseen: a disk would be read by the other's rules.
+Result<void> check_format_on_top(const std::string& filename, const std::string& named,
+                                 const std::string& format) {
+  TRY_ASSIGN(const Driver* driver, need_driver(named));
+  if (driver->kind == DriverKind::kProtocol) return {};
+  return Error(
+      ErrorKind::kInvalidArgument,
+      fmt::format(
+          "{}: this name's driver is '{}', and the format given beside it '{}'; leave one of them out",
+          filename, named, format));
+}
+
 // The options every node has, taken out of `options` and applied to `flags`. What is of the node alone is
 // returned.
 Result<DetectZeroes> apply_generic(OptionReader& options, OpenFlags& flags) {
@@ -236,10 +248,13 @@ Task<Result<NodePtr>> Opener::open_filename(std::string filename, std::string fo
   CO_TRY_ASSIGN(json options, options_of_filename(filename));
   const bool is_json = filename.starts_with("json:");
   if (is_json) {
-    // The name says all, unless the caller wants another format on top of a protocol.
-    const bool same = options.contains("driver") && options["driver"] == format;
-    if (format.empty() || options.contains("file") || same)
-      co_return co_await open_at(std::move(options), flags, depth);
+    // The name says all, unless the caller wants a format on top of a protocol.
+    if (format.empty()) co_return co_await open_at(std::move(options), flags, depth);
+    CO_TRY_ASSIGN(options, nest_options(options));
+    if (!options.contains("driver") && options.contains("file")) options["driver"] = format;
+    const std::string named = string_at(options, "driver");
+    if (named == format) co_return co_await open_at(std::move(options), flags, depth);
+    if (!named.empty()) CO_TRY(check_format_on_top(filename, named, format));
   }
   if (!format.empty()) {
     CO_TRY_ASSIGN(const Driver* driver, need_driver(format));

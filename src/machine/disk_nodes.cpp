@@ -70,7 +70,9 @@ block::Task<Result<void>> add_filters(Opener& opener, const config::Drive& drive
     if (!drive.limits.empty())
       options["limits"] = json::parse(drive.limits, nullptr, false);
     else
-      CO_TRY(block::ThrottleGroup::find(drive.throttle_group, "throttling.group"));
+      CO_TRY(block::ThrottleGroup::find(
+          drive.throttle_group, "throttling.group",
+          fmt::format("-object throttle-group,id={},x-iops-total=N makes it", drive.throttle_group)));
     auto opened = co_await opener.open(std::move(options), flags);
     if (!opened) co_return std::move(opened).error();
     root = *std::move(opened);

@@ -61,7 +61,8 @@ std::shared_ptr<ThrottleGroup> ThrottleGroup::get(const std::string& name) {
   return group;
 }
 
-Result<std::shared_ptr<ThrottleGroup>> ThrottleGroup::find(const std::string& name, std::string_view option) {
+Result<std::shared_ptr<ThrottleGroup>> ThrottleGroup::find(const std::string& name, std::string_view option,
+                                                           std::string_view cure) {
   const std::lock_guard lock(groups_mutex);
   std::vector<std::string_view> known;
   for (const auto& [other, place] : groups) {
@@ -69,9 +70,8 @@ Result<std::shared_ptr<ThrottleGroup>> ThrottleGroup::find(const std::string& na
     if (group && other == name) return group;
     if (group) known.push_back(other);
   }
-  return Error(ErrorKind::kNotFound, fmt::format("{1}: there is no throttle group '{0}'{2}; "
-                                                 "-object throttle-group,id={0},x-iops-total=N makes it",
-                                                 name, option, suggestion(name, known)));
+  return Error(ErrorKind::kNotFound, fmt::format("{}: there is no throttle group '{}'{}; {}", option, name,
+                                                 suggestion(name, known), cure));
 }
 
 void ThrottleGroup::set_limits(const ThrottleLimits& limits) {
@@ -161,7 +161,8 @@ Task<Result<NodePtr>> open_throttle(OpenRequest request) {
     group = ThrottleGroup::get(*name);
     group->set_limits(parsed);
   } else {
-    CO_TRY_ASSIGN(group, ThrottleGroup::find(*name, request.options.where() + ": throttle-group"));
+    CO_TRY_ASSIGN(group, ThrottleGroup::find(*name, request.options.where() + ": throttle-group",
+                                             "limits.iops-total=N beside it makes one"));
   }
   auto child = co_await request.open_child("file");
   if (!child) co_return std::move(child).error();

@@ -30,8 +30,9 @@ class ThrottleGroup {
  public:
   // The group of that name, which lives as long as somebody holds it; made if there is none.
   static std::shared_ptr<ThrottleGroup> get(const std::string& name);
-  // The same of one that there must be. kNotFound begins with `option`, which named it.
-  static Result<std::shared_ptr<ThrottleGroup>> find(const std::string& name, std::string_view option);
+  // The same of one that there must be. kNotFound begins with `option`, which named it, and ends with `cure`.
+  static Result<std::shared_ptr<ThrottleGroup>> find(const std::string& name, std::string_view option,
+                                                     std::string_view cure);
   void set_limits(const ThrottleLimits& limits);
   // Books a request and tells the time (IoContext::now()) when it may begin.
   uint64_t book(bool is_write, uint64_t bytes);

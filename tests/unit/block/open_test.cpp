@@ -49,6 +49,27 @@ TEST_F(BlockTest, open_errors_name_what_is_wrong) {
             std::string::npos);
 }
 
+TEST_F(BlockTest, name_in_json_and_a_format_beside_it_must_agree) {
+  const std::string file = make_file("disk", std::string(1024, 'a'));
+  const std::string protocol = "{\"driver\":\"file\",\"filename\":\"" + file + "\"}";
+  const std::string raw = "json:{\"driver\":\"raw\",\"file\":" + protocol + "}";
+  // Of a qcow2 image's head, whose format the name leaves to the caller.
+  const std::string other = make_file("other", std::string("QFI\xfb\0\0\0\x03", 8) + std::string(1016, 'a'));
+  for (const std::string& name : {raw, "json:" + protocol, "json:{\"file\":" + protocol + "}",
+                                  "json:{\"driver\":\"raw\",\"file.filename\":\"" + file + "\"}",
+                                  "json:{\"file.filename\":\"" + other + "\"}"}) {
+    const NodePtr node = open(name, "raw", false);
+    ASSERT_NE(node, nullptr) << name;
+    EXPECT_EQ(node->driver(), "raw") << name;
+  }
+  for (const std::string& name : {raw, "json:{\"driver\":\"raw\",\"filename\":\"" + file + "\"}",
+                                  "json:{\"driver\":\"raw\",\"file.filename\":\"" + file + "\"}"})
+    EXPECT_EQ(open_error(name, "qcow2"), name +
+                                             ": this name's driver is 'raw', and the format given beside it "
+                                             "'qcow2'; leave one of them out");
+  EXPECT_NE(open_error("json:{\"driver\":\"rwa\"}", "qcow2").find("'raw'"), std::string::npos);
+}
+
 // A guest that writes another format's head would have that format's backing file opened at the next start.
 // Two writers that do not know of each other overwrite each other's tables.
 TEST_F(BlockTest, what_is_shared_by_force_is_not_written) {
