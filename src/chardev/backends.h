@@ -15,6 +15,7 @@ Result<std::unique_ptr<CharBackend>> make_socket(event::Loop& loop, const Option
 // A client that never gives up, and need not find its server at the start.
 std::unique_ptr<CharBackend> make_reconnecting_socket(event::Loop& loop, const SocketAddress& address,
                                                       unsigned seconds);
+Result<std::unique_ptr<CharBackend>> make_udp(event::Loop& loop, const Options& options);
 Result<std::unique_ptr<CharBackend>> make_ring(const Options& options);
 
 // What open() made, below its log file.

@@ -23,6 +23,8 @@ Result<std::unique_ptr<CharBackend>> open_plain(event::Loop& loop, const Options
     case Kind::kUnixSocket:
     case Kind::kTcpSocket:
       return make_socket(loop, options);
+    case Kind::kUdp:
+      return make_udp(loop, options);
     case Kind::kRingBuffer:
       return make_ring(options);
   }

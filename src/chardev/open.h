@@ -11,19 +11,20 @@
 
 namespace ostler::chardev {
 
-enum class Kind : uint8_t { kNull, kStdio, kFile, kPipe, kPty, kUnixSocket, kTcpSocket, kRingBuffer };
+enum class Kind : uint8_t { kNull, kStdio, kFile, kPipe, kPty, kUnixSocket, kTcpSocket, kUdp, kRingBuffer };
 
 struct Options {
   Kind kind = Kind::kNull;
   std::string path = {};             // file, pipe, unix socket
-  std::string host = {}, port = {};  // TCP; empty host: any address for a server, localhost for a client
-  bool server = false;               // sockets: listen, one client at a time
-  bool wait = false;                 // server: do not start before the first client is there
-  unsigned reconnect_seconds = 0;    // client: how long after a failure it tries again; 0: never
-  bool append = false;               // file
-  bool signals = true;               // stdio: Ctrl-C ends the program
-  size_t ring_size = 64 * 1024;      // ring buffer, bytes
-  std::string log_path = {};         // of all: a file that gets the output too; empty: none
+  std::string host = {}, port = {};  // TCP, UDP; empty host: any address for a server, else localhost
+  std::string local_host = {}, local_port = {};  // UDP: what it is sent from; empty: the host chooses
+  bool server = false;                           // sockets: listen, one client at a time
+  bool wait = false;                             // server: do not start before the first client is there
+  unsigned reconnect_seconds = 0;                // client: how long after a failure it tries again; 0: never
+  bool append = false;                           // file
+  bool signals = true;                           // stdio: Ctrl-C ends the program
+  size_t ring_size = 64 * 1024;                  // ring buffer, bytes
+  std::string log_path = {};                     // of all: a file that gets the output too; empty: none
   bool log_append = false;
 };
 

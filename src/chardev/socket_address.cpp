@@ -24,21 +24,17 @@ Result<SocketAddress> unix_address(const std::string& path) {
   return address;
 }
 
-Result<SocketAddress> tcp_address(const Options& options) {
-  addrinfo hints{};
-  hints.ai_socktype = SOCK_STREAM;
-  hints.ai_flags = options.server ? AI_PASSIVE : 0;
+Result<SocketAddress> find_address(const std::string& host, const std::string& port, const addrinfo& hints) {
   addrinfo* list = nullptr;
-  const int result =
-      getaddrinfo(options.host.empty() ? nullptr : options.host.c_str(), options.port.c_str(), &hints, &list);
+  const int result = getaddrinfo(host.empty() ? nullptr : host.c_str(), port.c_str(), &hints, &list);
   if (result != 0)
-    return Error(ErrorKind::kInvalidArgument,
-                 fmt::format("character device: cannot find the address {}:{}: {}", options.host,
-                             options.port, gai_strerror(result)));
+    return Error(
+        ErrorKind::kInvalidArgument,
+        fmt::format("character device: cannot find the address {}:{}: {}", host, port, gai_strerror(result)));
   SocketAddress address;
   std::memcpy(&address.storage, list->ai_addr, list->ai_addrlen);
   address.size = list->ai_addrlen;
-  address.text = fmt::format("{}:{}", options.host, options.port);
+  address.text = fmt::format("{}:{}", host, port);
   freeaddrinfo(list);
   return address;
 }
@@ -46,7 +42,19 @@ Result<SocketAddress> tcp_address(const Options& options) {
 }  // namespace
 
 Result<SocketAddress> socket_address(const Options& options) {
-  return options.kind == Kind::kUnixSocket ? unix_address(options.path) : tcp_address(options);
+  if (options.kind == Kind::kUnixSocket) return unix_address(options.path);
+  addrinfo hints{};
+  hints.ai_socktype = SOCK_STREAM;
+  hints.ai_flags = options.server ? AI_PASSIVE : 0;
+  return find_address(options.host, options.port, hints);
+}
+
+Result<SocketAddress> udp_address(const std::string& host, const std::string& port, bool own, int family) {
+  addrinfo hints{};
+  hints.ai_family = family;
+  hints.ai_socktype = SOCK_DGRAM;
+  hints.ai_flags = own ? AI_PASSIVE : 0;
+  return find_address(host, own && port.empty() ? "0" : port, hints);
 }
 
 }  // namespace ostler::chardev

@@ -30,6 +30,7 @@ constexpr KindHelp kChardevKinds[] = {
     {"pipe", "a FIFO, or PATH.in and PATH.out: path="},
     {"pty", "a new terminal of the host, whose name is told"},
     {"socket", "a UNIX socket, path=, or TCP, host= and port=; server=on listens"},
+    {"udp", "datagrams to host= and port=, from localaddr= and localport="},
     {"ringbuf", "memory that keeps the last of it: size="},
 };
 

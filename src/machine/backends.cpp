@@ -78,6 +78,15 @@ Result<chardev::Options> chardev_options(const config::Chardev& chardev) {
     TRY_ASSIGN(options.reconnect_seconds, take_reconnect(keys, options.server));
     TRY(take_settled(keys));
   }
+  if (chardev.backend == "udp") {
+    options.kind = chardev::Kind::kUdp;
+    options.host = keys.take("host").value_or("");
+    const auto port = keys.take("port");
+    if (!port) return keys.error("port", "is missing: nobody would get what the guest writes");
+    options.port = *port;
+    options.local_host = keys.take("localaddr").value_or("");
+    options.local_port = keys.take("localport").value_or("");
+  }
   if (chardev.backend == "ringbuf") {
     options.kind = chardev::Kind::kRingBuffer;
     TRY_ASSIGN(const auto size, keys.take_size("size", 1));

@@ -868,6 +868,10 @@ class Mistakes(Mistake):
         self.qemu("-chardev", f"null,id=c,logfile={F.folder}", words=["-chardev null", "logfile", F.folder, "directory"])
         self.qemu("-chardev", "null,id=c,logappend=on", words=["-chardev null", "logappend", "logfile="])
 
+    def test_datagrams_to_nowhere(self):
+        self.qemu("-chardev", "udp,id=c", words=["-chardev udp", "port: is missing"])
+        self.qemu("-chardev", "udp,id=c,port=9,localprt=8", words=["-chardev udp", "'localport'"])
+
     def test_pipe_that_is_not_there(self):
         self.qemu("-serial", f"pipe:{F.missing}", words=["-serial pipe:", F.missing, ".in", "No such file"])
 

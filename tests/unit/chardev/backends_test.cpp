@@ -160,6 +160,90 @@ TEST_F(BackendsTest, NamedPipes) {
   EXPECT_TRUE(run_until(loop, [&] { return frontend.input == "in"; }));
 }
 
+// A peer of 127.0.0.1, and the port that it is at.
+std::pair<Fd, std::string> udp_peer() {
+  Fd peer(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof address;
+  EXPECT_EQ(::bind(peer.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+  EXPECT_EQ(::getsockname(peer.get(), reinterpret_cast<sockaddr*>(&address), &size), 0);
+  return {std::move(peer), std::to_string(ntohs(address.sin_port))};
+}
+
+TEST_F(BackendsTest, UdpCarriesDatagramsBothWays) {
+  const auto [peer, port] = udp_peer();
+  const auto backend = open({.kind = Kind::kUdp, .host = "127.0.0.1", .port = port});
+  backend->attach(&frontend);
+  EXPECT_EQ(frontend.opened, 1);
+  EXPECT_EQ(backend->write(bytes_of("out")), 3u);
+  std::array<char, 16> buffer{};
+  sockaddr_in from{};
+  socklen_t size = sizeof from;
+  EXPECT_TRUE(run_until(loop, [&] {
+    return ::recvfrom(peer.get(), buffer.data(), buffer.size(), 0, reinterpret_cast<sockaddr*>(&from),
+                      &size) == 3;
+  }));
+  EXPECT_STREQ(buffer.data(), "out");
+  // More than the guest has room for; an empty one is nobody's end.
+  frontend.room = 4;
+  for (const std::string_view text : {"", "abcdef", "gh"})
+    EXPECT_EQ(::sendto(peer.get(), text.data(), text.size(), 0, reinterpret_cast<sockaddr*>(&from), size),
+              static_cast<ssize_t>(text.size()));
+  EXPECT_TRUE(run_until(loop, [&] { return frontend.input == "abcd"; }));
+  for (int turn = 0; turn < 5; ++turn) run_until(loop, [turns = 0]() mutable { return ++turns > 1; });
+  EXPECT_EQ(frontend.input, "abcd");
+  frontend.room = 100;
+  backend->accept_input();
+  EXPECT_TRUE(run_until(loop, [&] { return frontend.input == "abcdefgh"; }));
+}
+
+TEST_F(BackendsTest, UdpIsDeafToOthersAndOutlivesItsPeer) {
+  auto [peer, port] = udp_peer();
+  auto [stranger, strangers_port] = udp_peer();
+  auto [own, own_port] = udp_peer();
+  own.reset();
+  const auto backend = open({.kind = Kind::kUdp,
+                             .host = "127.0.0.1",
+                             .port = port,
+                             .local_host = "127.0.0.1",
+                             .local_port = own_port});
+  backend->attach(&frontend);
+  sockaddr_in to{};
+  to.sin_family = AF_INET;
+  to.sin_port = htons(static_cast<uint16_t>(std::stoi(own_port)));
+  to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  const auto say = [&](const Fd& fd, std::string_view text) {
+    EXPECT_EQ(::sendto(fd.get(), text.data(), text.size(), 0, reinterpret_cast<sockaddr*>(&to), sizeof to),
+              static_cast<ssize_t>(text.size()));
+  };
+  say(stranger, "strange");
+  say(peer, "known");
+  EXPECT_TRUE(run_until(loop, [&] { return frontend.input == "known"; }));
+  const int peers_port = std::stoi(port);
+  peer.reset();
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(backend->write(bytes_of("unheard")), 7u);
+  for (int turn = 0; turn < 5; ++turn) run_until(loop, [turns = 0]() mutable { return ++turns > 1; });
+  peer = Fd(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  sockaddr_in again = to;
+  again.sin_port = htons(static_cast<uint16_t>(peers_port));
+  ASSERT_EQ(::bind(peer.get(), reinterpret_cast<sockaddr*>(&again), sizeof again), 0);
+  say(peer, "!");
+  EXPECT_TRUE(run_until(loop, [&] { return frontend.input == "known!"; }));
+  EXPECT_EQ(frontend.closed, 0);
+}
+
+TEST_F(BackendsTest, UdpErrorsNameTheAddress) {
+  const auto [peer, port] = udp_peer();
+  const auto taken = chardev::open(
+      loop,
+      {.kind = Kind::kUdp, .host = "127.0.0.1", .port = "9", .local_host = "127.0.0.1", .local_port = port});
+  ASSERT_FALSE(taken);
+  EXPECT_NE(taken.error().message().find("127.0.0.1:" + port), std::string::npos) << taken.error().message();
+  EXPECT_FALSE(chardev::open(loop, {.kind = Kind::kUdp, .port = "no-such-service"}));
+}
+
 TEST_F(BackendsTest, RingBufferKeepsTheLastBytes) {
   const auto backend = open({.kind = Kind::kRingBuffer, .ring_size = 8});
   backend->write(bytes_of("0123456789"));
