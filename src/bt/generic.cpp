@@ -193,8 +193,9 @@ void Translator::lea(const GuestInsn& g) {
   const unsigned guest = insn.operand[0].index / 8;
   const Reg to = host_reg(guest);
   const Reg reg = to == kNoReg ? kS1 : to;
-  if (to == kNoReg) forget_held(kS1);
   const bool partial = insn.operand_size == 2;
+  if (to == kNoReg) forget_held(kS1);
+  if (partial) forget_held(kS0);
   const auto move_word_from_s0 = [&](Reg r) {
     hot_.u8(0x66);  // MOV r16, r14w
     hot_.u8(0x44 | r >> 3);
@@ -214,7 +215,6 @@ void Translator::lea(const GuestInsn& g) {
     if (partial) {
       // Into the other scratch register first: the operand may use the destination.
       hot_.lea(kS0, mem, insn.address_size == 8);
-      forget_held(kS0);
       if (to == kNoReg) hot_.load(kS1, gpr_at(guest));
       move_word_from_s0(reg);
     } else {

@@ -1,4 +1,8 @@
 // What plan_sharing() puts under one check, and that the check does nothing that its accesses do not.
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstring>
 #include <vector>
 
 #include "rig.h"
@@ -189,6 +193,47 @@ TEST_F(SharedChecksRun, WhatAnEarlierRunHasLetThroughIsNotUsedAgain) {
     reg(x86::kRbx) = at;
     EXPECT_EQ(run(kFields), interp::Exit::kShutdown) << at;
   }
+}
+
+// Host memory at an address that code can make by LEA, which a group's accesses must not take for their own.
+class HostPage {
+ public:
+  static constexpr uint64_t kAt = 0x6000'0000, kPattern = 0xa5a5'a5a5'a5a5'a5a5;
+  HostPage()
+      : page_(mmap(reinterpret_cast<void*>(kAt), kPageSize, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0)) {
+    EXPECT_EQ(page_, reinterpret_cast<void*>(kAt));
+    std::memset(page_, static_cast<int>(kPattern & 0xff), kPageSize);
+  }
+  ~HostPage() { munmap(page_, kPageSize); }
+  HostPage(const HostPage&) = delete;
+  HostPage& operator=(const HostPage&) = delete;
+  bool intact() const {
+    const auto* at = static_cast<const std::byte*>(page_);
+    return std::all_of(at, at + kPageSize, [](std::byte b) { return b == std::byte{kPattern & 0xff}; });
+  }
+
+ private:
+  void* page_;
+};
+
+TEST_F(SharedChecksRun, TheRegisterThatHoldsTheHostAddressIsFoundAgainAfterALea) {
+  const HostPage host;
+  reg(x86::kRbx) = kData;
+  store_le<uint64_t>(rig_.at(kData + 8), 0x2222);
+  // mov rax, [rbx]; lea cx, [rip + to the host's page]; mov rdx, [rbx + 8]; mov [rbx + 16], rdx; hlt
+  const uint64_t distance = HostPage::kAt - (kText + 10);
+  const auto byte = [&](unsigned n) { return static_cast<uint8_t>(distance >> 8 * n); };
+  for (unsigned round = 0; round < 2; ++round) {  // the first finds a clean page
+    reg(x86::kRdx) = 0;
+    ASSERT_EQ(run({0x48, 0x8b, 0x03, 0x66, 0x8d, 0x0d, byte(0), byte(1), byte(2), byte(3),
+                   0x48, 0x8b, 0x53, 0x08, 0x48, 0x89, 0x53, 0x10, 0xf4}),
+              interp::Exit::kHalted);
+    EXPECT_EQ(reg(x86::kRdx), 0x2222u);
+    EXPECT_EQ(load_le<uint64_t>(rig_.at(kData + 16)), 0x2222u);
+    EXPECT_TRUE(host.intact());
+  }
+  EXPECT_EQ(rig_.runner->statistics().host_faults, 0u);
 }
 
 }  // namespace
