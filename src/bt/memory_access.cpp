@@ -127,6 +127,8 @@ void Translator::address_keeping_flags(const GuestInsn& g) {
 }
 
 // Only PEXT, NOT, LEA and JRCXZ: whether offset + size - 1 is below 4096 is whether its upper bits are all 0.
+// That sum would wrap around for an address less than `size` bytes before a tag: no slot has such a tag, see
+// Tlb::never().
 void Translator::check_keeping_flags(const GuestInsn& g, unsigned size, Direction direction) {
   const bool write = direction == Direction::kWrite;
   const size_t base = tlb_base();

@@ -6,6 +6,7 @@ namespace ostler::mmu {
 
 Tlb::Tlb(Memory memory) {
   drop(0);
+  drop(kEntries - 1);
   if (memory == Memory::kZero) return;
   for (unsigned slot = 1; slot < kEntries; ++slot) drop(slot);
   host.fill(nullptr);

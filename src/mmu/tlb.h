@@ -3,8 +3,8 @@
 // page crossing:
 //     linear - tag[slot] <= 4096 - size
 // Tags of a slot that must not hit (nothing there, no permission, MMIO, code pages, tracked pages) hold the
-// address of a page that belongs to another slot, so no linear address whatever can match. One vCPU thread;
-// no sharing.
+// address of a page that belongs to another slot, so no linear address whatever can match; nor to the slot
+// behind, so that none lies a few bytes before the tag, where sums wrap around. One vCPU thread; no sharing.
 #pragma once
 
 #include <array>
@@ -46,7 +46,9 @@ class Tlb : public TlbArrays {
   explicit Tlb(Memory memory = Memory::kAny);
 
   static constexpr unsigned slot_of(uint64_t linear) { return (linear >> 12) & (kEntries - 1); }
-  static constexpr uint64_t never(unsigned slot) { return slot == 0 ? uint64_t{kEntries / 2} << 12 : 0; }
+  static constexpr uint64_t never(unsigned slot) {
+    return slot == 0 || slot == kEntries - 1 ? uint64_t{kEntries / 2} << 12 : 0;
+  }
   static constexpr uint64_t page_of(uint64_t linear) { return linear & ~kPageMask; }
 
   // The host address of `size` bytes at `linear`, or null.

@@ -1,4 +1,6 @@
 // Which paths memory accesses take; that they do what they should is shown on all engines by tests/contract.
+#include <cstring>
+
 #include "rig.h"
 
 namespace ostler::bt {
@@ -54,6 +56,26 @@ TEST_F(MemoryAccess, AMisalignedOperandAcrossPagesFaults) {
   reg(x86::kRbx) = 0x30ff8;
   rig_.code_at(kText, {0x0f, 0x28, 0x03, 0xf4});  // movaps xmm0, [rbx]; there is no IDT
   EXPECT_EQ(rig_.interpreter->run(1000), interp::Exit::kShutdown);
+}
+
+// The last bytes of all addresses: the TLB's last slot is theirs, and what lies behind them is page 0.
+TEST_F(MemoryAccess, TheEndOfAllAddressesIsNotBesideAPageThatWasForgotten) {
+  constexpr uint64_t kLastSlot = uint64_t{mmu::Tlb::kEntries - 1} * kPageSize, kPage = 0x50000;
+  constexpr uint64_t kTable = kTables + 6 * kPageSize;
+  store_le<uint64_t>(rig_.at(kTables + 2 * kPageSize) + kLastSlot / (kPageSize * 512) * 8, kTable | 7);
+  store_le<uint64_t>(rig_.at(kTable) + 511 * 8, kPage | 7);
+  std::memset(rig_.at(kPage - 16), 0x77, 32);
+  for (unsigned bytes = 1; bytes < 4; ++bytes) {
+    rig_.start(0);
+    reg(x86::kRbx) = kLastSlot;
+    run({0x88, 0x4b, 0x20, 0x0f, 0x01, 0x3b, 0xf4});  // mov [rbx + 32], cl; invlpg [rbx]; hlt
+    rig_.start(0);
+    reg(x86::kRbx) = ~uint64_t{0} - (bytes - 1);
+    // stc; mov [rbx], ecx; adc eax, eax; hlt: there is no IDT
+    rig_.code_at(kText, {0xf9, 0x89, 0x0b, 0x11, 0xc0, 0xf4});
+    EXPECT_EQ(rig_.interpreter->run(1000), interp::Exit::kShutdown) << bytes;
+    for (unsigned i = 0; i < 32; ++i) EXPECT_EQ(*(rig_.at(kPage - 16) + i), std::byte{0x77}) << bytes;
+  }
 }
 
 // mov rax, [rbx]; jmp rcx: the flags go to memory for the jump, so they need not leave it for the load.
