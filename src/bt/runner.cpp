@@ -232,6 +232,19 @@ Block* Runner::find_known(uint64_t rip, uint64_t phys, Mode mode, bool shared_on
   return find(numbers);
 }
 
+// Where the other page lies of an instruction that crosses into it, if its block is known: it is asked for
+// without the cache's mutex, because the walk may set an accessed bit beside code, which the cache is told of.
+std::optional<GuestPhys> Runner::second_page_of(uint64_t rip, uint64_t phys, Mode mode, bool shared_only) {
+  constexpr uint64_t kMaxLength = 15;
+  if ((rip & kPageMask) + kMaxLength <= kPageSize) return std::nullopt;
+  {
+    const std::lock_guard lock(cache_.mutex());
+    const Block* block = find_known(rip, phys, mode, shared_only);
+    if (block == nullptr || block->straddle == kNone) return std::nullopt;
+  }
+  return cpu_.mmu.translate_fetch((rip | kPageMask) + 1, fault_);
+}
+
 std::optional<Runner::Place> Runner::find(uint64_t rip, Mode mode, bool shared_only) {
   if (!cpu_.canonical(rip)) x86::raise(Vector::kGp, 0);
   constexpr unsigned kTries = 3;
@@ -240,14 +253,18 @@ std::optional<Runner::Place> Runner::find(uint64_t rip, Mode mode, bool shared_o
     if (!found) return std::nullopt;
     const uint64_t phys = found->value;
     follow_generation();
+    const auto second_phys = second_page_of(rip, phys, mode, shared_only);
+    if (fault_) return std::nullopt;
     {
       const std::lock_guard lock(cache_.mutex());
       Block* block = find_known(rip, phys, mode, shared_only);
       if (block != nullptr && block->straddle != kNone) {
-        const uint64_t second = (rip | kPageMask) + 1;
-        const uint64_t second_phys = cpu_.mmu.translate_fetch(second).value;
-        const CodeCache::PageNumbers numbers = cache_.known_page(second, second_phys);
-        set_page_numbers(second, numbers);
+        CodeCache::PageNumbers numbers;
+        if (second_phys) {
+          const uint64_t second = (rip | kPageMask) + 1;
+          numbers = cache_.known_page(second, second_phys->value);
+          set_page_numbers(second, numbers);
+        }
         if (numbers.own != cache_.straddle(*block).page) block = nullptr;
       }
       if (block != nullptr) return place_of(*block, mode);

@@ -62,6 +62,7 @@ class Runner final : public interp::Native {
   // writes it.
   // `shared_only`: code that is shared between linear pages, if there can be some.
   std::optional<Place> find(uint64_t rip, Mode mode, bool shared_only);
+  std::optional<GuestPhys> second_page_of(uint64_t rip, uint64_t phys, Mode mode, bool shared_only);
   interp::NativeExit raise();
   void follow_generation();
   void set_page_numbers(uint64_t rip, const CodeCache::PageNumbers& numbers);

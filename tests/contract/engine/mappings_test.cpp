@@ -166,5 +166,27 @@ TEST_F(Mappings, ALargePageIsForgottenByAnyAddressInIt) {
   }
 }
 
+// The walk for an instruction's other page sets its accessed bit, on a page where code lies too.
+TEST_F(Mappings, ACrossingInstructionWhosePageTablesAreCode) {
+  constexpr uint64_t kOther = kFree + 4096;
+  // MOV EAX, 5, of which two bytes lie on the first page; RET
+  machine.put(kFirst + 4094, Code().raw({0xb8, 5}));
+  machine.put(kSecond, Code().raw({0, 0, 0, 0xc3}));
+  space.map(kOther, kSecond, flags);
+  const uint64_t entry = space.entry(kOther), in_tables = space.window(kFree + 4 * 4096);
+  machine.put(space.entry(kFree + 4 * 4096), Code().ret());
+  const Code cross = Code().mov(kR12, kFree + 4094).call(kR12).hlt();
+  for (unsigned round = 0; round < 12; ++round) {
+    cpu.finish(cross);
+    machine.poke<uint64_t>(entry, machine.peek<uint64_t>(entry) & ~pte::kA);
+    cpu.finish(Code().mov(kR12, in_tables).call(kR12).hlt());
+    cpu.interpreter.cpu().mmu.invlpg(kOther);
+    cpu.reg(kRax) = 0;
+    cpu.finish(cross);
+    EXPECT_EQ(cpu.reg(kRax), 5u);
+    EXPECT_NE(machine.peek<uint64_t>(entry) & pte::kA, 0u);
+  }
+}
+
 }  // namespace
 }  // namespace ostler::test
