@@ -188,13 +188,26 @@ void Translator::note_branch(int32_t undo) {
   hot_.store32(offsetof(Hot, branch), number);
 }
 
+// An address that is not canonical could become the key of another one.
 void Translator::mix_mode() {
   const uint64_t key = mode_key(code_->mode);
   if (key == 0) return;
-  hot_.mov_imm64(kS1, key);
-  hot_.u8(0x4d);  // XOR r14, r15
-  hot_.u8(0x31);
-  hot_.u8(0xfe);
+  const auto mix = [key](Assembler& a) {
+    a.mov_imm64(kS1, key);
+    a.u8(0x4d);  // XOR r14, r15
+    a.u8(0x31);
+    a.u8(0xfe);
+  };
+  if (!bits32()) {
+    hot_.mov(kS1, kS0);
+    hot_.sar(kS1, 47);
+    hot_.lea(kS1, {.base = kS1, .disp = 1});
+    hot_.test32(kS1, ~1u);
+    land(hot_.jcc(kCcNe), cold_.offset());
+    mix(cold_);
+    cold_.jmp(routines_.exit_lookup);
+  }
+  mix(hot_);
 }
 
 // Whether what follows a call is not meant to run: the callee drops the return address and returns to its
@@ -219,13 +232,13 @@ void Translator::landing(const GuestInsn& g) {
     hot_.pop(kS1);
     hot_.lea(kS1, {.base = kS1, .disp = distance});
     hot_.cmp(kS0, kS1);
-    hot_.jcc(kCcNe, routines_.lookup[supervisor()]);
+    hot_.jcc(kCcNe, lookup());
     hot_.lea(kS1, {.base = kS1, .disp = -distance});
     hot_.store(offsetof(Hot, page_base), kS1);
   } else {
     hot_.mov_imm(kS1, next ^ mode_key(code_->mode));
     hot_.cmp(kS0, kS1);
-    hot_.jcc(kCcNe, routines_.lookup[supervisor()]);
+    hot_.jcc(kCcNe, lookup());
   }
   host_valid_ = false;
   memory_valid_ = true;
@@ -263,7 +276,7 @@ void Translator::indirect(const GuestInsn& g) {
   if (g.kind == Kind::kJumpIndirect) {
     note_branch(0);
     mix_mode();
-    hot_.jmp(routines_.lookup[supervisor()]);
+    hot_.jmp(lookup());
     return;
   }
   hot_.store(offsetof(Hot, scratch) + 8, kS0);
@@ -272,7 +285,7 @@ void Translator::indirect(const GuestInsn& g) {
   note_branch(-word());
   mix_mode();
   if (code_->shared) hot_.push_mem(offsetof(Hot, page_base));
-  hot_.call(routines_.lookup[supervisor()]);
+  hot_.call(lookup());
   landing(g);
 }
 

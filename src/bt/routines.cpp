@@ -192,11 +192,12 @@ Result<Routines> make_routines(CodeCache& cache, MissFunction miss) {
     a.ret();
   }
 
-  for (unsigned supervisor = 0; supervisor < 2; ++supervisor) {
+  const auto lookup = [&](unsigned supervisor, bool mixed) {
     const size_t hash = Window::kHash + supervisor * Window::kHashBytes;
-    r.lookup[supervisor] = here();
+    const Offset start = here();
     a.mov(r15d, r14d);
     a.and_(r15d, Window::kHashEntries - 1);
+    if (mixed) a.xor_(r15d, Window::kMixedSlot);
     a.shl(r15d, 4);
     Mem key = gs_indexed(r15, 0, hash), host = gs_indexed(r15, 0, hash + offsetof(HashEntry, host));
     a.cmp(key, r14);
@@ -207,7 +208,11 @@ Result<Routines> make_routines(CodeCache& cache, MissFunction miss) {
     a.mov(gs64(offsetof(Hot, exit_value)), r14);
     a.mov(gs(offsetof(Hot, reason), 4), static_cast<uint32_t>(Reason::kLookup));
     a.jmp(leave);
-
+    return start;
+  };
+  for (unsigned supervisor = 0; supervisor < 2; ++supervisor) {
+    r.lookup[supervisor] = lookup(supervisor, false);
+    r.lookup_mixed[supervisor] = lookup(supervisor, true);
     r.underflow[supervisor] = here();
     a.mov(rsp, gs64(offsetof(Hot, shadow_base) + supervisor * 8));
     a.jmp(base + r.lookup[supervisor]);

@@ -47,6 +47,9 @@ struct Routines {
   Offset syscall = 0, sysret = 0;
   // Jumps to the code whose key is kS0. Flags in memory.
   Offset lookup[2] = {};  // user, supervisor
+  // The same for modes with a mode_key(), whose entries lie in other slots: else an address that is not
+  // canonical would be the key of another mode's code.
+  Offset lookup_mixed[2] = {};
   // The first word of a shadow stack: a return that no call belongs to.
   Offset underflow[2] = {};
 };

@@ -81,7 +81,8 @@ class Runner final : public interp::Native {
   std::optional<Place> arrive(Mode mode, uint32_t link, uint64_t link_generation, Mode block_mode,
                               bool shared_only);
   HashEntry& hash_entry(Mode mode, uint64_t key) {
-    return window_.hash((mode & mode::kSupervisor) != 0)[key & (Window::kHashEntries - 1)];
+    const unsigned place = mode_key(mode) != 0 ? Window::kMixedSlot : 0;
+    return window_.hash((mode & mode::kSupervisor) != 0)[(key & (Window::kHashEntries - 1)) ^ place];
   }
   void follow_mode();
   void load_x87();

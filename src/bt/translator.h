@@ -103,6 +103,9 @@ class Translator {
   void target_to_s0(const GuestInsn& g);
   void note_branch(int32_t undo);
   void mix_mode();
+  Offset lookup() const {
+    return (mode_key(code_->mode) != 0 ? routines_.lookup_mixed : routines_.lookup)[supervisor()];
+  }
   bool never_returns(const GuestInsn& g) const;
   void landing(const GuestInsn& g);
   void interpret(const GuestInsn& g);

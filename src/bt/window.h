@@ -25,6 +25,8 @@ constexpr size_t whole_pages(size_t bytes) {
 class Window final : public mmu::TlbStore {
  public:
   static constexpr unsigned kHashEntries = 1u << 16;  // of each table
+  // Modes that are mixed into keys have a place of their own for each key (Routines::lookup_mixed).
+  static constexpr unsigned kMixedSlot = kHashEntries / 2;
   static constexpr size_t kHashBytes = kHashEntries * sizeof(HashEntry);
   static constexpr size_t kHash = whole_pages(sizeof(Hot));
   static constexpr size_t kSup = kHash + 2 * kHashBytes;

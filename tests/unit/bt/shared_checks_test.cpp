@@ -226,8 +226,8 @@ TEST_F(SharedChecksRun, TheRegisterThatHoldsTheHostAddressIsFoundAgainAfterALea)
   const auto byte = [&](unsigned n) { return static_cast<uint8_t>(distance >> 8 * n); };
   for (unsigned round = 0; round < 2; ++round) {  // the first finds a clean page
     reg(x86::kRdx) = 0;
-    ASSERT_EQ(run({0x48, 0x8b, 0x03, 0x66, 0x8d, 0x0d, byte(0), byte(1), byte(2), byte(3),
-                   0x48, 0x8b, 0x53, 0x08, 0x48, 0x89, 0x53, 0x10, 0xf4}),
+    ASSERT_EQ(run({0x48, 0x8b, 0x03, 0x66, 0x8d, 0x0d, byte(0), byte(1), byte(2), byte(3), 0x48, 0x8b, 0x53,
+                   0x08, 0x48, 0x89, 0x53, 0x10, 0xf4}),
               interp::Exit::kHalted);
     EXPECT_EQ(reg(x86::kRdx), 0x2222u);
     EXPECT_EQ(load_le<uint64_t>(rig_.at(kData + 16)), 0x2222u);
