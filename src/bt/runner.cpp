@@ -550,7 +550,7 @@ NativeExit Runner::run(interp::Cpu& cpu, bool interrupt_waits) {
         // the hash table has is of no use.
         ++statistics_.polls;
         s.rip = hot_.exit_value;
-        hash_entry(mode, s.rip ^ mode_key(mode)).key = ~uint64_t{0};
+        forget_entry(mode, s.rip ^ mode_key(mode));
         break;
       case Reason::kInterpret:
         ++statistics_.interpreted;

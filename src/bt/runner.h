@@ -84,6 +84,8 @@ class Runner final : public interp::Native {
     const unsigned place = mode_key(mode) != 0 ? Window::kMixedSlot : 0;
     return window_.hash((mode & mode::kSupervisor) != 0)[(key & (Window::kHashEntries - 1)) ^ place];
   }
+  // Nobody looks for the complement there.
+  void forget_entry(Mode mode, uint64_t key) { hash_entry(mode, key).key = ~key; }
   void follow_mode();
   void load_x87();
   bool whole(uint64_t address, unsigned size) const;

@@ -122,6 +122,30 @@ TEST_P(BranchTargets, TheOwnerOfTheFpuIsNotFoundByAnotherName) {
   }
 }
 
+// The code at the end of a page goes away, and comes back.
+TEST_P(BranchTargets, TheLastAddressIsNoOtherCodes) {
+  constexpr uint64_t kEnd = kFree + 0xffff;
+  space.map(kEnd & ~uint64_t{4095}, 0x801000, kFlags | pte::kU);
+  machine.put(0x801000, Code().raw({0xb8, 1, 0, 0, 0, 0xf4}));
+  machine.put(0x801fff, Code().raw({0xf4}));
+  for (unsigned round = 0; round < 3; ++round) {
+    plain();
+    jump_to(kEnd);
+    jump_to(kEnd);
+    machine.poke<uint64_t>(space.entry(kEnd), 0);
+    cpu.interpreter.cpu().mmu.invlpg(kEnd);
+    jump_to(kEnd);
+    EXPECT_EQ(cpu.exception().cr2, kEnd);
+    space.map(kEnd & ~uint64_t{4095}, 0x801000, kFlags | pte::kU);
+    jump_to(kEnd & ~uint64_t{4095});
+    ASSERT_EQ(cpu.reg(kRax), 1u);
+    jump_to(~uint64_t{0});
+    EXPECT_EQ(static_cast<int>(cpu.exception().vector), static_cast<int>(x86::Vector::kPf));
+    EXPECT_EQ(cpu.exception().cr2, ~uint64_t{0});
+    EXPECT_EQ(cpu.s.rip, ~uint64_t{0});
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Privileges, BranchTargets,
                          testing::Values(Modes{"kernel", 0, false}, Modes{"user", 3, false},
                                          Modes{"kernel_avx", 0, true}, Modes{"user_avx", 3, true}),
