@@ -233,7 +233,8 @@ Block* Runner::find_known(uint64_t rip, uint64_t phys, Mode mode, bool shared_on
 }
 
 // Where the other page lies of an instruction that crosses into it, if its block is known: it is asked for
-// without the cache's mutex, because the walk may set an accessed bit beside code, which the cache is told of.
+// without the cache's mutex, because the walk may set an accessed bit beside code, which the cache is told
+// of.
 std::optional<GuestPhys> Runner::second_page_of(uint64_t rip, uint64_t phys, Mode mode, bool shared_only) {
   constexpr uint64_t kMaxLength = 15;
   if ((rip & kPageMask) + kMaxLength <= kPageSize) return std::nullopt;

@@ -221,12 +221,12 @@ Result<Accelerator> translator(const config::Machine& config, const config::Prop
                    fmt::format("-accel bt has no property '{}'; leave it out, or say -accel kvm", key));
   TRY(check_names("-accel bt", table(), properties));
   TRY_ASSIGN(chosen.options, table().parse(properties));
-  if (chosen.options.check != 0 && config.max_cpus > 1)
+  if (chosen.options.check != 0 && config.cpus > 1)
     return Error(
         ErrorKind::kInvalidArgument,
         fmt::format("-accel bt: check: needs a guest with one vCPU, and this one has {}; say -smp 1, or "
                     "leave check out",
-                    config.max_cpus));
+                    config.cpus));
   chosen.options.tsc = true;
   return chosen;
 }

@@ -1039,6 +1039,7 @@ class Warnings(unittest.TestCase):
     def test_processors_that_never_come(self):
         self.expect("-smp", "2,maxcpus=4", words=["-smp maxcpus=4", "has 2 vCPUs", "no more", "cpus=4"])
         self.expect("-smp", "1,maxcpus=2", words=["has 1 vCPU and"])
+        self.expect("-smp", "1,maxcpus=2", "-accel", "bt,check=97", words=["has 1 vCPU and"])
         self.expect("-smp", "2,maxcpus=2", words=[])
 
     def test_global_property_of_nothing(self):
