@@ -663,17 +663,34 @@ bool Runner::host_fault(int, void* context, uint64_t address) {
   }
   hot_.exit_value = static_cast<uint64_t>(regs[REG_RIP]);
   fault_flags_ = static_cast<uint64_t>(regs[REG_EFL]);
+  fault_scratch_ = {static_cast<uint64_t>(regs[REG_R14]), static_cast<uint64_t>(regs[REG_R15])};
   regs[REG_EFL] &= static_cast<greg_t>(~kTrapFlags);
   regs[REG_RIP] =
       static_cast<greg_t>(reinterpret_cast<uintptr_t>(cache_.executable(shared_.routines.host_fault)));
   return true;
 }
 
+// REP MOVS and REP STOS run on the host's addresses (Translator::repeated_string()), which the guest must not
+// see: its own are as far on.
+void Runner::take_back_host_addresses(const uint8_t* host, Mode mode) {
+  if (host[0] != 0xf3) return;
+  const uint8_t opcode = host[host[1] == 0x66 || host[1] == 0x48 ? 2 : 1];
+  const bool moves = (opcode & 0xfe) == 0xa4;
+  if (!moves && (opcode & 0xfe) != 0xaa) return;
+  const uint64_t mask = (mode & mode::k32) != 0 ? 0xffff'ffff : ~uint64_t{0};
+  auto& gpr = cpu_.s.gpr;
+  const uint64_t distance = gpr[x86::kRdi] - fault_scratch_[0];
+  gpr[x86::kRdi] = (hot_.scratch[3] + distance) & mask;
+  if (moves) gpr[x86::kRsi] = (fault_scratch_[1] + distance) & mask;
+}
+
 bool Runner::take_host_fault() {
   const std::lock_guard lock(cache_.mutex());
   InsnMap insn;
-  const Block* block = cache_.find_host(reinterpret_cast<const uint8_t*>(hot_.exit_value), insn);
+  const auto* host = reinterpret_cast<const uint8_t*>(hot_.exit_value);
+  const Block* block = cache_.find_host(host, insn);
   ASSERT(block != nullptr, "translated code faults only inside blocks");
+  take_back_host_addresses(host, block->mode);
   cpu_.s.rip = block->address(insn.guest, hot_.page_base);
   if (shared_.options.count) cpu_.budget += block->count - insn.index;
   if (insn.host_flags)

@@ -92,6 +92,7 @@ class Runner final : public interp::Native {
   uint64_t share(const ShareMissInfo& share, uint64_t address);
   uint64_t copy_crossing(uint64_t address, unsigned size);
   bool take_host_fault();
+  void take_back_host_addresses(const uint8_t* host, Mode mode);
   void run_checked(const Place& place, bool supervisor);
 
   Shared& shared_;
@@ -107,7 +108,8 @@ class Runner final : public interp::Native {
   std::optional<x86::Exception> fault_;
   x86::Exception raised_{};
   uint64_t checks_ = 0;
-  uint64_t fault_flags_ = 0;  // RFLAGS at a host fault
+  uint64_t fault_flags_ = 0;                 // RFLAGS at a host fault
+  std::array<uint64_t, 2> fault_scratch_{};  // kS0 and kS1
   Translator translator_;
   Arena arena_;  // what translator_ writes to
   std::unique_ptr<GuestCode> code_;
