@@ -1,6 +1,7 @@
 #include "devices/virtio/queue.h"
 
 #include <bit>
+#include <utility>
 
 #include "base/log.h"
 #include "devices/virtio/packed_ring.h"
@@ -102,7 +103,8 @@ std::optional<Chain> Queue::take_again(const ChainRecord& record) {
   if (!record.lengths.empty() && record.slots <= size()) chain = record.chain();
   if (chain && in_order_) {
     const auto at = static_cast<uint16_t>(chain->sequence() - first_taken_);
-    if (at >= taken_.size() || taken_[at].done) chain.reset();
+    // A second chain of one place would be given back when the place is gone.
+    if (at >= taken_.size() || taken_[at].done || std::exchange(taken_[at].again, true)) chain.reset();
   }
   if (!chain || !ring_->accessible(*chain)) ring_->fail("a kept request that cannot be");
   if (!look()) return std::nullopt;

@@ -48,7 +48,8 @@ class Queue {
   std::optional<Chain> pop();
   // Undoes the last pop(), before a later one: the chain will be taken again.
   void unpop(Chain chain);
-  // A chain that was popped before the state was saved; none, and the queue breaks, when it cannot be.
+  // A chain that was popped before the state was saved; none, and the queue breaks, when it cannot be. Each
+  // once.
   std::optional<Chain> take_again(const ChainRecord& record);
   bool empty();  // nothing available, or broken, or closed
   // Returns a chain as used, its first `written` writable bytes filled. The driver sees it at once (when
@@ -85,6 +86,7 @@ class Queue {
     uint16_t head = 0;
     uint16_t slots = 1;
     bool done = false;
+    bool again = false;  // given out by take_again()
     uint32_t written = 0;
   };
   bool look();  // after each operation on the ring: whether it is still good

@@ -95,6 +95,19 @@ TEST_P(InOrderTest, kept_chain_that_was_never_taken_breaks) {
   EXPECT_TRUE(queue.broken());
 }
 
+TEST_P(InOrderTest, kept_chain_that_is_named_twice_breaks) {
+  Queue queue = make();
+  offer();
+  const ChainRecord record = queue.pop()->record();
+  auto first = queue.take_again(record), second = queue.take_again(record);
+  EXPECT_TRUE(first.has_value());
+  EXPECT_FALSE(second.has_value());
+  EXPECT_TRUE(queue.broken());
+  // What was given out goes back where it came from, and nowhere else.
+  if (first) queue.push(*std::move(first), 0);
+  if (second) queue.push(*std::move(second), 0);
+}
+
 INSTANTIATE_TEST_SUITE_P(Rings, InOrderTest, testing::Bool(),
                          [](const auto& kind) { return kind.param ? "packed" : "split"; });
 
