@@ -138,14 +138,23 @@ void Device::wait_until_idle() {
   for (unsigned i = 0; i < queue_count(); ++i) wait_until_idle(i);
 }
 
+// Whoever sends kept requests again may begin after they were found idle, until the locks are held.
+std::unique_ptr<Device::AllLocks> Device::lock_idle(unsigned first, unsigned end) {
+  for (;;) {
+    for (unsigned i = first; i < end; ++i) wait_until_idle(i);
+    auto locks = std::make_unique<AllLocks>(*this);
+    const auto from = in_flight_.begin();
+    if (std::all_of(from + first, from + end, [](const auto& each) { return each == 0; })) return locks;
+  }
+}
+
 void Device::reset() {
   {
     const AllLocks locks(*this);
     running_ = false;
     for (unsigned i = 0; i < queue_count(); ++i) abandon_locked(i);
   }
-  wait_until_idle();  // nothing begins while it does not run
-  const AllLocks locks(*this);
+  const auto locks = lock_idle(0, queue_count());
   queues_.clear();
   driver_features_ = 0;
   legacy_driver_ = false;
@@ -159,8 +168,7 @@ void Device::reset_queue(unsigned index) {
     queues_[index]->close();
     abandon_locked(index);
   }
-  wait_until_idle(index);
-  const AllLocks locks(*this);
+  const auto locks = lock_idle(index, index + 1);
   queues_[index].reset();
   queue_stopped_locked(index);
 }

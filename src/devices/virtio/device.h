@@ -175,6 +175,8 @@ class Device {
   class AllLocks;
   void wait_until_idle();
   void wait_until_idle(unsigned queue);
+  // Waits until the queues [first, end) have no request in flight, and keeps it so.
+  std::unique_ptr<AllLocks> lock_idle(unsigned first, unsigned end);
   void need_reset(std::string_view why);
   void report_locked(const Queue& queue);
   void make_queues(std::span<const QueueSetup> setups);

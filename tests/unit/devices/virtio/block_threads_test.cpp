@@ -1,9 +1,13 @@
 // virtio-blk with its completions on an I/O thread, while several vCPUs notify and one resets the device.
 #include <gtest/gtest.h>
 
+#include <array>
 #include <atomic>
 #include <barrier>
+#include <cerrno>
+#include <semaphore>
 #include <thread>
+#include <utility>
 
 #include "block/backend.h"
 #include "block/null/null_node.h"
@@ -135,6 +139,86 @@ TEST(BlockThreads, queues_run_at_the_same_time) {
   other.join();
   EXPECT_EQ(first.used_index(), 16);
   EXPECT_EQ(second.used_index(), 16);
+}
+
+// A disk that keeps the first flush and does not finish the second by itself. A thread that asks for its size
+// with `gated` set waits there, with the lock of the device's configuration.
+class GatedDisk final : public ostler::block::Backend {
+ public:
+  const std::string& name() const override { return name_; }
+  uint64_t size() const override {
+    if (gated) {
+      waiting.release();
+      open.acquire();
+    }
+    return 1 << 20;
+  }
+  bool read_only() const override { return false; }
+  void read(uint64_t, std::vector<iovec>, ostler::block::Done done) override { done(0); }
+  void write(uint64_t, std::vector<iovec>, ostler::block::Done done) override { done(0); }
+  void flush(ostler::block::Done done) override {
+    if (std::exchange(first_, false)) return done(ENOSPC);
+    second = std::move(done);
+  }
+  void discard(uint64_t, uint64_t, ostler::block::Done done) override { done(0); }
+  void write_zeroes(uint64_t, uint64_t, bool, ostler::block::Done done) override { done(0); }
+  void defer(std::function<void()> task) override { task(); }
+  ostler::block::Verdict judge(bool, int) override { return ostler::block::Verdict::kKeep; }
+  void on_resume(std::function<void()> handler) override { resume = std::move(handler); }
+
+  static thread_local bool gated;
+  mutable std::binary_semaphore waiting{0}, open{0};
+  std::function<void()> resume;
+  ostler::block::Done second;
+
+ private:
+  bool first_ = true;
+  const std::string name_ = "gated";
+};
+thread_local bool GatedDisk::gated = false;
+
+TEST(BlockThreads, request_that_is_sent_again_while_its_queue_is_reset) {
+  const auto others_go_on = [] {
+    for (int i = 0; i < 100; ++i) std::this_thread::yield();
+  };
+  for (int round = 0; round < 30; ++round) {
+    GuestMemory memory;
+    FakeQueue driver(memory, 16);
+    QuietTransport transport;
+    const auto disk = std::make_shared<GatedDisk>();
+    BlockDevice device(memory.space, {disk}, Options());
+    device.connect(transport);
+    const QueueSetup setups[] = {driver.setup};
+    ASSERT_TRUE(device.activate(kFeatures | feature(VIRTIO_F_RING_RESET), setups));
+    driver.chain().readable_object(RequestHeader{4, 0, 0}).writable(1).offer();
+    device.notify(0);
+    const uint16_t unknown = driver.chain().readable_object(RequestHeader{99, 0, 0}).writable(1).offer();
+    device.notify(0);
+    uint16_t answered = driver.used_index();
+    ASSERT_EQ(answered, 1);
+    std::thread reader([&] {
+      GatedDisk::gated = true;
+      std::array<std::byte, 8> bytes;
+      device.read_config(0, bytes);
+    });
+    disk->waiting.acquire();
+    std::thread resetter([&] { device.reset_queue(0); });
+    // Until nothing is taken any more.
+    for (;; answered = driver.used_index()) {
+      driver.make_available(unknown);
+      device.notify(0);
+      if (driver.used_index() == answered) break;
+    }
+    others_go_on();
+    disk->resume();
+    disk->open.release();
+    reader.join();
+    others_go_on();
+    ASSERT_TRUE(disk->second);
+    disk->second(0);
+    resetter.join();
+    ASSERT_EQ(driver.used_index(), answered + 1);
+  }
 }
 
 TEST(BlockThreads, resets_of_several_queues_under_load) {
