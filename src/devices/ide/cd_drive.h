@@ -34,6 +34,7 @@ class CdDrive final : public Drive {
   static constexpr uint8_t kSteps = 4;
 
   void execute(uint8_t code) override;
+  bool has_device_reset() const override { return true; }
   void data_read() override;
   void data_written() override;
   void dma_done() override;

@@ -71,8 +71,10 @@ uint8_t Drive::status() const {
 void Drive::command(uint8_t code) {
   if (reset_pending_) return;
   interrupt_ = false;
-  // §6.2: while a command is carried out no other begins, but for the reset of ATAPI devices.
-  if (phase_ != Phase::kIdle && code != static_cast<uint8_t>(Command::kDeviceReset)) return;
+  // §6.2: while a command is carried out no other begins, but for the reset of ATAPI devices. A disk, which
+  // does not know that one, must not end a command by refusing it: the host may be busy with its request.
+  if (phase_ != Phase::kIdle && (code != static_cast<uint8_t>(Command::kDeviceReset) || !has_device_reset()))
+    return;
   if (phase_ == Phase::kIdle) error_ = 0;
   execute(code);
 }

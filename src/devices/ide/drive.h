@@ -94,8 +94,9 @@ class Drive {
   };
 
   virtual void execute(uint8_t code) = 0;
-  virtual void data_read() = 0;     // the guest has taken what begin_data_in() offered
-  virtual void data_written() = 0;  // it has given what begin_data_out() asked for
+  virtual bool has_device_reset() const { return false; }  // DEVICE RESET is carried out, at any time
+  virtual void data_read() = 0;                            // the guest has taken what begin_data_in() offered
+  virtual void data_written() = 0;                         // it has given what begin_data_out() asked for
   virtual void dma_done() = 0;
   virtual void dma_failed(int error) = 0;
   virtual void host_done(int error) = 0;

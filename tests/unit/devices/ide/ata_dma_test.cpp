@@ -281,5 +281,23 @@ TEST_F(AtaDma, RequestsInFlightHoldTheMemoryAndEndBeforeTheChannel) {
   EXPECT_FALSE(irq());
 }
 
+// DEVICE RESET is for ATAPI devices. Were a busy disk to refuse it as it refuses other commands, a second one
+// could begin, whose length the first one's end would be counted against.
+TEST_F(AtaDma, DeviceResetDoesNotEndACommandOfADisk) {
+  disk->hold = true;
+  table({{kMemory, 4096}});
+  address28(kSectors - 8, 8);
+  command(Command::kWriteDma);
+  start(false);
+  command(Command::kDeviceReset);
+  EXPECT_EQ(alternate() & 0x80, 0x80);
+  EXPECT_FALSE(irq());
+  address28(kSectors - 1, 1);
+  command(Command::kWriteDma);
+  disk->release();
+  EXPECT_EQ(status(), kIdle) << "of the first, and nothing else has begun";
+  EXPECT_EQ(disk->log, "w");
+}
+
 }  // namespace
 }  // namespace ostler::ide::test
