@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <utility>
 
 namespace ostler::chardev {
 
@@ -85,16 +86,20 @@ size_t FdChannel::write(std::span<const std::byte> bytes) {
   return taken;
 }
 
+// What is queued when it is called. What comes meanwhile is another task's: a guest that keeps writing to a
+// descriptor that keeps taking must not keep the loop.
 void FdChannel::flush() {
-  bool tell = false;
+  bool tell = false, taken = false;
   for (;;) {
     if (written_ == writing_.size()) {
       writing_.clear();
       written_ = 0;
       const std::lock_guard lock(mutex_);
-      flush_posted_ = false;
       tell |= short_;
       short_ = false;
+      flush_posted_ = taken && !queue_.empty();
+      if (flush_posted_) schedule(&FdChannel::flush);
+      if (std::exchange(taken, true)) break;
       std::swap(queue_, writing_);
       if (writing_.empty()) break;
     }
