@@ -64,7 +64,9 @@ void LocalApic::write_divide(uint32_t value) {
   const std::lock_guard lock(mutex_);
   if (divide_ == (value & 0xb)) return;
   const int64_t now = loop_.clock().now();
-  const int64_t ticks_left = expires_ > now ? (expires_ - now) / tick_ns_locked() : 0;
+  // A saved state may have set it further away than the register counts.
+  const int64_t ticks_left =
+      expires_ > now ? std::min<int64_t>((expires_ - now) / tick_ns_locked(), UINT32_MAX) : 0;
   divide_ = value & 0xb;
   if (expires_ < 0 || timer_mode_locked() == TimerMode::kTscDeadline) return;
   expires_ = now + ticks_left * tick_ns_locked();  // the count goes on at the new rate

@@ -1,5 +1,8 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <span>
+
 #include "bench.h"
 #include "devices/chipset/apic_bus.h"
 #include "devices/chipset/local_apic.h"
@@ -169,6 +172,26 @@ TEST_F(LocalApicTimerTest, JumpOfTheTscMovesTheDeadline) {
   apic.tsc_changed();
   bench.advance(1);
   EXPECT_TRUE(take());
+}
+
+TEST_F(LocalApicTimerTest, ATimeFarAheadInASavedStateIsDividedWithoutOverflow) {
+  constexpr uint32_t kCount = 0x7654321;
+  write(kTimer, kOneShot);
+  write(kInitial, kCount);
+  state::Saver saver;
+  apic.state(saver);
+  auto stream = saver.take();
+  const int64_t expires = bench.clock.now() + kCount, far = INT64_MAX / 2 - 1;
+  const auto saved = std::as_bytes(std::span(&expires, 1)), other = std::as_bytes(std::span(&far, 1));
+  const auto at = std::ranges::search(stream, saved).begin();
+  ASSERT_NE(at, stream.end());
+  std::ranges::copy(other, at);
+  state::Loader loader(stream);
+  apic.state(loader);
+  ASSERT_TRUE(loader.finish());
+  EXPECT_EQ(read(kCurrent), kCount);
+  write(kDivide, kDivideBy128);
+  EXPECT_EQ(read(kCurrent), kCount);
 }
 
 TEST_F(LocalApicTimerTest, RestoredTimerGoesOn) {
