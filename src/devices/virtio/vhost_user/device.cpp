@@ -6,7 +6,11 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
 #include <cstdio>
+#include <mutex>
+#include <optional>
+#include <utility>
 
 #include "base/log.h"
 #include "devices/virtio/vhost_user/user_session.h"
@@ -27,6 +31,31 @@ void clear_event(const Fd& event) {
   uint64_t count = 0;
   [[maybe_unused]] const ssize_t got = ::read(event.get(), &count, sizeof count);
 }
+
+// What is told of connections, at most one line a second for all devices: a back end that comes to our socket
+// and leaves, again and again, must not fill the host's disk.
+class Warnings {
+ public:
+  void tell(const std::string& line) {
+    using std::chrono::steady_clock;
+    const std::lock_guard lock(mutex_);
+    const auto now = steady_clock::now();
+    if (last_ && now - *last_ < std::chrono::seconds(1)) {
+      ++untold_;
+      return;
+    }
+    last_ = now;
+    const unsigned more = std::exchange(untold_, 0u);
+    log::warning(more == 0 ? line : fmt::format("{}; {} more such events", line, more));
+  }
+
+ private:
+  std::mutex mutex_;
+  std::optional<std::chrono::steady_clock::time_point> last_;
+  unsigned untold_ = 0;
+};
+
+Warnings of_lost, of_unfit;
 
 }  // namespace
 
@@ -145,7 +174,7 @@ void VhostUserDevice::hear_back_end() {
 
 void VhostUserDevice::lose_locked(const std::string& why) {
   if (session_locked() != nullptr) session_->end();
-  log::warning(fmt::format("{}: the back end at {} is lost: {}{}", name(), address_.path, why,
+  of_lost.tell(fmt::format("{}: the back end at {} is lost: {}{}", name(), address_.path, why,
                            reconnects() ? "; a new one is looked for" : ""));
   for (unsigned i = 0; i < rings_.size(); ++i)
     if (rings_[i].started)
@@ -205,7 +234,7 @@ void VhostUserDevice::reconnect() {
   if (!socket) return again();
   auto opened = UserSession::open(*std::move(socket));
   const auto unfit = [&](const std::string& why) {
-    log::warning(fmt::format("{}: the new back end at {} is of no use: {}", name(), address_.path, why));
+    of_unfit.tell(fmt::format("{}: the new back end at {} is of no use: {}", name(), address_.path, why));
     again();
   };
   if (!opened) return unfit(opened.error().message());

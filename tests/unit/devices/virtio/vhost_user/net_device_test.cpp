@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "fake_driver.h"
@@ -328,6 +329,25 @@ TEST_F(VhostUserNetTest, back_end_comes_to_a_listener_again_and_again) {
     send("arrives");
     EXPECT_TRUE(caller.pop(1)) << i;
   }
+}
+
+TEST_F(VhostUserNetTest, back_end_that_comes_and_leaves_does_not_fill_the_log) {
+  constexpr size_t kTimes = 20;
+  const std::string path = fake.path() + "-ours";
+  auto listener = Listener::open(path);
+  ASSERT_TRUE(listener) << listener.error().message();
+  FakeBackEnd caller(has, path);
+  auto result = NetDevice::create(memory.space, loop, options, 1, {.path = path, .listener = *listener});
+  ASSERT_TRUE(result) << result.error().message();
+  device = *std::move(result);
+  testing::internal::CaptureStderr();
+  for (size_t i = 0; i < kTimes; ++i) {
+    caller.hang_up();
+    while (device->connected()) pump();
+    while (!device->connected()) pump();
+  }
+  const std::string told = testing::internal::GetCapturedStderr();
+  EXPECT_LT(std::ranges::count(told, '\n'), static_cast<ptrdiff_t>(kTimes));
 }
 
 // --- saving ---------------------------------------------------------------------------------------------
