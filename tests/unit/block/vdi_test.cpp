@@ -1,4 +1,5 @@
 // VirtualBox images.
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "base/bytes.h"
@@ -119,6 +120,20 @@ TEST_F(VdiTest, vdi_entry_beyond_the_file_is_an_error) {
   EXPECT_EQ(context.run_until(read_bytes(*node, 0, &byte, 1)), -EIO);
   close(node);
   EXPECT_EQ(check(file, "vdi").corruptions, 1u);
+}
+
+// Each write of the guest finds it.
+TEST_F(VdiTest, vdi_that_cannot_be_written_is_told_once) {
+  const std::string file = path("disk.vdi");
+  create(file, "vdi", {{"size", kSize}});
+  patch_le<uint32_t>(file, 512, 1000);
+  NodePtr node = open(file, "vdi", fast());
+  ASSERT_NE(node, nullptr);
+  testing::internal::CaptureStderr();
+  for (int i = 0; i < 3; ++i) EXPECT_NE(write(*node, 2 << 20, "x"), 0);
+  const std::string told = testing::internal::GetCapturedStderr();
+  EXPECT_EQ(std::ranges::count(told, '\n'), 1) << told;
+  close(node);
 }
 
 TEST_F(VdiTest, vdi_damaged_headers_are_refused) {

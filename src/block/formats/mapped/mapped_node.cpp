@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "base/log.h"
 
@@ -151,7 +152,7 @@ Task<int> MappedNode::begin_change() {
   if (!prepared_) {
     auto prepared = co_await prepare_writing();
     if (!prepared) {
-      log::warning(prepared.error().message());
+      if (!std::exchange(told_, true)) log::warning(prepared.error().message());
       co_return prepared.error().host_errno() != 0 ? -prepared.error().host_errno() : -EIO;
     }
     prepared_ = true;

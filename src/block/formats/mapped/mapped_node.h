@@ -107,6 +107,7 @@ class MappedNode : public Node, protected Checker {
 
   bool read_only_;
   bool prepared_ = false;  // of allocation_
+  bool told_ = false;      // why it cannot be: the guest may try again and again
   uint64_t size_ = 0;
   uint64_t cluster_bytes_ = 1;
   Edge file_;
