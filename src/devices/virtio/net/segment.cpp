@@ -82,7 +82,7 @@ bool Segmenter::parse(const VnetHeader& header) {
   if (transport_ + (tcp_ ? 20 : 8) > frame_.size()) return false;
   const size_t length = tcp_ ? 4 * (at(transport_ + 12) >> 4) : 8;
   payload_ = transport_ + length;
-  return (!tcp_ || length >= 20) && payload_ <= frame_.size();
+  return (!tcp_ || length >= 20) && payload_ <= std::min(kMostHeaders, frame_.size());
 }
 
 void Segmenter::segment(size_t i, std::vector<std::byte>& out) const {

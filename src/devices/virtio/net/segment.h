@@ -20,6 +20,7 @@ bool finish_checksum(std::span<std::byte> frame, const ostler::net::VnetHeader& 
 class Segmenter {
  public:
   static constexpr size_t kMostSegments = 2048;
+  static constexpr size_t kMostHeaders = 512;  // bytes before the payload, of which each segment has a copy
 
   // `frame` stays as it is while this is used. The header's gso_type is TCPV4, TCPV6 or UDP_L4.
   Segmenter(std::span<const std::byte> frame, const ostler::net::VnetHeader& header);

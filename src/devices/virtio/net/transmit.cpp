@@ -1,4 +1,7 @@
 // From the guest to the back end.
+#include <algorithm>
+#include <utility>
+
 #include "base/log.h"
 #include "devices/virtio/net/device.h"
 #include "devices/virtio/net/segment.h"
@@ -44,12 +47,14 @@ void NetDevice::sendable(unsigned pair) {
 void NetDevice::transmit_locked(unsigned pair) {
   Queue& queue = *this->queue(transmit_queue(pair));
   queue.set_notifications(false);
-  // A driver that keeps adding must not keep this thread for ever: the back end calls again.
-  for (unsigned left = 2u * queue.size();; --left) {
+  // A driver that keeps adding, or leaves much to cut, must not keep this thread for ever: the back end calls
+  // again.
+  for (unsigned left = 2u * queue.size();;) {
     if (left == 0) {
       backend_.wake_sender(pair);
       break;
     }
+    --left;
     auto chain = queue.pop();
     if (!chain) {
       queue.set_notifications(true);
@@ -61,7 +66,7 @@ void NetDevice::transmit_locked(unsigned pair) {
       queue.unpop(*std::move(chain));
       break;  // sendable() goes on
     }
-    pairs_[pair].segments_sent = 0;
+    left -= std::min<unsigned>(left, std::exchange(pairs_[pair].segments_sent, uint16_t{0}));
     if (!queue.broken()) queue.push(*std::move(chain), 0);
   }
   signal_locked(queue);

@@ -182,6 +182,9 @@ void Control::state(state::Archive& archive) {
   interface_.store(driving, std::memory_order_release);
   const bool started = driving == Interface::kLegacy || (status_byte & status::kDriverOk) != 0;
   archive.check(!activated || (started && features_accepted()), "activated");
+  // The driver that goes on from there activates what it has agreed to.
+  const bool agreed = driving != Interface::kLegacy && (status_byte & status::kFeaturesOk) != 0;
+  archive.check(!agreed || features_accepted(), "driver_features");
   if (archive.loading()) status_.store(status_byte, std::memory_order_release);
   activated_ = activated;
   device_.state(archive, activated, driver_features_, queues_);

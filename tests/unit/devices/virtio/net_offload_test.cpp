@@ -76,6 +76,19 @@ TEST_F(NetOffloadTest, backend_that_fills_up_among_segments_gets_the_rest_later)
   EXPECT_EQ(data, large.bytes.substr(large.payload));
 }
 
+TEST_F(NetOffloadTest, much_to_cut_takes_more_turns_than_one) {
+  start(kHost);
+  VnetHeader vnet = large_header();
+  vnet.gso_size = 100;
+  for (int i = 0; i < 2; ++i) tx.chain().readable(header_bytes(vnet)).readable(large.bytes).offer();
+  const int before = backend.wakes;
+  device->notify(1);
+  EXPECT_EQ(backend.frames.size(), 30u);
+  EXPECT_EQ(backend.wakes, before + 1);
+  backend.receiver->sendable(0);
+  EXPECT_EQ(backend.frames.size(), 60u);
+}
+
 TEST_F(NetOffloadTest, what_was_not_negotiated_is_dropped) {
   start(kBase | feature(VIRTIO_NET_F_CSUM));
   send(large.bytes, large_header());

@@ -137,6 +137,16 @@ TEST(Segmenter, refuses_what_does_not_fit) {
   ASSERT_EQ(count(v6.bytes, early), 2u);
   early.csum_start = 20;
   EXPECT_EQ(count(v6.bytes, early), 0u);
+  // Headers that would be copied into each segment, as long as the driver likes.
+  VnetHeader late = early;
+  std::string longer = v6.bytes.substr(0, v6.transport);
+  late.csum_start = static_cast<uint16_t>(Segmenter::kMostHeaders - (v6.payload - v6.transport));
+  longer.resize(late.csum_start);
+  longer += v6.bytes.substr(v6.transport);
+  EXPECT_EQ(count(longer, late), 2u);
+  longer.insert(v6.transport, 1, '\0');
+  ++late.csum_start;
+  EXPECT_EQ(count(longer, late), 0u);
 }
 
 TEST(FinishChecksum, refuses_a_place_outside_of_the_frame) {

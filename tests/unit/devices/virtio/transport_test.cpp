@@ -39,10 +39,11 @@ class TestDevice final : public Device {
     config_changed_locked();
   }
   int served = 0;
+  uint64_t more_features = 0;
   bool is_running() const { return running(); }
 
  private:
-  uint64_t device_features() const override { return feature(kTestFeature); }
+  uint64_t device_features() const override { return feature(kTestFeature) | more_features; }
   void config_locked(std::vector<std::byte>& config) override { config.assign(bytes_.begin(), bytes_.end()); }
   void config_written_locked(uint64_t offset, std::span<const std::byte> from) override {
     for (size_t i = 0; i < from.size() && offset + i < bytes_.size(); ++i) bytes_[offset + i] = from[i];
@@ -582,6 +583,29 @@ uint16_t access_window(pci::Bus& bus) {
                       bus.config_read(PciBench::kDevfn, static_cast<uint16_t>(at + 3), 1) == 5))
     at = bus.config_read(PciBench::kDevfn, static_cast<uint16_t>(at + 1), 1);
   return static_cast<uint16_t>(at);
+}
+
+TEST(ControlState, features_that_were_agreed_on_were_offered) {
+  GuestMemory memory;
+  TestDevice saved(memory.space), loaded(memory.space);
+  saved.more_features = feature(kTestFeature + 1);
+  Control from(saved);
+  ASSERT_TRUE(from.claim(Interface::kModern));
+  from.write_driver_features(static_cast<uint32_t>(saved.more_features));
+  from.driver_feature_select = 1;
+  from.write_driver_features(static_cast<uint32_t>(feature(VIRTIO_F_VERSION_1) >> 32));
+  from.write_status(status::kAcknowledge | status::kDriver | status::kFeaturesOk);
+  ASSERT_NE(from.status() & status::kFeaturesOk, 0);
+  state::Saver saver;
+  from.state(saver);
+  const auto bytes = saver.take();
+  for (const bool same : {true, false}) {
+    loaded.more_features = same ? saved.more_features : 0;
+    Control to(loaded);
+    state::Loader loader(bytes);
+    to.state(loader);
+    EXPECT_EQ(loader.finish().has_value(), same);
+  }
 }
 
 TEST(VirtioPciTest, configuration_access_window) {
