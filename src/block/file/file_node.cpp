@@ -447,6 +447,7 @@ Task<Result<void>> FileNode::reopen(bool writable) {
   if (!file) co_return std::move(file).error();
   next.locking = options_.locking;
   Fd old = std::move(fd_);
+  if (options_.locking) unlock_image(old.get());
   old.reset();
   fd_ = std::move(file->fd);
   options_ = next;

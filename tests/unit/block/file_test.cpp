@@ -5,9 +5,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <filesystem>
 #include <random>
+#include <string>
 #include <thread>
+#include <vector>
 
+#include "base/fd.h"
 #include "block_fixture.h"
 
 namespace ostler::block {
@@ -296,6 +300,21 @@ TEST_F(BlockTest, reopening_gives_up_and_takes_up_write_access) {
   EXPECT_FALSE(FileNode::open({.path = file, .read_only = true}));
   ASSERT_TRUE(context.run_until(node->reopen(false)));
   EXPECT_TRUE(FileNode::open({.path = file, .read_only = true}));
+}
+
+// As an io_uring does that has not let go of the file yet.
+TEST_F(BlockTest, reopening_does_not_wait_for_others_who_hold_the_old_file) {
+  const std::string file = make_file("disk", std::string(512, 'a'));
+  auto node = open_file(file);
+  std::vector<Fd> held;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
+    std::error_code gone;
+    if (std::filesystem::read_symlink(entry.path(), gone) == file)
+      held.emplace_back(dup(std::stoi(entry.path().filename())));
+  }
+  ASSERT_FALSE(held.empty());
+  const auto reopened = context.run_until(node->reopen(false));
+  EXPECT_TRUE(reopened) << reopened.error().message();
 }
 
 class ThreadsTest : public BlockTest {

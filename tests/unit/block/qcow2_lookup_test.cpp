@@ -78,7 +78,8 @@ TEST_F(Qcow2LookupTest, all_of_the_l1_table_is_there_once_the_image_is_written_o
   EXPECT_EQ(write(*node, 7 * kPart, "seven"), 0);
   EXPECT_EQ(flush(*node), 0);
   faults->clear();
-  ASSERT_TRUE(context.run_until(node->reopen(false)));
+  const auto reopened = context.run_until(node->reopen(false));
+  ASSERT_TRUE(reopened) << reopened.error().message();
   EXPECT_EQ(read(*node, 7 * kPart, 5), "seven");
   const auto report = check(*node);
   EXPECT_EQ(report.corruptions + report.errors + report.leaks, 0u);
