@@ -160,20 +160,20 @@ TEST_F(BackendsTest, NamedPipes) {
   EXPECT_TRUE(run_until(loop, [&] { return frontend.input == "in"; }));
 }
 
-// A peer of 127.0.0.1, and the port that it is at.
-std::pair<Fd, std::string> udp_peer() {
-  Fd peer(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+// A socket at a port of 127.0.0.1, and which.
+std::pair<Fd, std::string> socket_at_port(int type) {
+  Fd made(::socket(AF_INET, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   sockaddr_in address{};
   address.sin_family = AF_INET;
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
   socklen_t size = sizeof address;
-  EXPECT_EQ(::bind(peer.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
-  EXPECT_EQ(::getsockname(peer.get(), reinterpret_cast<sockaddr*>(&address), &size), 0);
-  return {std::move(peer), std::to_string(ntohs(address.sin_port))};
+  EXPECT_EQ(::bind(made.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+  EXPECT_EQ(::getsockname(made.get(), reinterpret_cast<sockaddr*>(&address), &size), 0);
+  return {std::move(made), std::to_string(ntohs(address.sin_port))};
 }
 
 TEST_F(BackendsTest, UdpCarriesDatagramsBothWays) {
-  const auto [peer, port] = udp_peer();
+  const auto [peer, port] = socket_at_port(SOCK_DGRAM);
   const auto backend = open({.kind = Kind::kUdp, .host = "127.0.0.1", .port = port});
   backend->attach(&frontend);
   EXPECT_EQ(frontend.opened, 1);
@@ -200,9 +200,9 @@ TEST_F(BackendsTest, UdpCarriesDatagramsBothWays) {
 }
 
 TEST_F(BackendsTest, UdpIsDeafToOthersAndOutlivesItsPeer) {
-  auto [peer, port] = udp_peer();
-  auto [stranger, strangers_port] = udp_peer();
-  auto [own, own_port] = udp_peer();
+  auto [peer, port] = socket_at_port(SOCK_DGRAM);
+  auto [stranger, strangers_port] = socket_at_port(SOCK_DGRAM);
+  auto [own, own_port] = socket_at_port(SOCK_DGRAM);
   own.reset();
   const auto backend = open({.kind = Kind::kUdp,
                              .host = "127.0.0.1",
@@ -235,7 +235,7 @@ TEST_F(BackendsTest, UdpIsDeafToOthersAndOutlivesItsPeer) {
 }
 
 TEST_F(BackendsTest, UdpErrorsNameTheAddress) {
-  const auto [peer, port] = udp_peer();
+  const auto [peer, port] = socket_at_port(SOCK_DGRAM);
   const auto taken = chardev::open(
       loop,
       {.kind = Kind::kUdp, .host = "127.0.0.1", .port = "9", .local_host = "127.0.0.1", .local_port = port});
@@ -436,14 +436,7 @@ TEST_F(ReconnectingTest, FindsAServerThatHasGoneAgain) {
 }
 
 TEST_F(ReconnectingTest, TcpServerThatRefusesIsTriedAgain) {
-  Fd taken(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t size = sizeof address;
-  ASSERT_EQ(::bind(taken.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
-  ASSERT_EQ(::getsockname(taken.get(), reinterpret_cast<sockaddr*>(&address), &size), 0);
-  const std::string port = std::to_string(ntohs(address.sin_port));
+  auto [taken, port] = socket_at_port(SOCK_STREAM);
   ::testing::internal::CaptureStderr();
   const auto backend =
       open({.kind = Kind::kTcpSocket, .host = "127.0.0.1", .port = port, .reconnect_seconds = 1});

@@ -49,6 +49,19 @@ class VhostUserNetTest : public testing::Test {
     for (size_t i = 0; i < setups_.size(); ++i) setups_[i] = queues[i].setup;
     ASSERT_TRUE(device->activate(features_, setups_));
   }
+  // Makes the device with a socket of its own, and returns the back end that has come to it; null: none.
+  std::unique_ptr<FakeBackEnd> be_called() {
+    const std::string path = fake.path() + "-ours";
+    auto listener = Listener::open(path);
+    EXPECT_TRUE(listener) << listener.error().message();
+    if (!listener) return nullptr;
+    auto caller = std::make_unique<FakeBackEnd>(has, path);
+    auto result = NetDevice::create(memory.space, loop, options, 1, {.path = path, .listener = *listener});
+    EXPECT_TRUE(result) << result.error().message();
+    if (!result) return nullptr;
+    device = *std::move(result);
+    return caller;
+  }
   void pump() {
     loop.post([this] { loop.stop(); });
     loop.run();
@@ -314,35 +327,25 @@ TEST_F(VhostUserNetTest, next_back_end_may_not_have_less) {
 }
 
 TEST_F(VhostUserNetTest, back_end_comes_to_a_listener_again_and_again) {
-  const std::string path = fake.path() + "-ours";
-  auto listener = Listener::open(path);
-  ASSERT_TRUE(listener) << listener.error().message();
-  FakeBackEnd caller(has, path);
-  auto result = NetDevice::create(memory.space, loop, options, 1, {.path = path, .listener = *listener});
-  ASSERT_TRUE(result) << result.error().message();
-  device = *std::move(result);
+  const auto caller = be_called();
+  ASSERT_NE(caller, nullptr);
   ASSERT_TRUE(device->activate(kBase, std::vector{queues[0].setup, queues[1].setup, queues[2].setup}));
   for (size_t i = 1; i <= 3; ++i) {
-    caller.hang_up();
+    caller->hang_up();
     while (device->connected()) pump();
     while (!device->connected()) pump();
     send("arrives");
-    EXPECT_TRUE(caller.pop(1)) << i;
+    EXPECT_TRUE(caller->pop(1)) << i;
   }
 }
 
 TEST_F(VhostUserNetTest, back_end_that_comes_and_leaves_does_not_fill_the_log) {
   constexpr size_t kTimes = 20;
-  const std::string path = fake.path() + "-ours";
-  auto listener = Listener::open(path);
-  ASSERT_TRUE(listener) << listener.error().message();
-  FakeBackEnd caller(has, path);
-  auto result = NetDevice::create(memory.space, loop, options, 1, {.path = path, .listener = *listener});
-  ASSERT_TRUE(result) << result.error().message();
-  device = *std::move(result);
+  const auto caller = be_called();
+  ASSERT_NE(caller, nullptr);
   testing::internal::CaptureStderr();
   for (size_t i = 0; i < kTimes; ++i) {
-    caller.hang_up();
+    caller->hang_up();
     while (device->connected()) pump();
     while (!device->connected()) pump();
   }
