@@ -7,9 +7,32 @@
 // with the card's lock held, from any thread.
 #pragma once
 
+#include <sys/uio.h>
+
+#include <optional>
+#include <span>
+
 #include "net/frame.h"
 
 namespace ostler::net {
+
+// Frames that a back end has not read from its peer yet, so that a card can have them where it wants them.
+// Only within Receiver::receive_from().
+class FrameSource {
+ public:
+  virtual ~FrameSource() = default;
+  struct Taken {
+    VnetHeader header;
+    size_t bytes = 0;                 // of the frame
+    std::span<const std::byte> rest;  // what `places` had no room for; until the next call
+  };
+  // Reads the next frame into `places` (at most kMostPlaces), from the first on. None: there is none at the
+  // moment.
+  static constexpr size_t kMostPlaces = 1000;
+  virtual std::optional<Taken> take(std::span<const iovec> places) = 0;
+  // The frame that was taken last, whole: the back end keeps it until receiver_ready().
+  virtual void put_back(std::span<const std::byte> frame) = 0;
+};
 
 // The card, as its back end sees it.
 class Receiver {
@@ -19,6 +42,13 @@ class Receiver {
   // header asks for nothing but what Backend::set_receive_offloads() allowed. False: no room. The back end
   // keeps it and tries again after receiver_ready(queue).
   virtual bool receive(const Frame& frame, unsigned queue) = 0;
+  // The same for a frame that `source` still has: a card that can lends it its own memory to be read into.
+  enum class Receipt {
+    kFrame,
+    kNothing,
+    kNoRoom
+  };  // one was taken; `source` had none; it keeps it or has it
+  virtual Receipt receive_from(FrameSource& source, unsigned queue);
   // No more frames of `queue` at the moment: the time to interrupt the guest, for a card that waited with it.
   virtual void received_all(unsigned queue) { static_cast<void>(queue); }
   // send() refused a frame of this queue, or was asked for by wake_sender(), and there is room now.
@@ -26,6 +56,14 @@ class Receiver {
   // The peer came or went (a socket's; a tap device always has one). First told by Backend::link_up().
   virtual void link_changed(bool up) { static_cast<void>(up); }
 };
+
+inline Receiver::Receipt Receiver::receive_from(FrameSource& source, unsigned queue) {
+  const auto taken = source.take({});
+  if (!taken) return Receipt::kNothing;
+  if (receive({taken->rest, taken->header}, queue)) return Receipt::kFrame;
+  source.put_back(taken->rest);
+  return Receipt::kNoRoom;
+}
 
 class Backend {
  public:

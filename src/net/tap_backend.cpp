@@ -7,8 +7,10 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
 #include "base/log.h"
 
@@ -109,32 +111,77 @@ void TapBackend::wake_sender(unsigned queue) {
   update_task_.post();
 }
 
-bool TapBackend::deliver(Queue& queue) {
-  VnetHeader header;
-  const size_t skip = device_.vnet_header ? sizeof header : 0;
-  if (queue.filled < skip + kMinFrame) return true;
-  if (skip != 0) std::memcpy(&header, queue.buffer.data(), sizeof header);
+// What the kernel has for a queue.
+class TapBackend::Source final : public FrameSource {
+ public:
+  Source(TapBackend& backend, Queue& queue) : backend_(backend), queue_(queue) {}
+
+  std::optional<Taken> take(std::span<const iovec> places) override;
+  void put_back(std::span<const std::byte> frame) override;
+  bool lost() const { return lost_; }
+
+ private:
+  TapBackend& backend_;
+  Queue& queue_;
+  bool lost_ = false;
+};
+
+std::optional<FrameSource::Taken> TapBackend::Source::take(std::span<const iovec> places) {
+  std::array<iovec, kMostPlaces + 2> pieces;
+  size_t count = 0, room = 0;
+  const size_t skip = backend_.device_.vnet_header ? sizeof queue_.header : 0;
+  if (skip != 0) pieces[count++] = {&queue_.header, skip};
+  for (const iovec& place : places.first(std::min(places.size(), kMostPlaces))) {
+    pieces[count++] = place;
+    room += place.iov_len;
+  }
+  pieces[count++] = {queue_.buffer.data(), queue_.buffer.size()};
+  const ssize_t got =
+      ::readv(backend_.device_.queues[queue_.index].get(), pieces.data(), static_cast<int>(count));
+  // EFAULT: a place lost its memory, and the kernel the frame.
+  lost_ = got <= 0 && errno != EAGAIN && errno != EINTR && errno != EFAULT;
+  if (got < static_cast<ssize_t>(skip + kMinFrame)) return std::nullopt;
+  const size_t bytes = static_cast<size_t>(got) - skip;
+  return Taken{queue_.header, bytes, std::span(queue_.buffer).first(bytes - std::min(bytes, room))};
+}
+
+void TapBackend::Source::put_back(std::span<const std::byte> frame) {
+  queue_.filled = std::min(frame.size(), queue_.buffer.size());
+  std::memmove(queue_.buffer.data(), frame.data(), queue_.filled);
+}
+
+bool TapBackend::deliver_held(Queue& queue) {
+  if (queue.filled == 0) return true;
   const std::lock_guard lock(receiver_mutex_);
-  return receiver_ == nullptr ||
-         receiver_->receive({std::span(queue.buffer).first(queue.filled).subspan(skip), header}, queue.index);
+  if (receiver_ != nullptr &&
+      !receiver_->receive({std::span(queue.buffer).first(queue.filled), queue.header}, queue.index))
+    return false;
+  queue.filled = 0;
+  return true;
+}
+
+Receiver::Receipt TapBackend::take_one(Queue& queue) {
+  Source source(*this, queue);
+  auto receipt = Receiver::Receipt::kNothing;
+  {
+    const std::lock_guard lock(receiver_mutex_);
+    if (receiver_ != nullptr)
+      receipt = receiver_->receive_from(source, queue.index);
+    else if (source.take({}))
+      receipt = Receiver::Receipt::kFrame;
+  }
+  if (source.lost()) lost();
+  return receipt;
 }
 
 void TapBackend::read(Queue& queue) {
-  bool any = false;
-  if (queue.held) {
-    queue.held = !deliver(queue);
-    any = !queue.held;
-  }
-  for (int left = kReadsAtOnce; left != 0 && !queue.held; --left) {
-    const ssize_t got = ::read(device_.queues[queue.index].get(), queue.buffer.data(), queue.buffer.size());
-    if (got < 0 && (errno == EAGAIN || errno == EINTR)) break;
-    if (got <= 0) {
-      lost();
-      break;
-    }
-    queue.filled = static_cast<size_t>(got);
-    queue.held = !deliver(queue);
-    any = any || !queue.held;
+  if (queue.held && !deliver_held(queue)) return;
+  bool any = std::exchange(queue.held, false);
+  for (int left = kReadsAtOnce; left != 0; --left) {
+    const auto receipt = take_one(queue);
+    any = any || receipt == Receiver::Receipt::kFrame;
+    queue.held = receipt == Receiver::Receipt::kNoRoom;
+    if (receipt != Receiver::Receipt::kFrame) break;
   }
   if (!any) return;
   const std::lock_guard lock(receiver_mutex_);

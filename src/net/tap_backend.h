@@ -39,19 +39,22 @@ class TapBackend final : public Backend {
 
  private:
   struct Queue {
-    explicit Queue(unsigned i) : index(i), buffer(sizeof(VnetHeader) + kMaxFrame) {}
+    explicit Queue(unsigned i) : index(i), buffer(kMaxFrame) {}
     const unsigned index;
-    std::vector<std::byte> buffer;
-    size_t filled = 0;  // of buffer: a frame that the receiver had no room for
-    bool held = false;
+    VnetHeader header;              // of the frame in buffer
+    std::vector<std::byte> buffer;  // a frame or, while it is taken, what the receiver has no place for
+    size_t filled = 0;              // of buffer: a frame that was put back; 0: none
+    bool held = false;              // the receiver had no room
     bool watching = false;
     uint32_t watched = 0;              // epoll events
     std::atomic<bool> asked{false};    // the card has room again
     std::atomic<bool> refused{false};  // somebody waits for sendable()
   };
+  class Source;
   void ready(Queue& queue, uint32_t events);
   void read(Queue& queue);
-  bool deliver(Queue& queue);
+  bool deliver_held(Queue& queue);
+  Receiver::Receipt take_one(Queue& queue);
   void update();  // what cards and senders asked for, and what the loop watches for
   void lost();
 

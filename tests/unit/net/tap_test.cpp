@@ -115,6 +115,59 @@ TEST_F(TapTest, frames_both_ways) {
   EXPECT_TRUE(card_gets(numbered_frame(2)));
 }
 
+// A card with room of its own for the first bytes of each frame, which it hands back while it is closed.
+struct LendingCard : Card {
+  Receipt receive_from(FrameSource& source, unsigned queue) override {
+    iovec places[] = {{first, 20}, {first + 20, sizeof first - 20}};
+    const auto taken = source.take(places);
+    if (!taken) return Receipt::kNothing;
+    std::vector<std::byte> whole(first, first + taken->bytes - taken->rest.size());
+    whole.insert(whole.end(), taken->rest.begin(), taken->rest.end());
+    if (receive({whole, taken->header}, queue)) return Receipt::kFrame;
+    source.put_back(whole);
+    const std::lock_guard lock(mutex);
+    ++refused;
+    changed.notify_all();
+    return Receipt::kNoRoom;
+  }
+  bool gets(const std::string& bytes) {
+    return !wait_for([&](const std::string& each) { return each == bytes; }).empty();
+  }
+  std::byte first[100];
+  int refused = 0;
+};
+
+class TapLendingTest : public TapTest, public testing::WithParamInterface<const char*> {
+ protected:
+  ~TapLendingTest() override {
+    thread.stop();
+    backend.reset();  // before its card
+  }
+  LendingCard lending;
+};
+
+TEST_P(TapLendingTest, frames_are_read_into_the_cards_memory) {
+  ASSERT_EQ(try_open("ifname=tap7,script=no,downscript=no,vnet_hdr=" + std::string(GetParam())), "");
+  backend->attach(&lending);
+  ASSERT_TRUE(set_up("tap7", true));
+  host = packet_socket("tap7");
+  thread.start();
+  host_sends(numbered_frame(1, 1000));
+  EXPECT_TRUE(lending.gets(numbered_frame(1, 1000)));
+  host_sends(numbered_frame(2, 60));
+  EXPECT_TRUE(lending.gets(numbered_frame(2, 60)));
+  lending.set_open(false);
+  host_sends(numbered_frame(3, 1000));
+  host_sends(numbered_frame(4, 1000));
+  EXPECT_TRUE(lending.wait([&] { return lending.refused != 0; }));
+  lending.set_open(true);
+  backend->receiver_ready(0);
+  EXPECT_TRUE(lending.gets(numbered_frame(3, 1000)));
+  EXPECT_TRUE(lending.gets(numbered_frame(4, 1000)));
+}
+
+INSTANTIATE_TEST_SUITE_P(Headers, TapLendingTest, testing::Values("on", "off"));
+
 TEST_F(TapTest, frames_both_ways_without_headers) {
   start("ifname=tap7,script=no,downscript=no,vnet_hdr=off");
   EXPECT_EQ(backend->send_offloads(), 0u);

@@ -66,8 +66,9 @@ class NetDevice final : public Device, private ostler::net::Receiver {
  private:
   // Of one queue pair.
   struct Pair {
-    uint16_t segments_sent =
-        0;  // of the frame at the head of the transmit queue, when the back end took a part of them
+    // Of the frame at the head of the transmit queue, when the back end took a part of them.
+    uint16_t segments_sent = 0;
+    size_t received = 0;  // bytes of the last frame for the guest
   };
   static unsigned receive_queue(unsigned pair) { return 2 * pair; }
   static unsigned transmit_queue(unsigned pair) { return 2 * pair + 1; }
@@ -88,6 +89,7 @@ class NetDevice final : public Device, private ostler::net::Receiver {
 
   // Any thread.
   bool receive(const ostler::net::Frame& frame, unsigned pair) override;
+  Receipt receive_from(ostler::net::FrameSource& source, unsigned pair) override;
   void received_all(unsigned pair) override;
   void sendable(unsigned pair) override;
   void link_changed(bool up) override;
@@ -100,8 +102,23 @@ class NetDevice final : public Device, private ostler::net::Receiver {
   }
   // Does what the guest does not accept; false: it cannot be done.
   bool fit_for_guest_locked(ostler::net::Frame& frame);
+  // Chains that one frame is put into.
+  struct Buffers {
+    std::vector<Chain> chains;
+    uint64_t room = 0;
+  };
+  // Takes more of them until there is room for `total` bytes, or the driver has no more.
+  void gather_locked(Queue& queue, uint64_t total, Buffers& buffers);
+  void give_back_locked(Queue& queue, Buffers& buffers);
+  bool never_fits_locked(const Queue& queue, const Buffers& buffers) const;
   bool receive_locked(Queue& queue, const ostler::net::Frame& frame, const Rss::Hash& hash);
-  void signal_received_locked();
+  // The last of `frame` are the bytes of `rest`; those before are in the buffers already.
+  void fill_locked(Queue& queue, Buffers& buffers, const ostler::net::VnetHeader& header,
+                   const Rss::Hash& hash, uint64_t bytes, std::span<const std::byte> rest);
+  // The queue whose buffers may be lent to be read into; null: none.
+  Queue* lending_queue_locked(unsigned pair);
+  std::optional<Receipt> receive_lent_locked(Queue& queue, ostler::net::FrameSource& source,
+                                             size_t& expected);
   void transmit_locked(unsigned pair);
   // False: the back end is full.
   bool send_locked(Queue& queue, unsigned pair, const Chain& chain);

@@ -19,6 +19,7 @@ bool NetDevice::receive(const Frame& from, unsigned pair) {
   if (rss_.steers()) pair = rss_.queue(hash);
   Queue* queue = pair < most_pairs_ ? this->queue(receive_queue(pair)) : nullptr;
   if (queue == nullptr || receive_queue(pair) == control_queue()) queue = this->queue(receive_queue(0));
+  if (pair < most_pairs_) pairs_[pair].received = frame.bytes.size();
   if (queue == nullptr || receive_locked(*queue, frame, hash)) return true;
   signal_locked(*queue);
   return false;
@@ -48,45 +49,67 @@ bool NetDevice::fit_for_guest_locked(Frame& frame) {
   return true;
 }
 
-bool NetDevice::receive_locked(Queue& queue, const Frame& frame, const Rss::Hash& hash) {
-  const uint64_t head = header_bytes();
-  const uint64_t total = head + frame.bytes.size();
+void NetDevice::gather_locked(Queue& queue, uint64_t total, Buffers& buffers) {
   const bool mergeable = has_feature(VIRTIO_NET_F_MRG_RXBUF);
-  std::vector<Chain> chains;
-  uint64_t room = 0;
-  while (room < total && (chains.empty() || (mergeable && chains.size() < queue.size()))) {
+  auto& chains = buffers.chains;
+  while (buffers.room < total && (chains.empty() || (mergeable && chains.size() < queue.size()))) {
     auto chain = queue.pop();
     if (!chain) break;
-    room += chain->writable_bytes();
+    buffers.room += chain->writable_bytes();
     chains.push_back(*std::move(chain));
   }
-  // §5.1.6.3.1: the header is in one buffer.
-  const bool header_fits = !chains.empty() && chains[0].writable_bytes() >= head;
+}
+
+void NetDevice::give_back_locked(Queue& queue, Buffers& buffers) {
+  for (auto it = buffers.chains.rbegin(); it != buffers.chains.rend(); ++it) queue.unpop(std::move(*it));
+  buffers = {};
+}
+
+// Whether a frame that found too little room in `buffers` chains will never find more.
+bool NetDevice::never_fits_locked(const Queue& queue, const Buffers& buffers) const {
+  return !buffers.chains.empty() &&
+         (!has_feature(VIRTIO_NET_F_MRG_RXBUF) || buffers.chains.size() == queue.size());
+}
+
+bool NetDevice::receive_locked(Queue& queue, const Frame& frame, const Rss::Hash& hash) {
+  const uint64_t head = header_bytes();
+  Buffers buffers;
+  gather_locked(queue, head + frame.bytes.size(), buffers);
   if (queue.broken()) return true;
-  if (!chains.empty() && !header_fits)
+  // §5.1.6.3.1: the header is in one buffer.
+  if (!buffers.chains.empty() && buffers.chains[0].writable_bytes() < head)
     return fail_locked(queue, "a receive buffer smaller than its header"), true;
-  if (room < total) {
-    const bool never = !chains.empty() && (!mergeable || chains.size() == queue.size());
-    for (auto it = chains.rbegin(); it != chains.rend(); ++it) queue.unpop(std::move(*it));
+  if (buffers.room < head + frame.bytes.size()) {
+    const bool never = never_fits_locked(queue, buffers);
+    give_back_locked(queue, buffers);
     return never;  // too large for the driver's buffers: dropped; else it waits for more of them
   }
+  fill_locked(queue, buffers, frame.header, hash, frame.bytes.size(), frame.bytes);
+  return true;
+}
 
-  const Header header = {.vnet = frame.header, .num_buffers = static_cast<uint16_t>(chains.size())};
+void NetDevice::fill_locked(Queue& queue, Buffers& buffers, const VnetHeader& vnet, const Rss::Hash& hash,
+                            uint64_t bytes, std::span<const std::byte> rest) {
+  const uint64_t head = header_bytes();
+  auto& chains = buffers.chains;
+  const Header header = {.vnet = vnet, .num_buffers = static_cast<uint16_t>(chains.size())};
   const auto header_view = std::as_bytes(std::span(&header, 1));
   bool good = chains[0].write(queue.dma(), 0, header_view.first(std::min(head, sizeof header)));
   if (head > sizeof header)
     good = good && chains[0].write_object(queue.dma(), sizeof header, HashHeader{hash.value, hash.report, 0});
-  uint64_t sent = 0;
+  const uint64_t there = bytes - rest.size();
+  uint64_t done = 0;
   for (uint16_t i = 0; i < header.num_buffers; ++i) {
     const uint64_t skip = i == 0 ? head : 0;
-    const uint64_t size = std::min(chains[i].writable_bytes() - skip, frame.bytes.size() - sent);
-    good = good && chains[i].write(queue.dma(), skip, frame.bytes.subspan(sent, size));
-    sent += size;
+    const uint64_t size = std::min(chains[i].writable_bytes() - skip, bytes - done);
+    const uint64_t from = std::clamp(there, done, done + size);  // the first byte to be copied
+    good = good &&
+           chains[i].write(queue.dma(), skip + (from - done), rest.subspan(from - there, done + size - from));
+    done += size;
     queue.stage(std::move(chains[i]), static_cast<uint32_t>(skip + size));
   }
-  if (!good) return fail_locked(queue, "a receive buffer outside RAM"), true;
+  if (!good) return fail_locked(queue, "a receive buffer outside RAM");
   queue.publish();
-  return true;
 }
 
 }  // namespace ostler::virtio::net

@@ -3,6 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cstring>
+#include <deque>
 #include <string>
 #include <vector>
 
@@ -52,6 +55,32 @@ struct FakeBackend final : ostler::net::Backend {
   std::vector<bool> links;
   std::vector<std::string> frames;
   std::vector<ostler::net::VnetHeader> headers;
+};
+
+// Frames that wait in a kernel's queue.
+struct FakeSource final : ostler::net::FrameSource {
+  std::optional<Taken> take(std::span<const iovec> places) override {
+    lent = 0;
+    for (const iovec& place : places) lent += place.iov_len;
+    if (frames.empty()) return std::nullopt;
+    frame = frames.front();
+    frames.pop_front();
+    std::string_view left = frame;
+    for (const iovec& place : places) {
+      const size_t size = std::min(place.iov_len, left.size());
+      std::memcpy(place.iov_base, left.data(), size);
+      left.remove_prefix(size);
+    }
+    return Taken{header, frame.size(), std::as_bytes(std::span(left))};
+  }
+  void put_back(std::span<const std::byte> bytes) override {
+    kept = {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+  }
+  std::deque<std::string> frames;
+  ostler::net::VnetHeader header;
+  std::string frame;  // the last one taken
+  std::string kept;   // the last one put back
+  size_t lent = 0;    // bytes, at the last call
 };
 
 struct CountingTransport final : Transport {
