@@ -468,7 +468,12 @@ void VhostUserDevice::submit_locked(unsigned index) {
   if (!follow_used_ring_locked(index)) return fail_locked(guest, "its used ring has moved");
   if (ring.shadow->lent()) take_used_locked(index);
   const bool crowded = std::exchange(ring.crowded, false);
-  for (;;) {
+  for (unsigned left = 2u * guest.size();; --left) {
+    if (left == 0) {
+      // A driver that adds chains and, in a lent ring, uses them itself: others want the lock too.
+      signal_event(wake_);
+      break;
+    }
     const bool kept = !ring.kept.empty();
     auto chain = kept ? std::optional(std::move(ring.kept.front())) : guest.pop();
     if (kept) ring.kept.pop_front();

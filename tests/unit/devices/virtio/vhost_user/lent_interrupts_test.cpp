@@ -451,6 +451,52 @@ TEST_F(LentInterrupts, memory_that_comes_leaves_the_ring_where_it_is) {
   change.remove(region);
 }
 
+// Another vCPU that runs whenever the device has taken a chain: it uses the one before, as if it were the
+// back end, and makes the next available.
+class SecondVcpu final : public memory::CodeListener {
+ public:
+  SecondVcpu(PluggedDisk& disk, unsigned most) : disk_(disk), queue_(disk.queues[0]), most_(most) {
+    offer();
+    disk.memory.space.set_code_listener(this);
+    disk.memory.ram().flags(queue_.setup.device).fetch_or(memory::page_flag::kCode);
+  }
+  ~SecondVcpu() override { disk_.memory.space.set_code_listener(nullptr); }
+  void code_written(memory::RamBlock&, uint64_t offset, uint64_t) override {
+    if (offset != queue_.setup.device + 4 + 8u * queue_.setup.size) return;  // where the index is told
+    if (taken != 0) use(static_cast<uint16_t>(taken - 1));
+    if (++taken < most_) offer();
+  }
+  unsigned taken = 0;
+
+ private:
+  void offer() {
+    disk_.memory.release(room_);
+    queue_.chain().readable_object(PluggedDisk::Request{}).writable(512).writable(1).offer_indirect();
+  }
+  void use(uint16_t index) {
+    const auto slot = static_cast<uint16_t>(index % queue_.setup.size);
+    disk_.memory.put(queue_.setup.device + 4 + 8u * slot, ostler::virtio::test::Used{slot, 0});
+    disk_.memory.put<uint16_t>(queue_.setup.device + 2, static_cast<uint16_t>(index + 1));
+  }
+  PluggedDisk& disk_;
+  ostler::virtio::test::FakeQueue& queue_;
+  const unsigned most_;
+  const uint64_t room_ = disk_.memory.allocate(0, kPageSize);
+};
+
+TEST_F(LentInterrupts, a_driver_that_uses_its_own_chains_gets_its_share) {
+  disk.start();
+  SecondVcpu other(disk, 100);
+  disk.set(0x3000, 2, 0);
+  for (unsigned shares = 1; shares <= 6; ++shares) {
+    EXPECT_EQ(other.taken, 16 * shares);
+    disk.pump();
+  }
+  EXPECT_EQ(other.taken, 100u) << "without another notification";
+  EXPECT_TRUE(disk.device->connected());
+  EXPECT_FALSE(failed());
+}
+
 // ---- room for tables ----
 TEST_F(LentInterrupts, chains_wait_for_room_and_we_hear_the_calls_meanwhile) {
   disk.start();
