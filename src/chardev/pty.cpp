@@ -32,20 +32,20 @@ class Pty final : public FdChannel {
  private:
   void peer_closed() override {
     disconnect();
-    probe_.set(loop().clock().now() + kProbeNs);
+    probe_.start(kProbeNs);
   }
   void probe() {
     pollfd state{master_.get(), POLLIN, 0};
     ::poll(&state, 1, 0);
     if ((state.revents & POLLHUP) != 0)
-      probe_.set(loop().clock().now() + kProbeNs);
+      probe_.start(kProbeNs);
     else
       connect(master_.get(), master_.get());
   }
 
   Fd master_;
   std::string path_;
-  event::Timer probe_;
+  event::HostTimer probe_;
 };
 
 }  // namespace

@@ -1,7 +1,7 @@
 // A client of a unix or TCP socket that connects again when its server has gone, and tries at the start until
 // there is one:
 //
-//     waiting --- N seconds of the guest's clock ---> connecting ---> connected
+//     waiting --- N seconds of the host's clock ----> connecting ---> connected
 //        ^--------------- refused -----------------------/               |
 //        ^--------------- the server has gone ---------------------------/
 //
@@ -79,13 +79,13 @@ class ReconnectingSocket final : public FdChannel {
     peer_.reset();
     wait();
   }
-  void wait() { timer_.set(loop().clock().now() + seconds_ * kNsPerSecond); }
+  void wait() { timer_.start(seconds_ * kNsPerSecond); }
 
   const SocketAddress address_;
   const unsigned seconds_;
   Fd connecting_, peer_;  // at most one of them
   bool told_ = false;
-  event::Timer timer_;
+  event::HostTimer timer_;
 };
 
 }  // namespace

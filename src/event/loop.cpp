@@ -1,5 +1,5 @@
-// Timers share one timerfd. A thread that sets the earliest deadline arms it itself, so that a vCPU which
-// programs its timer thousands of times a second does not wake the loop's thread each time.
+// Timers of a clock share one timerfd. A thread that sets the earliest deadline arms it itself, so that a
+// vCPU which programs its timer thousands of times a second does not wake the loop's thread each time.
 #include "event/loop.h"
 
 #include <sys/epoll.h>
@@ -25,13 +25,20 @@ void drain(int fd) {
   [[maybe_unused]] const ssize_t got = ::read(fd, &count, sizeof count);  // EAGAIN: already drained
 }
 
+Fd alarm() {
+  return Fd(timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK));
+}
+
 }  // namespace
 
-Timer::Timer(Loop& loop, std::function<void()> callback) : loop_(loop), callback_(std::move(callback)) {}
+Timer::Timer(Loop& loop, std::function<void()> callback) : Timer(loop, std::move(callback), false) {}
+
+Timer::Timer(Loop& loop, std::function<void()> callback, bool on_host_clock)
+    : loop_(loop), callback_(std::move(callback)), on_host_clock_(on_host_clock) {}
 
 Timer::~Timer() {
   std::unique_lock lock(loop_.mutex_);
-  if (deadline_ >= 0) loop_.timers_.erase({deadline_, this});
+  if (deadline_ >= 0) loop_.timers_of(*this).waiting.erase({deadline_, this});
   ASSERT(loop_.running_ != this || !loop_.on_loop_thread(), "a timer is not destroyed by its own callback");
   loop_.idle_.wait(lock, [&] { return loop_.running_ != this; });
 }
@@ -40,16 +47,17 @@ void Timer::set(int64_t deadline_ns) {
   deadline_ns = std::max<int64_t>(deadline_ns, 0);
   const std::lock_guard lock(loop_.mutex_);
   if (deadline_ == deadline_ns) return;
-  if (deadline_ >= 0) loop_.timers_.erase({deadline_, this});
+  Loop::Timers& timers = loop_.timers_of(*this);
+  if (deadline_ >= 0) timers.waiting.erase({deadline_, this});
   deadline_ = deadline_ns;
-  loop_.timers_.insert({deadline_, this});
-  if (deadline_ < loop_.armed_) loop_.arm_locked();
+  timers.waiting.insert({deadline_, this});
+  if (deadline_ < timers.armed) loop_.arm_locked(timers);
 }
 
 void Timer::cancel() {
   const std::lock_guard lock(loop_.mutex_);
   if (deadline_ < 0) return;
-  loop_.timers_.erase({deadline_, this});
+  loop_.timers_of(*this).waiting.erase({deadline_, this});
   deadline_ = -1;  // the alarm may ring for nothing: cheaper than a system call here
 }
 
@@ -58,19 +66,36 @@ bool Timer::armed() const {
   return deadline_ >= 0;
 }
 
+HostTimer::HostTimer(Loop& loop, std::function<void()> callback) : timer_(loop, std::move(callback), true) {}
+
+void HostTimer::start(int64_t delay_ns) {
+  timer_.set(timer_.loop_.host_now() + delay_ns);
+}
+
 Loop::Loop(VirtualClock& clock, std::string name)
     : clock_(clock),
       name_(std::move(name)),
       epoll_(epoll_create1(EPOLL_CLOEXEC)),
       wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
-      alarm_(timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK)) {
-  ASSERT(epoll_ && wake_ && alarm_, "a process has descriptors for its event loop");
+      guest_timers_{.alarm = alarm(), .waiting = {}},
+      host_timers_{.alarm = alarm(), .waiting = {}} {
+  ASSERT(epoll_ && wake_ && guest_timers_.alarm && host_timers_.alarm,
+         "a process has descriptors for its event loop");
   watch(wake_.get(), EPOLLIN, [this](uint32_t) { drain(wake_.get()); });
-  watch(alarm_.get(), EPOLLIN, [this](uint32_t) { drain(alarm_.get()); });
+  watch(guest_timers_.alarm.get(), EPOLLIN, [this](uint32_t) { drain(guest_timers_.alarm.get()); });
+  watch(host_timers_.alarm.get(), EPOLLIN, [this](uint32_t) {
+    drain(host_timers_.alarm.get());
+    run_timers(host_timers_);
+  });
 }
 
 Loop::~Loop() {
-  ASSERT(timers_.empty(), "timers are destroyed before their loop");
+  ASSERT(guest_timers_.waiting.empty() && host_timers_.waiting.empty(),
+         "timers are destroyed before their loop");
+}
+
+int64_t Loop::host_now() const {
+  return host_monotonic_ns() + skipped_host_time_.load(std::memory_order_relaxed);
 }
 
 void Loop::run() {
@@ -90,7 +115,7 @@ void Loop::run() {
       dispatch(static_cast<int>(static_cast<uint32_t>(tag)), static_cast<uint32_t>(tag >> 32),
                events[static_cast<size_t>(i)].events);
     }
-    if (!clock_.paused()) run_timers();
+    if (!clock_.paused()) run_timers(guest_timers_);
     run_tasks();
   }
   stop_.store(false, std::memory_order_release);
@@ -128,14 +153,14 @@ void Loop::run_tasks() {
   for (auto& task : tasks) task();
 }
 
-void Loop::run_timers() {
+void Loop::run_timers(Timers& timers) {
   std::unique_lock lock(mutex_);
   // Timers that are set anew to a time that has passed meanwhile wait for the next turn: descriptors get
   // theirs.
-  const int64_t now = clock_.now();
-  while (!timers_.empty() && timers_.begin()->first <= now) {
-    Timer* timer = timers_.begin()->second;
-    timers_.erase(timers_.begin());
+  const int64_t now = now_of(timers);
+  while (!timers.waiting.empty() && timers.waiting.begin()->first <= now) {
+    Timer* timer = timers.waiting.begin()->second;
+    timers.waiting.erase(timers.waiting.begin());
     timer->deadline_ = -1;
     running_ = timer;
     lock.unlock();
@@ -144,40 +169,53 @@ void Loop::run_timers() {
     running_ = nullptr;
     idle_.notify_all();
   }
-  arm_locked();
+  arm_locked(timers);
 }
 
-void Loop::arm_locked() {
-  const int64_t next = timers_.empty() ? INT64_MAX : timers_.begin()->first;
-  const int64_t now = clock_.now();
-  if (next == INT64_MAX || clock_.paused()) {
-    armed_ = INT64_MAX;  // an alarm that still rings is harmless
+void Loop::arm_locked(Timers& timers) {
+  const int64_t next = timers.waiting.empty() ? INT64_MAX : timers.waiting.begin()->first;
+  const int64_t now = now_of(timers);
+  if (next == INT64_MAX || (&timers == &guest_timers_ && clock_.paused())) {
+    timers.armed = INT64_MAX;  // an alarm that still rings is harmless
     return;
   }
-  if (next == armed_ && next > now) return;
-  armed_ = next;
+  if (next == timers.armed && next > now) return;
+  timers.armed = next;
   const int64_t delay = std::max<int64_t>(next - now, 1);  // 0 would disarm
   itimerspec spec{};
   spec.it_value.tv_sec = delay / kSecond;
   spec.it_value.tv_nsec = delay % kSecond;
-  timerfd_settime(alarm_.get(), 0, &spec, nullptr);
+  timerfd_settime(timers.alarm.get(), 0, &spec, nullptr);
 }
 
 void Loop::clock_changed() {
   const std::lock_guard lock(mutex_);
-  armed_ = INT64_MAX;
-  arm_locked();
+  guest_timers_.armed = INT64_MAX;
+  arm_locked(guest_timers_);
 }
 
 std::optional<int64_t> Loop::next_deadline() const {
   const std::lock_guard lock(mutex_);
-  if (timers_.empty()) return std::nullopt;
-  return timers_.begin()->first;
+  if (guest_timers_.waiting.empty()) return std::nullopt;
+  return guest_timers_.waiting.begin()->first;
 }
 
 void Loop::run_due() {
-  run_timers();
+  run_timers(guest_timers_);
+  run_timers(host_timers_);
   run_tasks();
+}
+
+void Loop::skip_host_time(int64_t ns) {
+  skipped_host_time_.fetch_add(ns, std::memory_order_relaxed);
+  const std::lock_guard lock(mutex_);
+  host_timers_.armed = INT64_MAX;
+  arm_locked(host_timers_);
+}
+
+bool Loop::host_timer_armed() const {
+  const std::lock_guard lock(mutex_);
+  return !host_timers_.waiting.empty();
 }
 
 bool Loop::watch(int fd, uint32_t events, std::function<void(uint32_t)> callback) {

@@ -1,4 +1,5 @@
-// The event loop: file descriptors, timers on the virtual clock, and posted tasks, all run on one thread.
+// The event loop: file descriptors, timers on the virtual clock and on the host's, and posted tasks, all run
+// on one thread.
 #pragma once
 
 #include <atomic>
@@ -38,9 +39,25 @@ class Timer {
 
  private:
   friend class Loop;
+  friend class HostTimer;
+  Timer(Loop& loop, std::function<void()> callback, bool on_host_clock);
   Loop& loop_;
-  std::function<void()> callback_;
+  const std::function<void()> callback_;
+  const bool on_host_clock_ = false;
   int64_t deadline_ = -1;  // guarded by Loop::mutex_
+};
+
+// The same on the host's monotonic clock, which runs while the guest is paused: for what the host's side
+// waits for.
+class HostTimer {
+ public:
+  HostTimer(Loop& loop, std::function<void()> callback);
+  void start(int64_t delay_ns);  // from now
+  void cancel() { timer_.cancel(); }
+  bool armed() const { return timer_.armed(); }
+
+ private:
+  Timer timer_;
 };
 
 class Loop {
@@ -74,30 +91,43 @@ class Loop {
   // thread.
   std::optional<int64_t> next_deadline() const;
   void run_due();  // timers with deadline <= now, then posted tasks
+  // For tests: so much of the host's time has passed, for host timers.
+  void skip_host_time(int64_t ns);
+  bool host_timer_armed() const;  // any
 
  private:
   friend class Timer;
+  friend class HostTimer;
   struct Watch {
     uint32_t generation;  // tells a descriptor from an earlier one of the same number
     uint32_t events;      // 0: epoll does not know it
     std::function<void(uint32_t)> callback;
   };
   void wake();
-  void run_timers();
+  // Of one clock. Guarded by mutex_.
+  struct Timers {
+    Fd alarm;
+    std::set<std::pair<int64_t, Timer*>> waiting;
+    int64_t armed = INT64_MAX;  // when the alarm rings, in the clock's time
+  };
+  Timers& timers_of(const Timer& timer) { return timer.on_host_clock_ ? host_timers_ : guest_timers_; }
+  int64_t now_of(const Timers& timers) const { return &timers == &guest_timers_ ? clock_.now() : host_now(); }
+  int64_t host_now() const;
+  void run_timers(Timers& timers);
   void run_tasks();
-  void arm_locked();  // makes alarm_ ring at the earliest deadline, or earlier
+  void arm_locked(Timers& timers);  // makes the alarm ring at the earliest deadline, or earlier
   void dispatch(int fd, uint32_t generation, uint32_t events);
   int control(int operation, int fd, uint32_t events, uint32_t generation) const;
 
   VirtualClock& clock_;
   std::string name_;
-  Fd epoll_, wake_, alarm_;
+  Fd epoll_, wake_;
+  std::atomic<int64_t> skipped_host_time_{0};
   std::atomic<std::thread::id> thread_;
-  mutable std::mutex mutex_;      // guards timers_, running_, armed_, tasks_, Timer::deadline_
+  mutable std::mutex mutex_;      // guards all timers, running_, tasks_
   std::condition_variable idle_;  // running_ became null
-  std::set<std::pair<int64_t, Timer*>> timers_;
+  Timers guest_timers_, host_timers_;
   Timer* running_ = nullptr;
-  int64_t armed_ = INT64_MAX;  // virtual time at which alarm_ rings
   std::vector<std::function<void()>> tasks_;
   std::unordered_map<int, std::shared_ptr<Watch>> watches_;  // loop thread only
   uint32_t next_generation_ = 1;

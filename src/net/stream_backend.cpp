@@ -149,7 +149,7 @@ void StreamBackend::connecting_done() {
   loop_.unwatch(connecting_.get());
   Fd fd = std::move(connecting_);
   if (!failed) return use(std::move(fd));
-  timer_.set(loop_.clock().now() + options_.reconnect_seconds * kNsPerSecond);
+  timer_.start(options_.reconnect_seconds * kNsPerSecond);
 }
 
 // Two guests that start at the same time must not both listen, nor take each other's new socket for one that
@@ -159,7 +159,7 @@ Result<void> StreamBackend::meet() {
   const Fd lock(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!lock) return errno_error(fmt::format("cannot open the folder of {}", options_.address.path), errno);
   if (::flock(lock.get(), LOCK_EX | LOCK_NB) != 0) {
-    timer_.set(loop_.clock().now() + kMeetAgainNs);
+    timer_.start(kMeetAgainNs);
     return {};
   }
   return connect_or_listen();
@@ -180,10 +180,10 @@ Result<void> StreamBackend::connect_or_listen() {
 void StreamBackend::retry() {
   if (peer_ || connecting_ || listener_) return;
   if (options_.role == StreamOptions::Role::kEither) {
-    if (!meet()) timer_.set(loop_.clock().now() + kNsPerSecond);
+    if (!meet()) timer_.start(kNsPerSecond);
     return;
   }
-  if (!connect_later()) timer_.set(loop_.clock().now() + options_.reconnect_seconds * kNsPerSecond);
+  if (!connect_later()) timer_.start(options_.reconnect_seconds * kNsPerSecond);
 }
 
 void StreamBackend::watch_listener(bool on) {
@@ -246,9 +246,9 @@ void StreamBackend::lose(std::string_view why) {
   if (listener_)
     watch_listener(true);
   else if (options_.role == Role::kEither)
-    timer_.set(loop_.clock().now() + kMeetAgainNs);
+    timer_.start(kMeetAgainNs);
   else if (options_.reconnect_seconds != 0)
-    timer_.set(loop_.clock().now() + options_.reconnect_seconds * kNsPerSecond);
+    timer_.start(options_.reconnect_seconds * kNsPerSecond);
 }
 
 void StreamBackend::attach(Receiver* receiver) {

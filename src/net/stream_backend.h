@@ -67,7 +67,7 @@ class StreamBackend final : public Backend {
   event::Loop& loop_;
   const StreamOptions options_;
   SocketAddress address_;
-  event::Timer timer_;
+  event::HostTimer timer_;
   PostedTask update_task_;
   PostedTask deliver_task_;
   Fd listener_;

@@ -131,8 +131,7 @@ TEST_F(BackendsTest, TcpServer) {
   EXPECT_FALSE(backend->connected());
 }
 
-TEST_F(BackendsTest, PtyConnectsWhenItsSlaveIsOpened) {
-  clock.resume();
+TEST_F(BackendsTest, PtyConnectsWhenItsSlaveIsOpenedThoughTheGuestIsPaused) {
   const auto backend = open({.kind = Kind::kPty});
   backend->attach(&frontend);
   const std::string path = pty_path(*backend);
@@ -348,13 +347,13 @@ TEST_F(BackendsTest, LoggedTerminalHasItsName) {
   EXPECT_NE(pty_path(*backend), "");
 }
 
-// A client of a server that comes, goes and comes back; the guest's clock is moved by hand.
+// A client of a server that comes, goes and comes back, while the guest is paused.
 struct ReconnectingTest : BackendsTest {
   static constexpr int64_t kSecond = 1'000'000'000;
   const std::string path = folder + "/socket";
 
   void pass(int64_t time) {
-    clock.advance(time);
+    loop.skip_host_time(time);
     loop.run_due();
   }
   // Everything that is due happens.

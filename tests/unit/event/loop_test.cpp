@@ -124,6 +124,49 @@ TEST_F(LoopTest, ClockMovedByHandRunsWhatIsDue) {
   EXPECT_EQ(clock.now(), 30);
 }
 
+TEST_F(LoopTest, HostTimersFireWhileTheGuestIsPaused) {
+  Timer guests(loop, [] { FAIL() << "its clock stands"; });
+  HostTimer hosts(loop, [&] { loop.stop(); });
+  guests.set(0);
+  hosts.start(1'000'000);
+  EXPECT_TRUE(hosts.armed());
+  loop.run();
+  EXPECT_FALSE(hosts.armed());
+  EXPECT_FALSE(loop.host_timer_armed());
+  guests.cancel();
+}
+
+TEST_F(LoopTest, HostTimersFireInOrderAndOnlyWhenTheyAreDue) {
+  std::vector<int> order;
+  HostTimer late(loop, [&] { order.push_back(2); });
+  HostTimer early(loop, [&] { order.push_back(1); });
+  late.start(int64_t{7200} * 1'000'000'000);
+  early.start(int64_t{3600} * 1'000'000'000);
+  clock.advance(int64_t{86400} * 1'000'000'000);
+  loop.run_due();
+  EXPECT_TRUE(order.empty());
+  loop.skip_host_time(int64_t{3600} * 1'000'000'000);
+  loop.run_due();
+  EXPECT_EQ(order, std::vector<int>{1});
+  loop.skip_host_time(int64_t{3600} * 1'000'000'000);
+  loop.post([&] { loop.stop(); });
+  loop.run();
+  EXPECT_EQ(order, (std::vector<int>{1, 2})) << "the loop sees it too";
+}
+
+TEST_F(LoopTest, HostTimerMayBeCancelledOrStartItself) {
+  int fired = 0;
+  HostTimer timer(loop, [&] {
+    if (++fired < 3) timer.start(1);
+  });
+  timer.start(1);
+  timer.cancel();
+  EXPECT_FALSE(loop.host_timer_armed());
+  timer.start(1);
+  while (loop.host_timer_armed()) loop.run_due();
+  EXPECT_EQ(fired, 3);
+}
+
 TEST_F(LoopTest, DestroyingATimerWaitsForItsCallback) {
   std::promise<void> entered;
   std::atomic<bool> finished{false};

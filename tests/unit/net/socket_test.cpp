@@ -232,7 +232,8 @@ TEST_F(SocketTest, without_a_peer_frames_are_lost) {
   for (unsigned i = 0; i < 5000; ++i) ASSERT_TRUE(backends[0]->send(frame(numbered_frame(i)), 0));
 }
 
-TEST_F(SocketTest, a_client_connects_again) {
+TEST_F(SocketTest, a_client_connects_again_though_the_guest_is_paused) {
+  thread.clock.pause();
   ASSERT_EQ(try_open("stream", "server=off,reconnect=1,addr.type=unix,addr.path=@/s", &left), "");
   EXPECT_FALSE(backends[0]->link_up());
   thread.start();

@@ -219,7 +219,7 @@ void VhostUserDevice::look_for_another() {
   if (address_.listener != nullptr)
     loop_.watch(address_.listener->fd(), EPOLLIN, [this](uint32_t) { reconnect(); });
   else if (address_.reconnect != 0)
-    timer_.set(loop_.clock().now() + int64_t{address_.reconnect} * 1'000'000'000);
+    timer_.start(int64_t{address_.reconnect} * 1'000'000'000);
 }
 
 void VhostUserDevice::reconnect() {

@@ -159,7 +159,7 @@ class VhostUserDevice : public Device {
   memory::AddressSpace::Reader reader_;
   std::shared_ptr<const memory::FlatView> shared_view_;  // that table_ was made of
   MemoryTable table_;
-  event::Timer timer_;  // last: its destructor waits for the callback
+  event::HostTimer timer_;  // last: its destructor waits for the callback
 };
 
 }  // namespace ostler::virtio::vhost_user

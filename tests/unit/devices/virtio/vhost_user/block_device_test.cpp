@@ -61,7 +61,7 @@ class VhostUserBlockTest : public testing::Test {
   }
   void lose() {
     fake->hang_up();
-    while (device->connected() || (reconnect != 0 && !loop.next_deadline())) pump();
+    while (device->connected() || (reconnect != 0 && !loop.host_timer_armed())) pump();
   }
   std::vector<std::byte> saved() {
     state::Saver saver;
@@ -75,7 +75,7 @@ class VhostUserBlockTest : public testing::Test {
     return loader.error();
   }
   void pass_a_second() {
-    clock.advance(1'000'000'000);
+    loop.skip_host_time(1'000'000'000);
     loop.run_due();
   }
 
@@ -85,7 +85,7 @@ class VhostUserBlockTest : public testing::Test {
                                         feature(block::VIRTIO_BLK_F_DISCARD) | feature(50),
                             .config = std::vector<uint8_t>(60)};
   std::unique_ptr<FakeBackEnd> fake;
-  event::VirtualClock clock;  // paused: moved by advance() alone
+  event::VirtualClock clock;  // paused
   event::Loop loop{clock};
   BlockOptions options;
   unsigned reconnect = 0;

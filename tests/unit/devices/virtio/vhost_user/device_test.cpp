@@ -61,7 +61,7 @@ class VhostUserFsTest : public testing::Test {
     while (!condition()) pump();
   }
   void pass_a_second() {
-    clock.advance(1'000'000'000);
+    loop.skip_host_time(1'000'000'000);
     loop.run_due();
   }
   // A request with a unique number; returns where its answer will be.
@@ -94,7 +94,7 @@ class VhostUserFsTest : public testing::Test {
   GuestMemory memory;
   FakeQueue urgent{memory, 8}, requests{memory, 8};
   FakeBackEnd fake{{}};
-  event::VirtualClock clock;  // paused: moved by advance() alone
+  event::VirtualClock clock;  // paused
   event::Loop loop{clock};
   CountingTransport transport;
   Options options;
@@ -229,7 +229,7 @@ TEST_F(VhostUserFsTest, new_back_end_serves_the_running_device) {
   start();
   const uint64_t at = ask(1);
   fake.hang_up();
-  pump_until([this] { return loop.next_deadline().has_value(); });
+  pump_until([this] { return loop.host_timer_armed(); });
   expect_refused(at, 1);
   pass_a_second();
   EXPECT_TRUE(device->connected());
@@ -243,10 +243,10 @@ TEST_F(VhostUserFsTest, back_end_that_is_not_there_is_looked_for_again) {
   start();
   fake.stop_listening();
   fake.hang_up();
-  pump_until([this] { return loop.next_deadline().has_value(); });
+  pump_until([this] { return loop.host_timer_armed(); });
   pass_a_second();
   EXPECT_FALSE(device->connected());
-  EXPECT_TRUE(loop.next_deadline().has_value());
+  EXPECT_TRUE(loop.host_timer_armed());
 }
 
 TEST_F(VhostUserFsTest, new_back_end_with_fewer_queues_is_sent_away) {
@@ -254,7 +254,7 @@ TEST_F(VhostUserFsTest, new_back_end_with_fewer_queues_is_sent_away) {
   start();
   fake.set({.queues = 1});
   fake.hang_up();
-  pump_until([this] { return loop.next_deadline().has_value(); });
+  pump_until([this] { return loop.host_timer_armed(); });
   pass_a_second();
   EXPECT_FALSE(device->connected());
   fake.set({});
@@ -266,7 +266,7 @@ TEST_F(VhostUserFsTest, reset_without_a_back_end) {
   reconnect = 1;
   start();
   fake.hang_up();
-  pump_until([this] { return loop.next_deadline().has_value(); });
+  pump_until([this] { return loop.host_timer_armed(); });
   device->reset();
   pass_a_second();
   EXPECT_TRUE(device->connected());

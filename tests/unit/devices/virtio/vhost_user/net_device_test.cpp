@@ -68,10 +68,10 @@ class VhostUserNetTest : public testing::Test {
   }
   void lose() {
     fake.hang_up();
-    while (device->connected() || (reconnect != 0 && !loop.next_deadline())) pump();
+    while (device->connected() || (reconnect != 0 && !loop.host_timer_armed())) pump();
   }
   void pass_a_second() {
-    clock.advance(1'000'000'000);
+    loop.skip_host_time(1'000'000'000);
     loop.run_due();
   }
   std::vector<std::byte> saved() {
@@ -112,7 +112,7 @@ class VhostUserNetTest : public testing::Test {
                                        feature(VIRTIO_NET_F_CSUM) | feature(VIRTIO_NET_F_HOST_TSO4) |
                                        feature(VIRTIO_NET_F_GUEST_TSO4) | feature(VIRTIO_NET_F_CTRL_RX)};
   FakeBackEnd fake{has};
-  event::VirtualClock clock;  // paused: moved by advance() alone
+  event::VirtualClock clock;  // paused
   event::Loop loop{clock};
   CountingTransport transport;
   Options options;

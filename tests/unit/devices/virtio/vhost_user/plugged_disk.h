@@ -174,7 +174,7 @@ struct PluggedDisk {
   memory::AddressSpace ports{"ports", memory::AddressSpace::kPortSize};
   std::deque<FakeQueue> queues;
   FakeBackEnd fake{back_end_options()};
-  event::VirtualClock clock;  // paused: moved by advance() alone
+  event::VirtualClock clock;  // paused
   event::Loop loop{clock};
   unsigned reconnect = 0;
   bool lends = true;  // irqfd=on
