@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -13,14 +12,19 @@
 #include "base/fd.h"
 #include "chardev/backends.h"
 #include "chardev/fd_channel.h"
+#include "event/acceptor.h"
 
 namespace ostler::chardev {
 namespace {
 
 class Socket final : public FdChannel {
  public:
-  Socket(event::Loop& loop, Fd listener, Fd peer, std::string path)
-      : FdChannel(loop), listener_(std::move(listener)), path_(std::move(path)) {
+  // `address`: of the listener, in warnings. `path`: to be removed at the end.
+  Socket(event::Loop& loop, Fd listener, Fd peer, const std::string& address, std::string path)
+      : FdChannel(loop),
+        listener_(std::move(listener)),
+        path_(std::move(path)),
+        acceptor_(loop, "character device at '" + address + "'", [this] { accept(); }) {
     if (peer)
       use(std::move(peer));
     else
@@ -28,7 +32,6 @@ class Socket final : public FdChannel {
   }
   ~Socket() override {
     disconnect();
-    if (listening_) this->loop().unwatch(listener_.get());
     if (!path_.empty()) ::unlink(path_.c_str());
   }
 
@@ -40,14 +43,12 @@ class Socket final : public FdChannel {
     connect(peer_.get(), peer_.get());
   }
   void listen() {
-    if (!listener_ || listening_) return;
-    listening_ = loop().watch(listener_.get(), EPOLLIN, [this](uint32_t) { accept(); });
+    if (listener_) acceptor_.start(listener_.get());
   }
   void accept() {
-    Fd peer(accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+    Fd peer = acceptor_.accept();
     if (!peer) return;
-    loop().unwatch(listener_.get());  // later clients wait in the queue
-    listening_ = false;
+    acceptor_.stop();  // later clients wait in the queue
     use(std::move(peer));
   }
   void peer_closed() override {
@@ -57,8 +58,8 @@ class Socket final : public FdChannel {
   }
 
   Fd listener_, peer_;
-  std::string path_;  // to be removed at the end
-  bool listening_ = false;
+  const std::string path_;
+  event::Acceptor acceptor_;
 };
 
 }  // namespace
@@ -83,7 +84,8 @@ Result<std::unique_ptr<CharBackend>> make_socket(event::Loop& loop, const Option
                    plain.host_errno());
     }
     set_nonblocking(fd);
-    return std::unique_ptr<CharBackend>(std::make_unique<Socket>(loop, Fd(), std::move(fd), std::string()));
+    return std::unique_ptr<CharBackend>(
+        std::make_unique<Socket>(loop, Fd(), std::move(fd), address.text, std::string()));
   }
   const int yes = 1;
   if (!local) setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
@@ -96,8 +98,8 @@ Result<std::unique_ptr<CharBackend>> make_socket(event::Loop& loop, const Option
     if (!peer) return errno_error(fmt::format("character device: nobody came to '{}'", address.text), errno);
   }
   set_nonblocking(fd);
-  return std::unique_ptr<CharBackend>(
-      std::make_unique<Socket>(loop, std::move(fd), std::move(peer), local ? options.path : std::string()));
+  return std::unique_ptr<CharBackend>(std::make_unique<Socket>(
+      loop, std::move(fd), std::move(peer), address.text, local ? options.path : std::string()));
 }
 
 }  // namespace ostler::chardev

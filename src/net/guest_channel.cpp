@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -36,23 +35,26 @@ struct Folder {
 }  // namespace
 
 GuestChannel::Guest::Guest(event::Loop& loop, Fd listener)
-    : FdChannel(loop), listener_(std::move(listener)), spare_(spare()) {
-  this->loop().watch(listener_.get(), EPOLLIN, [this](uint32_t) { accept(); });
+    : FdChannel(loop),
+      listener_(std::move(listener)),
+      spare_(spare()),
+      acceptor_(loop, "guestfwd", [this] { accept(); }) {
+  acceptor_.start(listener_.get());
 }
 
 GuestChannel::Guest::~Guest() {
   disconnect();
-  loop().unwatch(listener_.get());
 }
 
 void GuestChannel::Guest::accept() {
+  if (!spare_) spare_ = spare();
   for (;;) {
     Fd peer(accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
     if (!peer && errno == EMFILE && spare_) {
       close_one_for_want_of_descriptors();
       continue;
     }
-    if (!peer) return;
+    if (!peer) return acceptor_.failed(errno);
     Fd out(::fcntl(peer.get(), F_DUPFD_CLOEXEC, 0));
     if (!out) continue;
     disconnect();

@@ -10,6 +10,7 @@
 #include "base/result.h"
 #include "chardev/fd_channel.h"
 #include "chardev/join.h"
+#include "event/acceptor.h"
 #include "event/loop.h"
 
 namespace ostler::net {
@@ -40,6 +41,7 @@ class GuestChannel {
     Fd listener_;
     Fd spare_;     // what the process has left when it has no other
     Fd in_, out_;  // of one socket: a guest that has sent its last byte may still wait for an answer
+    event::Acceptor acceptor_;
   };
   GuestChannel(event::Loop& loop, Fd listener, Fd inode, chardev::CharBackend& device)
       : inode_(std::move(inode)),

@@ -45,11 +45,13 @@ StreamBackend::StreamBackend(event::Loop& loop, StreamOptions options)
       options_(std::move(options)),
       timer_(loop, [this] { retry(); }),
       update_task_(loop, [this] { update(); }),
-      deliver_task_(loop, [this] {
-        if (!held_) return;
-        read();
-        update();
-      }) {}
+      deliver_task_(loop,
+                    [this] {
+                      if (!held_) return;
+                      read();
+                      update();
+                    }),
+      acceptor_(loop, fmt::format("network '{}'", options_.id), [this] { accept(); }) {}
 
 Result<std::unique_ptr<StreamBackend>> StreamBackend::create(event::Loop& loop,
                                                              const StreamOptions& options) {
@@ -60,7 +62,7 @@ Result<std::unique_ptr<StreamBackend>> StreamBackend::create(event::Loop& loop,
 
 StreamBackend::~StreamBackend() {
   timer_.cancel();
-  watch_listener(false);
+  acceptor_.stop();
   if (connecting_) loop_.unwatch(connecting_.get());
   if (watching_) loop_.unwatch(peer_.get());
   if (owns_path_) ::unlink(options_.address.path.c_str());
@@ -75,7 +77,7 @@ Result<void> StreamBackend::start() {
     getsockopt(fd.get(), SOL_SOCKET, SO_ACCEPTCONN, &listening, &size);
     if (listening != 0) {
       listener_ = std::move(fd);
-      watch_listener(true);
+      acceptor_.start(listener_.get());
     } else {
       use(std::move(fd));
     }
@@ -108,7 +110,7 @@ Result<void> StreamBackend::listen() {
   owns_path_ = path;
   if (::listen(fd.get(), 1) != 0) return failed(errno);
   listener_ = std::move(fd);
-  watch_listener(true);
+  acceptor_.start(listener_.get());
   return {};
 }
 
@@ -186,19 +188,10 @@ void StreamBackend::retry() {
   if (!connect_later()) timer_.start(options_.reconnect_seconds * kNsPerSecond);
 }
 
-void StreamBackend::watch_listener(bool on) {
-  if (on == listener_watched_ || !listener_) return;
-  listener_watched_ = on;
-  if (on)
-    loop_.watch(listener_.get(), EPOLLIN, [this](uint32_t) { accept(); });
-  else
-    loop_.unwatch(listener_.get());
-}
-
 void StreamBackend::accept() {
-  Fd peer(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+  Fd peer = acceptor_.accept();
   if (!peer) return;
-  watch_listener(false);  // later peers wait
+  acceptor_.stop();  // later peers wait
   use(std::move(peer));
 }
 
@@ -244,7 +237,7 @@ void StreamBackend::lose(std::string_view why) {
   // At once would let a peer that leaves at once keep this thread.
   using Role = StreamOptions::Role;
   if (listener_)
-    watch_listener(true);
+    acceptor_.start(listener_.get());
   else if (options_.role == Role::kEither)
     timer_.start(kMeetAgainNs);
   else if (options_.reconnect_seconds != 0)

@@ -10,6 +10,7 @@
 #include <mutex>
 #include <vector>
 
+#include "event/acceptor.h"
 #include "event/loop.h"
 #include "net/backend.h"
 #include "net/endpoint.h"
@@ -62,7 +63,6 @@ class StreamBackend final : public Backend {
   void read();
   bool deliver();  // false: the receiver has no room
   void update();   // what the loop watches for, and who may send
-  void watch_listener(bool on);
 
   event::Loop& loop_;
   const StreamOptions options_;
@@ -71,8 +71,8 @@ class StreamBackend final : public Backend {
   PostedTask update_task_;
   PostedTask deliver_task_;
   Fd listener_;
-  bool listener_watched_ = false;
-  bool owns_path_ = false;  // of listener_
+  event::Acceptor acceptor_;  // started while there is no peer
+  bool owns_path_ = false;    // of listener_
   Fd connecting_;
   FrameReader reader_;
   bool held_ = false;     // the receiver had no room for the first frame

@@ -15,6 +15,7 @@
 #include "base/fd.h"
 #include "chardev/open.h"
 #include "fixtures.h"
+#include "support/no_descriptors.h"
 #include "support/temp_folder.h"
 
 namespace ostler::chardev {
@@ -129,6 +130,19 @@ TEST_F(BackendsTest, SocketErrorsNameTheAddress) {
 TEST_F(BackendsTest, TcpServer) {
   const auto backend = open({.kind = Kind::kTcpSocket, .host = "127.0.0.1", .port = "0", .server = true});
   EXPECT_FALSE(backend->connected());
+}
+
+TEST_F(BackendsTest, ClientsOfAServerWithoutDescriptorsWaitAndTheLoopSleeps) {
+  const std::string path = folder + "/socket";
+  const auto backend = open({.kind = Kind::kUnixSocket, .path = path, .server = true});
+  const Fd client = connect_to(path);
+  {
+    const test::NoDescriptors limit;
+    EXPECT_TRUE(run_until(loop, [&] { return loop.host_timer_armed(); }));
+    EXPECT_FALSE(backend->connected());
+  }
+  loop.skip_host_time(1'000'000'000);
+  EXPECT_TRUE(run_until(loop, [&] { return backend->connected(); }));
 }
 
 TEST_F(BackendsTest, PtyConnectsWhenItsSlaveIsOpenedThoughTheGuestIsPaused) {

@@ -11,6 +11,7 @@
 #include "fake_network.h"
 #include "net/open.h"
 #include "net/socket_options.h"
+#include "support/no_descriptors.h"
 
 namespace ostler::net {
 namespace {
@@ -252,6 +253,23 @@ TEST_F(SocketTest, a_client_connects_again_though_the_guest_is_paused) {
     server->reset();
     ASSERT_TRUE(wait_for_link(left, 2 * round));
   }
+}
+
+TEST_F(SocketTest, a_peer_that_comes_to_a_server_without_descriptors_waits) {
+  ASSERT_EQ(try_open("stream", "server=on,addr.type=unix,addr.path=@/s", &left), "");
+  const Fd peer = connect_to("s");
+  const auto turn = [this] {
+    thread.loop.post([this] { thread.loop.stop(); });
+    thread.loop.run();
+  };
+  {
+    const ostler::test::NoDescriptors limit;
+    for (int i = 0; i < 3; ++i) turn();
+    EXPECT_TRUE(thread.loop.host_timer_armed()) << "the loop would not sleep";
+    EXPECT_FALSE(backends[0]->link_up());
+  }
+  thread.loop.skip_host_time(1'000'000'000);
+  while (!backends[0]->link_up()) turn();
 }
 
 TEST_F(SocketTest, whoever_comes_first_waits_for_the_other) {

@@ -47,25 +47,19 @@ Listener::~Listener() {
   ::unlink(path_.c_str());
 }
 
-Fd Listener::accept() const {
-  return Fd(::accept4(fd_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-}
-
-Fd Listener::wait() const {
+Result<Fd> Listener::wait() const {
   for (;;) {
     pollfd poll{.fd = fd_.get(), .events = POLLIN, .revents = 0};
     ::poll(&poll, 1, -1);
-    if (Fd socket = accept()) return socket;
+    Fd socket(::accept4(fd_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+    if (socket) return socket;
+    if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED)
+      return errno_error(fmt::format("cannot take who comes to '{}'", path_), errno);
   }
 }
 
 Result<Fd> connect_to(const Address& address) {
   if (address.connected != nullptr && *address.connected) return std::move(*address.connected);
-  if (address.listener != nullptr) {
-    Fd socket = address.listener->accept();
-    if (!socket) return Error(ErrorKind::kIo, fmt::format("nobody has come to '{}'", address.path));
-    return socket;
-  }
   TRY_ASSIGN(const sockaddr_un name, name_of(address.path));
   Fd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!socket) return errno_error("no socket", errno);

@@ -18,10 +18,9 @@ class Listener {
   Listener(const Listener&) = delete;
   Listener& operator=(const Listener&) = delete;
   int fd() const { return fd_.get(); }
-  // Who came, not blocking; no descriptor: nobody.
-  Fd accept() const;
-  // Waits until somebody comes, however long.
-  Fd wait() const;
+  // Waits until somebody comes, however long. A socket that does not block; errors: the host's, and it names
+  // the path.
+  Result<Fd> wait() const;
 
  private:
   Listener(Fd fd, std::string path) : fd_(std::move(fd)), path_(std::move(path)) {}
@@ -39,7 +38,7 @@ struct Address {
   bool reconnects() const { return reconnect != 0 || listener != nullptr; }
 };
 
-// A connected socket, not blocking. With a listener: of who waits to be accepted. Errors name the path.
+// A connected socket, not blocking; without a listener. Errors name the path.
 Result<Fd> connect_to(const Address& address);
 
 }  // namespace ostler::virtio::vhost_user

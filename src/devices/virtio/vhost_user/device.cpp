@@ -72,7 +72,7 @@ Result<VhostUserDevice::Parts> VhostUserDevice::meet(const Address& address) {
   Fd socket;
   if (address.listener != nullptr) {
     std::fprintf(stderr, "ostler: waiting for a back end at %s\n", address.path.c_str());
-    socket = address.listener->wait();
+    TRY_ASSIGN(socket, address.listener->wait());
   } else {
     TRY_ASSIGN(socket, connect_to(address));
   }
@@ -112,6 +112,7 @@ VhostUserDevice::VhostUserDevice(memory::AddressSpace& memory, event::Loop& loop
       wake_(std::move(parts.wake)),
       session_(std::move(parts.session)),
       reader_(memory),
+      acceptor_(loop, fmt::format("vhost-user at {}", address_.path), [this] { reconnect(); }),
       timer_(loop, [this] { reconnect(); }) {
   rings_.resize(parts.kicks.size());
   for (unsigned i = 0; i < rings_.size(); ++i) {
@@ -130,10 +131,7 @@ VhostUserDevice::~VhostUserDevice() {
   for (const Ring& ring : rings_)
     if (ring.watched) loop_.unwatch(ring.call.get());
   unwatch_own_requests();
-  if (session_ != nullptr)
-    loop_.unwatch(session_->fd());
-  else if (address_.listener != nullptr)
-    loop_.unwatch(address_.listener->fd());
+  if (session_ != nullptr) loop_.unwatch(session_->fd());
 }
 
 void VhostUserDevice::leave() {
@@ -217,7 +215,7 @@ void VhostUserDevice::hung_up() {
 
 void VhostUserDevice::look_for_another() {
   if (address_.listener != nullptr)
-    loop_.watch(address_.listener->fd(), EPOLLIN, [this](uint32_t) { reconnect(); });
+    acceptor_.start(address_.listener->fd());
   else if (address_.reconnect != 0)
     timer_.start(int64_t{address_.reconnect} * 1'000'000'000);
 }
@@ -229,10 +227,17 @@ void VhostUserDevice::reconnect() {
     session_.reset();
     look_for_another();
   };
-  if (address_.listener != nullptr) loop_.unwatch(address_.listener->fd());
-  auto socket = connect_to(address_);
-  if (!socket) return again();
-  auto opened = UserSession::open(*std::move(socket));
+  Fd socket;
+  if (address_.listener != nullptr) {
+    socket = acceptor_.accept();
+    if (!socket) return;
+    acceptor_.stop();
+  } else {
+    auto connected = connect_to(address_);
+    if (!connected) return again();
+    socket = *std::move(connected);
+  }
+  auto opened = UserSession::open(std::move(socket));
   const auto unfit = [&](const std::string& why) {
     of_unfit.tell(fmt::format("{}: the new back end at {} is of no use: {}", name(), address_.path, why));
     again();

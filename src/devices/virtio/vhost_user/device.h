@@ -33,6 +33,7 @@
 #include "devices/virtio/vhost_user/memory_table.h"
 #include "devices/virtio/vhost_user/session.h"
 #include "devices/virtio/vhost_user/shadow_ring.h"
+#include "event/acceptor.h"
 #include "event/loop.h"
 
 namespace ostler::virtio::vhost_user {
@@ -159,7 +160,8 @@ class VhostUserDevice : public Device {
   memory::AddressSpace::Reader reader_;
   std::shared_ptr<const memory::FlatView> shared_view_;  // that table_ was made of
   MemoryTable table_;
-  event::HostTimer timer_;  // last: its destructor waits for the callback
+  event::Acceptor acceptor_;  // of address_.listener, while there is no session
+  event::HostTimer timer_;    // last: its destructor waits for the callback
 };
 
 }  // namespace ostler::virtio::vhost_user

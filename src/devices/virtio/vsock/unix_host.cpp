@@ -1,7 +1,6 @@
 #include "devices/virtio/vsock/unix_host.h"
 
 #include <fmt/format.h>
-#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -15,7 +14,6 @@ namespace {
 
 constexpr size_t kLongestSuffix = 11;  // "_4294967295"
 constexpr int kBacklog = 64;
-constexpr int64_t kRetryNs = 1'000'000'000;
 
 struct Address {
   explicit Address(const std::string& path) {
@@ -61,33 +59,20 @@ Result<std::unique_ptr<UnixHost>> UnixHost::create(event::Loop& loop, const std:
 }
 
 UnixHost::UnixHost(event::Loop& loop, std::string path, Fd listener)
-    : loop_(loop),
-      path_(std::move(path)),
+    : path_(std::move(path)),
       listener_(std::move(listener)),
-      retry_(loop, [this] { watch(); }) {}
+      acceptor_(loop, "uds-path '" + path_ + "'", [this] {
+        if (Fd peer = acceptor_.accept()) accepted_(std::move(peer));
+      }) {}
 
 UnixHost::~UnixHost() {
-  if (watched_) loop_.unwatch(listener_.get());
+  acceptor_.stop();
   ::unlink(path_.c_str());
 }
 
 void UnixHost::listen(std::function<void(Fd)> accepted) {
   accepted_ = std::move(accepted);
-  watch();
-}
-
-void UnixHost::watch() {
-  if (!watched_) watched_ = loop_.watch(listener_.get(), EPOLLIN, [this](uint32_t) { accept(); });
-}
-
-void UnixHost::accept() {
-  Fd peer(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-  if (peer) return accepted_(std::move(peer));
-  if (errno != EMFILE && errno != ENFILE && errno != ENOMEM && errno != ENOBUFS) return;
-  // Clients wait in the queue; to be told of them at once again would keep the loop busy.
-  loop_.unwatch(listener_.get());
-  watched_ = false;
-  retry_.set(loop_.clock().now() + kRetryNs);
+  acceptor_.start(listener_.get());
 }
 
 Fd UnixHost::connect(uint32_t port) {

@@ -7,6 +7,7 @@
 
 #include "base/result.h"
 #include "devices/virtio/vsock/host.h"
+#include "event/acceptor.h"
 #include "event/loop.h"
 
 namespace ostler::virtio::vsock {
@@ -23,15 +24,10 @@ class UnixHost final : public Host {
 
  private:
   UnixHost(event::Loop& loop, std::string path, Fd listener);
-  void watch();
-  void accept();
-
-  event::Loop& loop_;
   const std::string path_;
   const Fd listener_;
   std::function<void(Fd)> accepted_;
-  bool watched_ = false;
-  event::Timer retry_;  // last: its destructor waits for the callback
+  event::Acceptor acceptor_;
 };
 
 }  // namespace ostler::virtio::vsock

@@ -7,6 +7,7 @@
 #include <filesystem>
 
 #include "devices/virtio/vsock/unix_host.h"
+#include "support/no_descriptors.h"
 #include "vsock_fixture.h"
 
 namespace ostler::virtio::vsock::test {
@@ -246,6 +247,25 @@ TEST_F(UnixHostTest, programs_connect_to_the_path) {
   ASSERT_EQ(come.size(), 1u);
   write_some(come[0], "hello");
   EXPECT_EQ(read_all(program), "hello");
+}
+
+TEST_F(UnixHostTest, programs_wait_while_there_is_no_descriptor_for_them) {
+  auto host = UnixHost::create(loop, path());
+  ASSERT_TRUE(host);
+  std::vector<Fd> come;
+  (*host)->listen([&](Fd fd) { come.push_back(std::move(fd)); });
+  const Fd program = connect_to(path());
+  const auto turn = [&] {
+    loop.post([&] { loop.stop(); });
+    loop.run();
+  };
+  {
+    const ostler::test::NoDescriptors limit;
+    for (int i = 0; i < 3; ++i) turn();
+    EXPECT_TRUE(loop.host_timer_armed()) << "the loop would not sleep";
+  }
+  loop.skip_host_time(1'000'000'000);
+  while (come.empty()) turn();
 }
 
 TEST_F(UnixHostTest, ports_are_served_beside_it) {

@@ -3,12 +3,14 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <poll.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cstring>
 
 #include "fake_driver.h"
+#include "support/no_descriptors.h"
 #include "vhost_user/fake_back_end.h"
 
 namespace ostler::virtio::vhost_user {
@@ -55,6 +57,7 @@ class VhostUserNetTest : public testing::Test {
     auto listener = Listener::open(path);
     EXPECT_TRUE(listener) << listener.error().message();
     if (!listener) return nullptr;
+    door = (*listener)->fd();
     auto caller = std::make_unique<FakeBackEnd>(has, path);
     auto result = NetDevice::create(memory.space, loop, options, 1, {.path = path, .listener = *listener});
     EXPECT_TRUE(result) << result.error().message();
@@ -106,6 +109,7 @@ class VhostUserNetTest : public testing::Test {
     return memory.get<uint8_t>(chain.address(2));
   }
 
+  int door = -1;  // the listening socket, after be_called()
   GuestMemory memory{memory::Backing::kMemfd};
   FakeQueue queues[5] = {{memory, 8}, {memory, 8}, {memory, 8}, {memory, 8}, {memory, 8}};
   FakeBackEnd::Options has{.features = kBase | kMergeable | kMq | feature(VHOST_USER_F_PROTOCOL_FEATURES) |
@@ -337,6 +341,23 @@ TEST_F(VhostUserNetTest, back_end_comes_to_a_listener_again_and_again) {
     send("arrives");
     EXPECT_TRUE(caller->pop(1)) << i;
   }
+}
+
+TEST_F(VhostUserNetTest, back_end_that_comes_waits_while_there_is_no_descriptor_for_it) {
+  const auto caller = be_called();
+  ASSERT_NE(caller, nullptr);
+  caller->hang_up();
+  pollfd there{.fd = door, .events = POLLIN, .revents = 0};
+  ASSERT_EQ(::poll(&there, 1, -1), 1);
+  while (device->connected()) pump();
+  {
+    const ostler::test::NoDescriptors limit;
+    for (int i = 0; i < 3; ++i) pump();
+    EXPECT_TRUE(loop.host_timer_armed()) << "the loop would not sleep";
+    EXPECT_FALSE(device->connected());
+  }
+  loop.skip_host_time(1'000'000'000);
+  while (!device->connected()) pump();
 }
 
 TEST_F(VhostUserNetTest, back_end_that_comes_and_leaves_does_not_fill_the_log) {
