@@ -2,6 +2,7 @@
 // vCPU which programs its timer thousands of times a second does not wake the loop's thread each time.
 #include "event/loop.h"
 
+#include <fmt/format.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/timerfd.h>
@@ -10,19 +11,26 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cstring>
 
 #include "base/adaptive_poll.h"
 #include "base/assert.h"
+#include "base/log.h"
 
 namespace ostler::event {
 namespace {
 
 constexpr int64_t kSecond = 1'000'000'000;
+constexpr int64_t kLookForRoomNs = 100'000'000;
 constexpr uint64_t kPoll = 50'000;  // nanoseconds; frames that follow each other closely find the loop awake
 
 void drain(int fd) {
   uint64_t count = 0;
   [[maybe_unused]] const ssize_t got = ::read(fd, &count, sizeof count);  // EAGAIN: already drained
+}
+
+bool is_want_of_room(int error) {
+  return error == ENOSPC || error == ENOMEM;
 }
 
 Fd alarm() {
@@ -78,7 +86,8 @@ Loop::Loop(VirtualClock& clock, std::string name)
       epoll_(epoll_create1(EPOLL_CLOEXEC)),
       wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
       guest_timers_{.alarm = alarm(), .waiting = {}},
-      host_timers_{.alarm = alarm(), .waiting = {}} {
+      host_timers_{.alarm = alarm(), .waiting = {}},
+      room_(*this, [this] { look_for_room(); }) {
   ASSERT(epoll_ && wake_ && guest_timers_.alarm && host_timers_.alarm,
          "a process has descriptors for its event loop");
   watch(wake_.get(), EPOLLIN, [this](uint32_t) { drain(wake_.get()); });
@@ -87,9 +96,11 @@ Loop::Loop(VirtualClock& clock, std::string name)
     drain(host_timers_.alarm.get());
     run_timers(host_timers_);
   });
+  ASSERT(!room_.armed(), "the host has room for an event loop");
 }
 
 Loop::~Loop() {
+  room_.cancel();
   ASSERT(guest_timers_.waiting.empty() && host_timers_.waiting.empty(),
          "timers are destroyed before their loop");
 }
@@ -219,17 +230,45 @@ bool Loop::host_timer_armed() const {
 }
 
 bool Loop::watch(int fd, uint32_t events, std::function<void(uint32_t)> callback) {
-  const uint32_t generation = next_generation_++;
-  const bool fresh =
-      watches_.emplace(fd, std::make_shared<Watch>(Watch{generation, events, std::move(callback)})).second;
+  const auto [at, fresh] =
+      watches_.emplace(fd, std::make_shared<Watch>(Watch{next_generation_++, events, std::move(callback)}));
   ASSERT(fresh, "a descriptor is watched once");
-  const int result = control(EPOLL_CTL_ADD, fd, events, generation);
-  ASSERT(result == 0 || errno == EPERM, "watched descriptors are open");
-  if (result != 0)
-    watches_.erase(fd);
-  else if (events == 0)
-    control(EPOLL_CTL_DEL, fd, 0, generation);
-  return result == 0;
+  Watch& watch = *at->second;
+  // Also without events: whether it can be polled.
+  const int error = control(EPOLL_CTL_ADD, fd, events, watch.generation) == 0 ? 0 : errno;
+  ASSERT(error == 0 || error == EPERM || is_want_of_room(error), "watched descriptors are open");
+  if (error == EPERM) {
+    watches_.erase(at);
+    return false;
+  }
+  watch.known = error == 0;
+  if (watch.known != (events != 0)) tell_epoll(fd, watch);
+  return true;
+}
+
+// Makes epoll look for watch.events, now or later.
+void Loop::tell_epoll(int fd, Watch& watch) {
+  // epoll tells of errors and hang-ups whether asked or not, and would again and again.
+  const bool wanted = watch.events != 0;
+  if (!wanted && !watch.known) return;
+  const int operation = !wanted ? EPOLL_CTL_DEL : watch.known ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
+  const bool done = control(operation, fd, watch.events, watch.generation) == 0;
+  if (done || operation != EPOLL_CTL_ADD) {
+    watch.known = wanted;
+    return;
+  }
+  if (!is_want_of_room(errno) || room_.armed()) return;
+  if (!std::exchange(told_of_room_, true))
+    log::warning(
+        fmt::format("the host has no room for what this guest waits for: {}; some of it comes late until the "
+                    "limit fs.epoll.max_user_watches is raised, or memory is free",
+                    std::strerror(errno)));
+  room_.start(kLookForRoomNs);
+}
+
+void Loop::look_for_room() {
+  for (const auto& [fd, watch] : watches_)
+    if (watch->events != 0 && !watch->known) tell_epoll(fd, *watch);
 }
 
 int Loop::control(int operation, int fd, uint32_t events, uint32_t generation) const {
@@ -242,12 +281,9 @@ int Loop::control(int operation, int fd, uint32_t events, uint32_t generation) c
 void Loop::rewatch(int fd, uint32_t events) {
   const auto found = watches_.find(fd);
   ASSERT(found != watches_.end(), "only a watched descriptor changes its interest");
-  Watch& watch = *found->second;
-  // epoll tells of errors and hang-ups whether asked or not, and would again and again.
-  const int operation = events == 0 ? EPOLL_CTL_DEL : watch.events == 0 ? EPOLL_CTL_ADD : EPOLL_CTL_MOD;
-  if (events == watch.events) return;
-  watch.events = events;
-  control(operation, fd, events, watch.generation);
+  if (found->second->events == events) return;
+  found->second->events = events;
+  tell_epoll(fd, *found->second);
 }
 
 void Loop::unwatch(int fd) {

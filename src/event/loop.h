@@ -78,7 +78,8 @@ class Loop {
   }
 
   // `callback` gets epoll events (EPOLLIN…). From the loop's thread or before run(). Not owned. False, and
-  // nothing is watched, for what is always ready and cannot be polled: regular files.
+  // nothing is watched, for what is always ready and cannot be polled: regular files. Where the host has no
+  // room for it (ENOMEM; ENOSPC: fs.epoll.max_user_watches) it is heard of as soon as there is some.
   bool watch(int fd, uint32_t events, std::function<void(uint32_t)> callback);
   // Changes the interest. With 0 the callback is not called at all, not even for errors and hang-ups.
   void rewatch(int fd, uint32_t events);
@@ -100,8 +101,9 @@ class Loop {
   friend class HostTimer;
   struct Watch {
     uint32_t generation;  // tells a descriptor from an earlier one of the same number
-    uint32_t events;      // 0: epoll does not know it
+    uint32_t events;
     std::function<void(uint32_t)> callback;
+    bool known = false;  // to epoll; without events it is not
   };
   void wake();
   // Of one clock. Guarded by mutex_.
@@ -118,6 +120,8 @@ class Loop {
   void arm_locked(Timers& timers);  // makes the alarm ring at the earliest deadline, or earlier
   void dispatch(int fd, uint32_t generation, uint32_t events);
   int control(int operation, int fd, uint32_t events, uint32_t generation) const;
+  void tell_epoll(int fd, Watch& watch);
+  void look_for_room();
 
   VirtualClock& clock_;
   std::string name_;
@@ -131,7 +135,9 @@ class Loop {
   std::vector<std::function<void()>> tasks_;
   std::unordered_map<int, std::shared_ptr<Watch>> watches_;  // loop thread only
   uint32_t next_generation_ = 1;
+  bool told_of_room_ = false;
   std::atomic<bool> stop_{false};
+  HostTimer room_;  // while epoll does not know what it should
 };
 
 }  // namespace ostler::event
