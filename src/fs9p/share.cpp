@@ -18,6 +18,9 @@ namespace {
 
 constexpr uint32_t kPermissions = 07777;
 
+// Of all shares: the limit of descriptors is the process's.
+std::atomic<unsigned> all_fids = 0;
+
 // How many descriptors this process may have, after it has asked for all.
 uint64_t raise_descriptor_limit() {
   rlimit limit{};
@@ -166,9 +169,17 @@ int Share::change_owner(const Node& node, uint32_t uid, uint32_t gid) const {
 }
 
 bool Share::take_fid() {
-  if (fids_.fetch_add(1) < most_fids_) return true;
-  fids_.fetch_sub(1);
+  if (all_fids.fetch_add(1) < most_fids_) {
+    fids_.fetch_add(1);
+    return true;
+  }
+  all_fids.fetch_sub(1);
   return false;
+}
+
+void Share::return_fid() {
+  fids_.fetch_sub(1);
+  all_fids.fetch_sub(1);
 }
 
 bool Share::take_xattr_bytes(size_t size) {

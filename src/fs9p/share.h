@@ -52,8 +52,8 @@ struct Making {
 // or an errno.
 class Share {
  public:
-  // Fids that guests of this share may have at a time, in all sessions: each takes one to three descriptors.
-  // At most an eighth of what the process may have.
+  // Fids of all shares of this process at a time, in all sessions: each takes one to three descriptors. At
+  // most an eighth of what the process may have.
   static constexpr unsigned kMostFids = 65536;
   // What may wait in values of extended attributes that guests read or write.
   static constexpr size_t kMostXattrBytes = 4u << 20;
@@ -79,10 +79,10 @@ class Share {
 
   // One more fid; false: there are too many.
   bool take_fid();
-  void return_fid() { fids_.fetch_sub(1); }
+  void return_fid();
   bool take_xattr_bytes(size_t size);
   void return_xattr_bytes(size_t size) { xattr_bytes_.fetch_sub(size); }
-  unsigned fids() const { return fids_.load(); }
+  unsigned fids() const { return fids_.load(); }  // of this share
 
  private:
   static constexpr size_t kMostDevices = 256;

@@ -84,6 +84,20 @@ TEST_F(ServerTest, fids_are_limited) {
   EXPECT_EQ(client.walk(fid, {}).error, 0);
 }
 
+TEST_F(ServerTest, fids_of_all_shares_are_limited_together) {
+  const auto other_share = test::open_share(folder.path());
+  Client other{other_share};
+  client.mount();
+  uint32_t fid = 1;
+  while (client.walk(fid, {}).error == 0 && fid < 2 * Share::kMostFids) ++fid;
+  other.call(Type::kVersion, 8192u, "9P2000.L");
+  EXPECT_EQ(other.call(Type::kAttach, kRoot, kNoFid, "root", "", kNoUser).error, EMFILE);
+  EXPECT_EQ(other_share->fids(), 0u);
+  client.clunk(1);
+  EXPECT_EQ(other.call(Type::kAttach, kRoot, kNoFid, "root", "", kNoUser).error, 0);
+  EXPECT_EQ(other_share->fids(), 1u);
+}
+
 TEST_F(ServerTest, a_taken_fid_is_not_given_again) {
   client.mount();
   EXPECT_EQ(client.walk(1, {}).error, 0);
