@@ -1,12 +1,15 @@
 #include "net/user_backend.h"
 
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <slirp/libslirp.h>
 #include <sys/epoll.h>
+#include <sys/socket.h>
 
 #include <algorithm>
 #include <bit>
+#include <cerrno>
 #include <charconv>
 #include <cstring>
 
@@ -113,7 +116,7 @@ struct UserBackend::Callbacks {
   static void register_poll_fd(int, void*) {}
   // Just before slirp closes it.
   static void unregister_poll_fd(int fd, void* opaque) {
-    if (self(opaque).watched_.erase(fd) != 0) self(opaque).loop_.unwatch(fd);
+    if (self(opaque).watched_.erase(fd) != 0) self(opaque).unwatch(fd);
   }
   // Called from within slirp, on this thread: refresh_polls() follows anyway.
   static void notify(void*) {}
@@ -211,7 +214,7 @@ UserBackend::~UserBackend() {
   *self_ = nullptr;
   timer_.cancel();
   if (slirp_ != nullptr) slirp_cleanup(slirp_);
-  for (const auto& [fd, events] : watched_) loop_.unwatch(fd);
+  for (const auto& [fd, events] : watched_) unwatch(fd);
 }
 
 void UserBackend::attach(Receiver* receiver) {
@@ -291,6 +294,32 @@ void UserBackend::drain_incoming() {
   if (receiver_ != nullptr) receiver_->received_all(0);
 }
 
+void UserBackend::watch(int fd, uint32_t events) {
+  int listens = 0;
+  socklen_t size = sizeof listens;
+  if (::getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &size) != 0 || listens == 0) {
+    loop_.watch(fd, events, [this, fd](uint32_t ready) { fd_ready(fd, ready); });
+    return;
+  }
+  const auto acceptor = std::make_shared<event::Acceptor>(loop_, "user network, a forwarded port",
+                                                          [this, fd] { somebody_came(fd); });
+  acceptors_[fd] = acceptor;
+  acceptor->start(fd);
+}
+
+void UserBackend::unwatch(int fd) {
+  if (acceptors_.erase(fd) == 0) loop_.unwatch(fd);
+}
+
+// slirp accepts, and does not say what keeps it from that.
+void UserBackend::somebody_came(int listener) {
+  const auto acceptor = acceptors_.at(listener);  // slirp may close the socket
+  Fd room(::fcntl(listener, F_DUPFD_CLOEXEC, 0));
+  if (!room) return acceptor->failed(errno);
+  room.reset();
+  fd_ready(listener, EPOLLIN);
+}
+
 void UserBackend::fd_ready(int fd, uint32_t events) {
   for (Poll& poll : polls_)
     if (poll.fd == fd) poll.revents |= slirp_events(events) & (poll.events | SLIRP_POLL_ERR | SLIRP_POLL_HUP);
@@ -328,14 +357,14 @@ void UserBackend::refresh_polls() {
       ++it;
       continue;
     }
-    loop_.unwatch(it->first);
+    unwatch(it->first);
     it = watched_.erase(it);
   }
   for (const auto& [fd, events] : wanted) {
     const auto found = watched_.find(fd);
     if (found == watched_.end())
-      loop_.watch(fd, events, [this, number = fd](uint32_t ready) { fd_ready(number, ready); });
-    else if (found->second != events)
+      watch(fd, events);
+    else if (found->second != events && !acceptors_.contains(fd))
       loop_.rewatch(fd, events);
     watched_[fd] = events;
   }

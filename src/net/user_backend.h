@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "event/acceptor.h"
 #include "event/loop.h"
 #include "net/backend.h"
 #include "net/guest_channel.h"
@@ -49,6 +50,9 @@ class UserBackend final : public Backend {
   // On the loop's thread:
   void drain_outgoing();
   void drain_incoming();
+  void watch(int fd, uint32_t events);
+  void unwatch(int fd);
+  void somebody_came(int listener);
   void fd_ready(int fd, uint32_t events);
   void service();  // lets slirp act on polls_' revents and the clock, then asks anew what it waits for
   void refresh_polls();
@@ -58,10 +62,11 @@ class UserBackend final : public Backend {
   Slirp* slirp_ = nullptr;
   std::vector<std::unique_ptr<GuestChannel>> channels_;
   event::Timer timer_;
-  std::vector<Poll> polls_;                      // as slirp numbered them at the last fill
-  std::unordered_map<int, uint32_t> watched_;    // fd -> epoll events
-  std::deque<std::vector<std::byte>> incoming_;  // for the guest, which had no room
-  std::shared_ptr<UserBackend*> self_;           // null after destruction: for tasks still posted
+  std::vector<Poll> polls_;                    // as slirp numbered them at the last fill
+  std::unordered_map<int, uint32_t> watched_;  // fd -> epoll events
+  std::unordered_map<int, std::shared_ptr<event::Acceptor>> acceptors_;  // of those that listen
+  std::deque<std::vector<std::byte>> incoming_;                          // for the guest, which had no room
+  std::shared_ptr<UserBackend*> self_;  // null after destruction: for tasks still posted
 
   std::mutex receiver_mutex_;  // held while the receiver is called
   Receiver* receiver_ = nullptr;

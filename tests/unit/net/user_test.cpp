@@ -12,6 +12,7 @@
 #include "event/loop.h"
 #include "fake_network.h"
 #include "net/user_backend.h"
+#include "support/no_descriptors.h"
 
 namespace ostler::net {
 namespace {
@@ -160,20 +161,51 @@ TEST_F(UserBackendTest, nothing_reaches_a_detached_card) {
   EXPECT_TRUE(card.frames.empty());
 }
 
-TEST_F(UserBackendTest, host_forward_looks_for_the_guest) {
-  // A free port of the host, found by binding to it first.
-  Fd probe(socket(AF_INET, SOCK_STREAM, 0));
+// A free port of the host, found by binding to it first.
+sockaddr_in free_address() {
+  const Fd probe(socket(AF_INET, SOCK_STREAM, 0));
   sockaddr_in address = {};
   address.sin_family = AF_INET;
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
   socklen_t length = sizeof address;
-  ASSERT_EQ(bind(probe.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
-  ASSERT_EQ(getsockname(probe.get(), reinterpret_cast<sockaddr*>(&address), &length), 0);
-  probe.reset();
+  EXPECT_EQ(bind(probe.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+  EXPECT_EQ(getsockname(probe.get(), reinterpret_cast<sockaddr*>(&address), &length), 0);
+  return address;
+}
+
+UserOptions forwarding(const sockaddr_in& address) {
   UserOptions options;
   options.host_forwards.push_back(
       {.host = address.sin_addr, .host_port = ntohs(address.sin_port), .guest_port = 22});
-  start(options);
+  return options;
+}
+
+TEST_F(UserBackendTest, who_comes_to_a_forwarded_port_waits_for_a_descriptor) {
+  sockaddr_in address = free_address();
+  auto made = UserBackend::create(loop, forwarding(address));
+  ASSERT_TRUE(made) << made.error().message();
+  backend = *std::move(made);
+  backend->attach(&card);
+  const Fd client(socket(AF_INET, SOCK_STREAM, 0));
+  ASSERT_EQ(connect(client.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+  const auto turn = [this] {
+    loop.post([this] { loop.stop(); });
+    loop.run();
+  };
+  {
+    const ostler::test::NoDescriptors limit;
+    for (int i = 0; i < 3; ++i) turn();
+    EXPECT_TRUE(loop.host_timer_armed()) << "the loop would not sleep";
+    EXPECT_TRUE(card.frames.empty());
+  }
+  clock.resume();
+  loop.skip_host_time(1'000'000'000);
+  while (card.frames.empty()) turn();
+}
+
+TEST_F(UserBackendTest, host_forward_looks_for_the_guest) {
+  sockaddr_in address = free_address();
+  start(forwarding(address));
   Fd client(socket(AF_INET, SOCK_STREAM, 0));
   ASSERT_EQ(connect(client.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
   const std::string request = wait_for_arp(card, 1);
