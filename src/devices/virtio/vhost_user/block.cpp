@@ -105,20 +105,29 @@ uint64_t BlockDevice::back_end_features() const {
   return driver_features() & offered_;
 }
 
-// A guest may rely on all that it was ever offered.
-Result<void> BlockDevice::accept_locked(Session& session) {
-  if ((offered_ & ~session.features()) != 0 || !session.has_config())
-    return Error(ErrorKind::kUnsupported, "it lacks features of the last one");
-  return read_config_locked(session);
+uint32_t BlockDevice::wanted_config() const {
+  return kConfigBytes;
 }
 
-Result<void> BlockDevice::read_config_locked(Session& session) {
+// A guest may rely on all that it was ever offered.
+Result<void> BlockDevice::accept_locked(Session& session, std::vector<std::byte> config) {
+  if ((offered_ & ~session.features()) != 0 || !session.has_config())
+    return Error(ErrorKind::kUnsupported, "it lacks features of the last one");
+  take_config_locked(std::move(config));
+  return {};
+}
+
+Result<void> BlockDevice::config_told_locked(Session& session) {
   TRY_ASSIGN(auto config, session.config(kConfigBytes));
+  take_config_locked(std::move(config));
+  return {};
+}
+
+void BlockDevice::take_config_locked(std::vector<std::byte> config) {
   store_le<uint16_t>(config.data() + kNumQueues, num_queues_);
-  if (config == config_) return {};
+  if (config == config_) return;
   config_ = std::move(config);
   config_changed_locked();
-  return {};
 }
 
 void BlockDevice::config_written_locked(uint64_t offset, std::span<const std::byte> from) {

@@ -45,10 +45,11 @@ class BlockDevice final : public VhostUserDevice {
   void config_locked(std::vector<std::byte>& config) override { config = config_; }
   void config_written_locked(uint64_t offset, std::span<const std::byte> from) override;
   bool keeps_requests(unsigned) const override { return reconnects(); }
-  Result<void> accept_locked(Session& session) override;
+  uint32_t wanted_config() const override;
+  Result<void> accept_locked(Session& session, std::vector<std::byte> config) override;
   // The disk has another size.
-  Result<void> config_told_locked(Session& session) override { return read_config_locked(session); }
-  Result<void> read_config_locked(Session& session);
+  Result<void> config_told_locked(Session& session) override;
+  void take_config_locked(std::vector<std::byte> config);
   void refuse_locked(Queue& queue, Chain chain) override;
   void device_state(state::Archive& archive) override;
   void restored_locked() override;

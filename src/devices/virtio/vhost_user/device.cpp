@@ -112,6 +112,7 @@ VhostUserDevice::VhostUserDevice(memory::AddressSpace& memory, event::Loop& loop
       wake_(std::move(parts.wake)),
       session_(std::move(parts.session)),
       reader_(memory),
+      meeting_(loop, [this](Result<Meeting::Met> met) { meet_new(std::move(met)); }),
       acceptor_(loop, fmt::format("vhost-user at {}", address_.path), [this] { reconnect(); }),
       timer_(loop, [this] { reconnect(); }) {
   rings_.resize(parts.kicks.size());
@@ -135,6 +136,7 @@ VhostUserDevice::~VhostUserDevice() {
 }
 
 void VhostUserDevice::leave() {
+  meeting_.end();
   {
     const Lock lock(mutex_);
     if (session_locked() != nullptr) session_->end();
@@ -221,12 +223,10 @@ void VhostUserDevice::look_for_another() {
 }
 
 void VhostUserDevice::reconnect() {
-  const Lock lock(mutex_);
-  if (session_ != nullptr) return;
-  const auto again = [this] {
-    session_.reset();
-    look_for_another();
-  };
+  {
+    const Lock lock(mutex_);
+    if (session_ != nullptr || !meeting_.idle()) return;
+  }
   Fd socket;
   if (address_.listener != nullptr) {
     socket = acceptor_.accept();
@@ -234,19 +234,26 @@ void VhostUserDevice::reconnect() {
     acceptor_.stop();
   } else {
     auto connected = connect_to(address_);
-    if (!connected) return again();
+    if (!connected) return look_for_another();
     socket = *std::move(connected);
   }
-  auto opened = UserSession::open(std::move(socket));
+  if (auto started = meeting_.start(std::move(socket), wanted_config()); !started)
+    meet_new(std::move(started).error());
+}
+
+void VhostUserDevice::meet_new(Result<Meeting::Met> met) {
+  const Lock lock(mutex_);
   const auto unfit = [&](const std::string& why) {
     of_unfit.tell(fmt::format("{}: the new back end at {} is of no use: {}", name(), address_.path, why));
-    again();
+    session_.reset();
+    look_for_another();
   };
-  if (!opened) return unfit(opened.error().message());
-  session_ = *std::move(opened);
+  if (!met) return unfit(met.error().message());
+  session_ = std::move(met->session);
   if (session_->queues() < least_queues_) return unfit("it has fewer queues");
   if ((back_end_features() & ~session_->features()) != 0) return unfit("it lacks features of the last one");
-  if (auto accepted = accept_locked(*session_); !accepted) return unfit(accepted.error().message());
+  if (auto accepted = accept_locked(*session_, std::move(met->config)); !accepted)
+    return unfit(accepted.error().message());
   watch();
   if (running()) set_up_and_submit_locked();
   if (session_locked() != nullptr) connection_changed_locked();

@@ -18,7 +18,8 @@
 // back end each request is refused in the device's own way, or kept for the next back end.
 //
 // Threads: messages are sent by whoever has the device's lock, which may wait for Channel::kPatience once;
-// the back end's calls and its end come on the event loop's thread.
+// the back end's calls and its end come on the event loop's thread. A new back end is negotiated with on a
+// thread of its own, without the lock (meeting.h).
 #pragma once
 
 #include <deque>
@@ -30,6 +31,7 @@
 #include "base/fd.h"
 #include "devices/virtio/device.h"
 #include "devices/virtio/vhost_user/address.h"
+#include "devices/virtio/vhost_user/meeting.h"
 #include "devices/virtio/vhost_user/memory_table.h"
 #include "devices/virtio/vhost_user/session.h"
 #include "devices/virtio/vhost_user/shadow_ring.h"
@@ -89,8 +91,11 @@ class VhostUserDevice : public Device {
   // It was lost, or there is a new one, and the rings run.
   virtual void connection_changed_locked() {}
   bool reconnects() const { return address_.reconnects(); }
-  // A new back end is there, before it serves anything. An error sends it away.
-  virtual Result<void> accept_locked(Session&) { return {}; }
+  // How much of its configuration a new back end is asked for.
+  virtual uint32_t wanted_config() const { return 0; }
+  // A new back end is there, before it serves anything; `config`: as it told, or empty. An error sends it
+  // away.
+  virtual Result<void> accept_locked(Session&, std::vector<std::byte> /*config*/) { return {}; }
   Session* session_locked() { return session_ != nullptr && session_->alive() ? session_.get() : nullptr; }
   // The back end says that its configuration has changed. An error loses it. On the loop's thread.
   virtual Result<void> config_told_locked(Session&) { return {}; }
@@ -146,6 +151,7 @@ class VhostUserDevice : public Device {
   void go_on();
   void look_for_another();
   void reconnect();
+  void meet_new(Result<Meeting::Met> met);
 
   event::Loop& loop_;
   const Address address_;
@@ -160,7 +166,8 @@ class VhostUserDevice : public Device {
   memory::AddressSpace::Reader reader_;
   std::shared_ptr<const memory::FlatView> shared_view_;  // that table_ was made of
   MemoryTable table_;
-  event::Acceptor acceptor_;  // of address_.listener, while there is no session
+  Meeting meeting_;           // while there is no session
+  event::Acceptor acceptor_;  // of address_.listener, while there is neither
   event::HostTimer timer_;    // last: its destructor waits for the callback
 };
 

@@ -132,7 +132,7 @@ uint64_t NetDevice::back_end_features() const {
 }
 
 // A guest may rely on all that it was ever offered.
-Result<void> NetDevice::accept_locked(Session& session) {
+Result<void> NetDevice::accept_locked(Session& session, std::vector<std::byte>) {
   if ((offered_ & (wanted_of_back_end(options_) | feature(VIRTIO_NET_F_MQ)) & ~session.features()) == 0)
     return {};
   return Error(ErrorKind::kUnsupported, "it lacks features of the last one");

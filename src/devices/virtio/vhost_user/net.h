@@ -47,7 +47,7 @@ class NetDevice final : public VhostUserDevice {
   bool enables_ring(unsigned queue) const override { return queue / 2 < active_pairs_; }
   bool keeps_requests(unsigned queue) const override { return queue % 2 == 0; }
   void refuse_locked(Queue& queue, Chain chain) override;
-  Result<void> accept_locked(Session& session) override;
+  Result<void> accept_locked(Session& session, std::vector<std::byte> config) override;
   void connection_changed_locked() override { config_changed_locked(); }
   void device_state(state::Archive& archive) override;
   void restored_locked() override;

@@ -77,6 +77,7 @@ class VhostUserBlockTest : public testing::Test {
   void pass_a_second() {
     loop.skip_host_time(1'000'000'000);
     loop.run_due();
+    while (!device->connected() && !loop.host_timer_armed()) pump();
   }
 
   GuestMemory memory{memory::Backing::kMemfd};
@@ -249,6 +250,22 @@ TEST_F(SpeakingDiskTest, odd_words_cost_the_connection) {
   fake->say(VHOST_USER_BACKEND_CONFIG_CHANGE_MSG, kVersion | kReply);
   while (device->connected()) pump();
   EXPECT_TRUE(driver.used()) << "the request fails";
+}
+
+TEST_F(VhostUserBlockTest, next_back_end_that_does_not_tell_its_size_keeps_nobody) {
+  reconnect = 1;
+  start();
+  auto silent = disk;
+  silent.sinful = vhost_user::Request::VHOST_USER_GET_CONFIG;
+  silent.sin = test::Sin::kSilence;
+  fake->set(silent);
+  lose();
+  loop.skip_host_time(1'000'000'000);
+  loop.run_due();
+  fake->await(silent.sinful, 2);
+  pump();
+  EXPECT_FALSE(device->connected());
+  EXPECT_FALSE(loop.host_timer_armed()) << "it is waited for, not given up";
 }
 
 TEST_F(SpeakingDiskTest, the_next_back_end_can_speak_too) {

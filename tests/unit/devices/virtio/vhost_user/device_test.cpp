@@ -63,6 +63,11 @@ class VhostUserFsTest : public testing::Test {
   void pass_a_second() {
     loop.skip_host_time(1'000'000'000);
     loop.run_due();
+    end_meeting();
+  }
+  // A new back end serves the device, or the next is looked for.
+  void end_meeting() {
+    while (!device->connected() && !loop.host_timer_armed()) pump();
   }
   // A request with a unique number; returns where its answer will be.
   uint64_t ask(uint64_t unique, uint32_t room = 64) {
@@ -261,6 +266,61 @@ TEST_F(VhostUserFsTest, new_back_end_with_fewer_queues_is_sent_away) {
   pass_a_second();
   EXPECT_TRUE(device->connected());
 }
+
+// A back end that comes and says nothing, or not all: the loop goes on meanwhile.
+class SilentBackEnd : public VhostUserFsTest, public testing::WithParamInterface<vhost_user::Request> {
+ protected:
+  SilentBackEnd() {
+    reconnect = 1;
+    start();
+    FakeBackEnd::Options silent;
+    silent.sinful = GetParam();
+    silent.sin = Sin::kSilence;
+    fake.set(silent);
+    fake.hang_up();
+    pump_until([this] { return loop.host_timer_armed(); });
+    loop.skip_host_time(1'000'000'000);
+    loop.run_due();
+    fake.await(GetParam(), 2);
+  }
+  // The loop has not waited for it: it neither came nor was given up.
+  void expect_waiting() {
+    pump();
+    EXPECT_FALSE(device->connected());
+    EXPECT_FALSE(loop.host_timer_armed());
+  }
+};
+
+TEST_P(SilentBackEnd, keeps_neither_the_loop_nor_the_guest) {
+  expect_waiting();
+  expect_refused(ask(1), 1);
+  device->reset();
+  expect_waiting();
+}
+
+TEST_P(SilentBackEnd, may_leave_and_the_next_come) {
+  expect_waiting();
+  fake.set({});
+  fake.hang_up();
+  end_meeting();
+  EXPECT_FALSE(device->connected());
+  pass_a_second();
+  EXPECT_TRUE(device->connected());
+  ask(1);
+  answer("hello");
+  EXPECT_TRUE(requests.used());
+}
+
+TEST_P(SilentBackEnd, does_not_keep_the_device) {
+  expect_waiting();
+  device.reset();
+  pump();
+  EXPECT_FALSE(loop.host_timer_armed());
+}
+
+INSTANTIATE_TEST_SUITE_P(At, SilentBackEnd,
+                         testing::Values(vhost_user::Request::VHOST_USER_GET_FEATURES,
+                                         vhost_user::Request::VHOST_USER_SET_OWNER));
 
 TEST_F(VhostUserFsTest, reset_without_a_back_end) {
   reconnect = 1;

@@ -83,6 +83,7 @@ class LentInterrupts : public ::testing::Test {
   void come_again() {
     disk.loop.skip_host_time(1'000'000'000);
     disk.loop.run_due();
+    while (!disk.device->connected() && !disk.loop.host_timer_armed()) disk.pump();
     disk.pump();
   }
   bool failed() { return (disk.status() & 0x40) != 0; }

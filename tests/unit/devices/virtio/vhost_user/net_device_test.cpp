@@ -76,6 +76,7 @@ class VhostUserNetTest : public testing::Test {
   void pass_a_second() {
     loop.skip_host_time(1'000'000'000);
     loop.run_due();
+    while (!device->connected() && !loop.host_timer_armed()) pump();
   }
   std::vector<std::byte> saved() {
     state::Saver saver;
