@@ -73,7 +73,7 @@ bool PackedRing::walk_indirect(const Descriptor& descriptor, Parsed& parsed) {
   if (!indirect_) return broken("an indirect descriptor that was not negotiated");
   if (descriptor.length == 0 || descriptor.length % kDescriptorSize != 0)
     return broken("an indirect table of a wrong length");
-  const uint32_t entries = descriptor.length / kDescriptorSize;
+  const uint32_t entries = descriptor.length / uint32_t{kDescriptorSize};
   if (entries > Chain::kMaxSegments) return broken("a chain of too many descriptors");
   for (uint32_t i = 0; i < entries; ++i) {
     const auto entry = dma_.read_le<Descriptor>(GuestPhys{descriptor.address} + i * kDescriptorSize);

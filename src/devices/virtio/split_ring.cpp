@@ -67,7 +67,7 @@ bool SplitRing::walk_table(GuestPhys table, uint32_t entries, uint16_t first, bo
       if ((descriptor->flags & VIRTQ_DESC_F_NEXT) != 0) return broken("an indirect descriptor with a next");
       if (descriptor->length == 0 || descriptor->length % kDescriptorSize != 0)
         return broken("an indirect table of a wrong length");
-      const uint32_t inner = descriptor->length / kDescriptorSize;
+      const uint32_t inner = descriptor->length / uint32_t{kDescriptorSize};
       // §2.7.5.3.1 allows no chain longer than the queue; drivers exceed that with indirect tables, so only
       // what a table of 16-bit links can address is enforced here and kMaxSegments in add_segment().
       if (inner > 0x10000) return broken("an indirect table of a wrong length");

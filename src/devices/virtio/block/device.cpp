@@ -97,7 +97,7 @@ void BlockDevice::config_locked(std::vector<std::byte>& bytes) {
   config.writeback = writeback_ ? 1 : 0;
   config.num_queues = static_cast<uint16_t>(queue_count());
   const uint32_t granularity = options_.discard_granularity == 0 ? 4096u : options_.discard_granularity;
-  const uint32_t alignment = std::max(options_.logical_block_size, granularity) / kSector;
+  const uint32_t alignment = std::max(options_.logical_block_size, granularity) / uint32_t{kSector};
   config.max_discard_sectors = options_.max_discard_sectors;
   config.max_write_zeroes_sectors = options_.max_write_zeroes_sectors;
   config.max_discard_seg = config.max_write_zeroes_seg = kMaxRangeSegments;

@@ -165,11 +165,11 @@ struct PrintingTerminal final : chardev::CharBackend {
 };
 
 TEST_F(ServeRestTest, a_console_prints_all) {
+  PrintingTerminal terminal;  // outlives the console
   console::Options options;
   options.max_ports = 1;
   console::ConsoleDevice console(memory.space, options);
   console.serve_rest_on(loop);
-  PrintingTerminal terminal;
   ASSERT_TRUE(console.add_port({.id = "con"}, true, &terminal));
   FakeQueue in(memory, 8), out(memory, 8);
   const QueueSetup setups[] = {in.setup, out.setup, {}, {}};
