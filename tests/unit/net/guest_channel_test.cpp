@@ -3,13 +3,30 @@
 
 #include <arpa/inet.h>
 #include <gtest/gtest.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
+#include <cerrno>
 #include <optional>
 
 #include "event/clock.h"
 #include "event/loop.h"
 #include "fake_network.h"
 #include "net/user_backend.h"
+
+namespace {
+int refusal = 0;  // of who is to be accepted
+}
+
+// The kernel's, or its refusal.
+extern "C" int accept4(int listener, sockaddr* address, socklen_t* size, int flags) {
+  if (refusal != 0) {
+    errno = refusal;
+    return -1;
+  }
+  return static_cast<int>(::syscall(SYS_accept4, listener, address, size, flags));
+}
 
 namespace ostler::net {
 namespace {
@@ -234,6 +251,17 @@ TEST_F(GuestChannelTest, many_connections_at_once_do_not_wait_for_us) {
   shake_hands();
   say("last");
   await_written("last");
+}
+
+TEST_F(GuestChannelTest, a_connection_waits_while_the_host_has_no_descriptors) {
+  refusal = ENFILE;
+  shake_hands();
+  for (int i = 0; i < 3; ++i) pump();
+  EXPECT_TRUE(loop.host_timer_armed()) << "the loop would not sleep";
+  refusal = 0;
+  loop.skip_host_time(1'000'000'000);
+  say("late");
+  await_written("late");
 }
 
 TEST_F(GuestChannelTest, the_device_is_let_go) {
