@@ -420,6 +420,19 @@ TEST_F(VhostUserNetTest, broken_state_does_no_harm) {
   }
 }
 
+TEST(VhostUserListenerTest, waiting_without_descriptors_is_an_error_that_names_the_path) {
+  const FakeBackEnd other({});
+  const std::string path = other.path() + "-ours";
+  const auto listener = Listener::open(path);
+  ASSERT_TRUE(listener);
+  const auto comes = connect_to({.path = path});
+  ASSERT_TRUE(comes);
+  const ostler::test::NoDescriptors limit;
+  const auto taken = (*listener)->wait();
+  ASSERT_FALSE(taken);
+  EXPECT_NE(taken.error().message().find(path), std::string::npos) << taken.error().message();
+}
+
 TEST(VhostUserListenerTest, path_is_freed_at_the_end_and_only_sockets_are_replaced) {
   FakeBackEnd other({});
   const std::string path = other.path() + "-ours";
