@@ -1,9 +1,12 @@
-"""Networks that another process carries by vhost-user: ports of Open vSwitch with DPDK, without huge pages."""
+"""Networks that another process carries by vhost-user: ports of Open vSwitch with DPDK, and of DPDK's testpmd, without huge
+pages."""
 
 import os
 import subprocess
 import time
+from pathlib import Path
 
+from guestlib import guests
 from guestlib.namespace import Namespace
 from networks import _address, _copy, _hold_input, _ping
 
@@ -72,6 +75,52 @@ class Switch:
             time.sleep(0.05)
 
 
+class Forwarder:
+    """testpmd, which sends what comes in at one of its two ports out of the other. It listens at both."""
+
+    def __init__(self, t):
+        self.t = t
+        self.program = Path(guests.prepare("testpmd")["testpmd"])
+        self.ports = [t.scratch.path / f"port{i}" for i in (0, 1)]
+        self.process = None
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *exception):
+        self.kill()
+
+    def start(self):
+        libraries = self.program.parent.parent / "lib/x86_64-linux-gnu"
+        command = [self.program, "--no-huge", "--no-shconf", "--no-pci", "--no-telemetry", "-m", "256",
+                   # Two threads that go wherever the host has a processor.
+                   "--lcores", f"0@({_processors()}),1@({_processors()})"]
+        for name in ("librte_net_vhost.so", "librte_mempool_ring.so"):
+            command += ["-d", next(libraries.glob(name + ".*"))]
+        for i, port in enumerate(self.ports):
+            port.unlink(missing_ok=True)
+            command += ["--vdev", f"net_vhost{i},iface={port}"]
+        command += ["--", "--auto-start", "--forward-mode=io", "--no-mlockall", "--total-num-mbufs=16384"]
+        log = open(self.t.scratch.path / "testpmd.log", "ab")
+        # It leaves at the end of its input.
+        self.process = subprocess.Popen(command, env={**os.environ, "LD_LIBRARY_PATH": str(libraries)}, stdin=subprocess.PIPE,
+                                        stdout=log, stderr=log)
+        end = time.monotonic() + 60
+        while not all(port.exists() for port in self.ports):
+            self.t.expect(self.process.poll() is None and time.monotonic() < end, "testpmd does not start")
+            time.sleep(0.05)
+
+    def kill(self):
+        if self.process:
+            self.process.kill()
+            self.process.wait()
+
+
+def _processors():
+    return ",".join(str(number) for number in sorted(os.sched_getaffinity(0)))
+
+
 def _carrier(t, console, up):
     t.run(console, f"until [ $(cat /sys/class/net/eth0/carrier) = {int(up)} ]; do sleep 0.1; done")
 
@@ -108,3 +157,28 @@ def guests_joined_by_a_switch(t):
             t.expect(digest == t.run(one, "sha256sum </tmp/sent").split()[0],
                      "the connection went on with other bytes than were sent")
             _ping(t, two, "10.99.0.1")
+
+
+def guests_joined_by_testpmd(t):
+    """It is killed and starts again between two copies."""
+    with Forwarder(t) as forwarder:
+        first = t.machine(memory="256M", net=f"vhost-user={forwarder.ports[0]},reconnect=1")
+        second = t.machine(memory="256M", net="vhost-user,chardev=c", mac="52:54:00:99:00:02", extra=[
+            "-object", "memory-backend-memfd,id=mem,size=256M", "-machine", "memory-backend=mem",
+            "-chardev", f"socket,id=c,path={forwarder.ports[1]},reconnect=1"])
+        with t.start_command(t.command(first, t.people())) as running, t.start(second) as other:
+            one, two = t.shell(running), t.shell(other)
+            _address(t, one, 1)
+            _address(t, two, 2)
+            _ping(t, one, "10.99.0.2")
+            _copy(t, one, two, "10.99.0.2", 8)
+            with t.steps.step("testpmd is killed"):
+                forwarder.kill()
+            _carrier(t, one, False)
+            _carrier(t, two, False)
+            with t.steps.step("testpmd starts again"):
+                forwarder.start()
+            _carrier(t, one, True)
+            _carrier(t, two, True)
+            _ping(t, two, "10.99.0.1")
+            _copy(t, two, one, "10.99.0.1", 8)
