@@ -253,7 +253,8 @@ void SoftMmu::load_pdptes(uint64_t cr3) {
     loaded[i] = tables.read({(cr3 & 0xffff'ffe0) + i * 8}, 8);
     if ((loaded[i] & pte::kPresent) != 0 && (loaded[i] & reserved) != 0) x86::raise(x86::Vector::kGp, 0);
   }
-  for (unsigned i = 0; i < 4; ++i) state_.pdpte[i] = loaded[i];
+  // The next walk takes them from there, whatever the TLB still knows of the old ones.
+  for (unsigned i = 0; i < 4; ++i) state_.pdpte[i] = paging_.pdpte[i] = loaded[i];
 }
 
 void SoftMmu::set_recorder(WriteRecorder* recorder) {

@@ -597,6 +597,30 @@ TEST(SoftMmuPae, LoadsAndChecksPointers) {
   EXPECT_TRUE(cpu.fault([&] { cpu.mmu.load_pdptes(0x1020); })) << "beyond MAXPHYADDR";
 }
 
+// SDM 3A §4.4.1: MOV to CR0 that changes CD or NW loads them too, and no translation needs to be dropped.
+TEST(SoftMmuPae, WalksUseThePointersThatWereLoadedLast) {
+  Machine machine;
+  Vcpu cpu(machine);
+  machine.poke<uint64_t>(0x1000, 0x2001);
+  machine.poke<uint64_t>(0x2000, 0x3003);
+  machine.poke<uint64_t>(0x6000, 0x7003);
+  for (const uint64_t page : {uint64_t{0}, uint64_t{1}}) {
+    machine.poke<uint64_t>(0x3000 + 8 * page, (0x8000 + page * kPageSize) | 3);
+    machine.poke<uint64_t>(0x7000 + 8 * page, (0xa000 + page * kPageSize) | 3);
+  }
+  machine.poke<uint32_t>(0x9000, 1);
+  machine.poke<uint32_t>(0xb000, 2);
+  cpu.state.cr0 = x86::cr0::kPe | x86::cr0::kPg | x86::cr0::kWp;
+  cpu.state.cr4 = x86::cr4::kPae;
+  cpu.mmu.load_pdptes(0x1000);
+  cpu.set_cr3(0x1000);
+  cpu.mmu.mode_changed();
+  cpu.mmu.read<uint32_t>(0);
+  machine.poke<uint64_t>(0x1000, 0x6001);
+  cpu.mmu.load_pdptes(0x1000);
+  EXPECT_EQ(cpu.mmu.read<uint32_t>(kPageSize), 2u);
+}
+
 // ---- in place ----
 
 TEST_F(SoftMmuTest, PointersForReadModifyWrite) {
