@@ -339,10 +339,13 @@ std::optional<SoftMmu::Page> SoftMmu::try_translate(uint64_t linear, Access acce
         access == Access::kFetch ? tlb.fetch_phys[slot] & ~kPageMask : tlb.phys_page(slot).value;
     const GuestPhys phys{frame | (linear & kPageMask)};
     const memory::FlatRange* range = reader_.find(phys);
-    if (range != nullptr && range->is_ram())
-      return Page{phys, range->ram.get(), range->offset_of(phys),
-                  access == Access::kWrite && recorder_ == nullptr};
-    return Page{phys};
+    if (range == nullptr || !range->is_ram()) return Page{phys};
+    // A commit publishes its view before it makes the vCPUs forget: the entry may be of other memory than has
+    // come there, or of a right that has gone.
+    Page found{phys, range->ram.get(), range->offset_of(phys)};
+    found.direct = access == Access::kWrite && recorder_ == nullptr && !range->read_only &&
+                   found.host() - (phys.value & kPageMask) == tlb.host[slot];
+    return found;
   }
 
   if (paging_.mode >= PagingMode::k4Level) {

@@ -671,6 +671,40 @@ TEST_F(SoftMmuTest, RemovedMemoryIsGoneWhenTheCommitReturns) {
   EXPECT_EQ(mmu.read<uint32_t>(kAt), 0x1234u);
 }
 
+// A commit publishes the new view before vCPUs forget the old one. What one of them still knows then is not
+// taken for a right to memory that has come to the same address.
+TEST_F(SoftMmuTest, WhatIsKnownOfMemoryThatGoesIsNoRightToWhatComes) {
+  auto extra_block = ram_of(0x2000), firmware_block = ram_of(0x2000);
+  memory::RamRegion extra("extra", extra_block);
+  memory::RomRegion firmware("firmware", firmware_block);
+  {
+    memory::Transaction change(machine.space);
+    change.add(machine.space.root(), 0x40000000, firmware);
+    change.add(machine.space.root(), 0x40000000, extra, 1);
+  }
+  tables.map(kAt, 0x40000003);
+  cpu.set_cr4(x86::cr4::kSmap);
+  mmu.write<uint32_t>(kAt, 1);
+  cpu.set_ac(true);  // the other context of the supervisor, which learns from this one
+
+  struct Meanwhile : SharedCodeObserver {
+    explicit Meanwhile(SoftMmu& m) : mmu(m) {}
+    void shared_code_written(GuestPhys, unsigned, unsigned) override {
+      ++calls;
+      mmu.write<uint32_t>(kAt, 0x1234);
+    }
+    SoftMmu& mmu;
+    unsigned calls = 0;
+  } meanwhile(mmu);
+  machine.code.set_shared_observer(&meanwhile);
+  uint8_t code[4];
+  ASSERT_TRUE(mmu.read_code({0x40001000}, code, true));
+  memory::Transaction(machine.space).remove(extra);
+  EXPECT_EQ(meanwhile.calls, 1u);
+  EXPECT_EQ(load_le<uint32_t>(firmware_block->host()), 0u);
+  machine.code.set_shared_observer(nullptr);
+}
+
 TEST_F(SoftMmuTest, TheDirtyLogSeesTheFirstWriteOfEachEpoch) {
   tables.map(kAt, 0x5003);
   tables.map(kAt + kPageSize, 0x7003);
