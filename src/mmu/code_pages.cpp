@@ -30,7 +30,15 @@ CodePages::~CodePages() {
   space_.set_code_listener(nullptr);
 }
 
-void CodePages::protect(Participant& who, RamBlock& ram, uint64_t offset, uint64_t length, GuestPhys page,
+// A commit publishes its view before it looks for code that goes with removed memory, so what is still there
+// with the mutex held will be found.
+bool CodePages::is_there(const RamBlock& ram, uint64_t offset, GuestPhys page) const {
+  const auto view = space_.view();
+  const memory::FlatRange* range = view->find(page);
+  return range != nullptr && range->ram.get() == &ram && range->offset_of(page) == (offset & ~kPageMask);
+}
+
+bool CodePages::protect(Participant& who, RamBlock& ram, uint64_t offset, uint64_t length, GuestPhys page,
                         bool shared) {
   const unsigned owner = shared ? 0 : owner_of(who);
   const std::byte* host = ram.host() + (offset & ~kPageMask);
@@ -39,6 +47,7 @@ void CodePages::protect(Participant& who, RamBlock& ram, uint64_t offset, uint64
   uint8_t before;
   {
     const std::lock_guard lock(mutex_);
+    if (!is_there(ram, offset, page)) return false;
     auto [at, added] = pages_.try_emplace(host);
     Page& entry = at->second;
     if (added) {
@@ -52,14 +61,15 @@ void CodePages::protect(Participant& who, RamBlock& ram, uint64_t offset, uint64
     generation = entry.generation;
     before = flags.fetch_or(flag::kCode, std::memory_order_seq_cst);
   }
-  if ((before & flag::kCodeSettled) != 0) return;
+  if ((before & flag::kCodeSettled) != 0) return true;
   if ((before & flag::kWriteTagged) != 0) group_.drop_write_access(host);
   const std::lock_guard lock(mutex_);
   const auto at = pages_.find(host);
   // If the code was hit meanwhile, the owner of these bytes has been told to drop what it makes of them.
-  if (at == pages_.end() || at->second.generation != generation) return;
+  if (at == pages_.end() || at->second.generation != generation) return true;
   flags.fetch_or(flag::kCodeSettled, std::memory_order_seq_cst);
   flags.fetch_and(static_cast<uint8_t>(~flag::kWriteTagged), std::memory_order_seq_cst);
+  return true;
 }
 
 void CodePages::tell_locked(const Page& page, unsigned owner, uint64_t mask, const Participant* who,

@@ -58,8 +58,10 @@ class CodePages final : public memory::CodeListener, public memory::Listener {
   // Before vCPU `who` reads [offset, offset + length), within one page, as code at guest-physical `page`. May
   // wait for other vCPUs; call it between blocks.
   // `shared`: what is made of them is kept for all vCPUs, by the shared observer.
-  void protect(Participant& who, memory::RamBlock& ram, uint64_t offset, uint64_t length, GuestPhys page,
-               bool shared = false);
+  // False: `ram` does not lie at `page` any more, and nobody would tell of its end. Nothing is registered,
+  // and what is made of the bytes must not be kept.
+  [[nodiscard]] bool protect(Participant& who, memory::RamBlock& ram, uint64_t offset, uint64_t length,
+                             GuestPhys page, bool shared = false);
 
   // Changes before shared bytes lose their protection and before anybody is told: what was protected for the
   // shared observer at the same epoch needs no other call, as long as the observer's users take a translation
@@ -99,6 +101,7 @@ class CodePages final : public memory::CodeListener, public memory::Listener {
 
   void written_locked(const Participant* who, memory::RamBlock& ram, uint64_t offset, uint64_t length,
                       std::vector<Stale>* own);
+  bool is_there(const memory::RamBlock& ram, uint64_t offset, GuestPhys page) const;
   static unsigned owner_of(const Participant& who) { return who.index() + 1; }
   void forget_locked(unsigned owner);
   void tell_locked(const Page& page, unsigned owner, uint64_t mask, const Participant* who,

@@ -685,7 +685,10 @@ bool SoftMmu::read_code(GuestPhys address, std::span<uint8_t> out, bool shared) 
     return true;
   }
   const std::shared_ptr<memory::RamBlock> ram = range->ram;  // protect() may wait while memory is taken away
-  code_.protect(participant_, *ram, offset, out.size(), page, shared);
+  if (!code_.protect(participant_, *ram, offset, out.size(), page, shared)) {
+    read_phys(address, out);
+    return false;
+  }
   if (shared) {
     if (!same) known = wanted;
     known.granules |= granules;

@@ -294,6 +294,24 @@ TEST_F(CodePagesTest, CodeGoesWithItsMemory) {
   EXPECT_FALSE(extra_block->flags(0x1000).load() & flag::kCode);
 }
 
+// A vCPU may have looked up where code lies just before the memory went: nobody would tell it later that the
+// code is stale, and the registration would outlive the memory.
+TEST_F(CodePagesTest, CodeOfMemoryThatHasJustGoneIsNotRegistered) {
+  auto extra_block = ram_of(0x2000);
+  memory::RamRegion extra("extra", extra_block);
+  memory::Transaction(machine.space).add(machine.space.root(), 0x40000000, extra);
+  memory::Transaction(machine.space).remove(extra);
+  const auto protect = [&](uint64_t page) {
+    return machine.code.protect(a.mmu.participant(), *extra_block, 0x1010, 4, {page});
+  };
+  EXPECT_FALSE(protect(0x40001000));
+  EXPECT_FALSE(extra_block->flags(0x1000).load() & flag::kCode);
+  memory::Transaction(machine.space).add(machine.space.root(), 0x40000000, extra);
+  EXPECT_TRUE(protect(0x40001000));
+  EXPECT_FALSE(protect(0x40000000)) << "another page of it lies there";
+  memory::Transaction(machine.space).remove(extra);
+}
+
 TEST_F(CodePagesTest, CodeInRomIsKeptAndInDevicesIsNot) {
   uint8_t bytes[8] = {};
   machine.rom_block->host()[3] = std::byte{0xea};
