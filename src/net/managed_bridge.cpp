@@ -7,12 +7,14 @@
 #include <sys/random.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <csignal>
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <map>
 #include <sstream>
 #include <thread>
 #include <vector>
@@ -26,6 +28,8 @@ namespace ostler::net {
 namespace {
 
 constexpr const char* kForwarding = "/proc/sys/net/ipv4/ip_forward";
+constexpr std::string_view kForwardingNote = "forwarding";
+constexpr const char *kPidFile = ".pid", *kLeases = ".leases";  // after the path of the notes
 
 // While it lives, no other process looks at or changes the notes.
 class Turn {
@@ -44,6 +48,21 @@ class Turn {
     }
   }
   const Fd& file_;
+};
+
+// While it lives, no other process turns forwarding on or off for a bridge whose notes lie beside `notes`.
+// Taken last.
+class TurnOfForwarding {
+ public:
+  explicit TurnOfForwarding(const std::string& notes)
+      : folder_(
+            ::open(std::filesystem::path(notes).parent_path().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)) {
+    while (::flock(folder_.get(), LOCK_EX) != 0 && errno == EINTR) {
+    }
+  }
+
+ private:
+  const Fd folder_;
 };
 
 std::string read_file(const std::string& path) {
@@ -90,13 +109,27 @@ Result<std::string> notes_folder(const std::string& wish) {
                            fmt::join(all, ", ")));
 }
 
-// Names repeat in other network namespaces.
-Result<std::string> notes_path(const ManagedBridgeOptions& options) {
-  TRY_ASSIGN(const std::string folder, notes_folder(options.folder));
+// What the names of all notes begin with: those of bridges repeat in other network namespaces.
+std::string notes_prefix() {
   std::error_code error;
   const auto space = std::filesystem::read_symlink("/proc/self/ns/net", error).string();
   const auto digits = space.find('[') + 1;
-  return fmt::format("{}/bridge-{}-{}", folder, space.substr(digits, space.find(']') - digits), options.name);
+  return fmt::format("bridge-{}-", space.substr(digits, space.find(']') - digits));
+}
+
+// The notes of all bridges of this network namespace but those at `mine`, by the bridges' names.
+std::map<std::string, std::string> other_notes(const std::string& mine) {
+  std::map<std::string, std::string> found;
+  const std::string prefix = notes_prefix();
+  std::error_code error;
+  for (const auto& each :
+       std::filesystem::directory_iterator(std::filesystem::path(mine).parent_path(), error)) {
+    const std::string name = each.path().filename();
+    if (!name.starts_with(prefix) || name.ends_with(kPidFile) || name.ends_with(kLeases)) continue;
+    const std::string bridge = name.substr(prefix.size());
+    if (each.path() != mine && valid_interface_name(bridge)) found.emplace(bridge, each.path());
+  }
+  return found;
 }
 
 std::string table_of(const std::string& bridge) {
@@ -122,7 +155,9 @@ void end_dnsmasq(const std::string& pid_file) {
 Result<std::unique_ptr<ManagedBridge>> ManagedBridge::use(const ManagedBridgeOptions& options) {
   if (!valid_interface_name(options.name))
     return Error(ErrorKind::kInvalidArgument, fmt::format("'{}' is not a bridge's name", options.name));
-  TRY_ASSIGN(const std::string path, notes_path(options));
+  TRY_ASSIGN(const std::string folder, notes_folder(options.folder));
+  const std::string path = folder + "/" + notes_prefix() + options.name;
+  remove_leftovers(path);
   Fd file(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
   if (!file) return errno_error(fmt::format("{} cannot be opened", path), errno);
   std::unique_ptr<ManagedBridge> bridge(new ManagedBridge(options.name, path, std::move(file)));
@@ -152,6 +187,16 @@ Result<std::unique_ptr<ManagedBridge>> ManagedBridge::use(const ManagedBridgeOpt
   }
   ::flock(bridge->file_.get(), LOCK_SH);
   return bridge;
+}
+
+// One that nobody uses is removed as its last user would have removed it.
+void ManagedBridge::remove_leftovers(const std::string& mine) {
+  std::error_code gone;
+  for (const auto& [bridge, notes] : other_notes(mine)) {
+    if (std::filesystem::file_size(notes, gone) == 0 || gone) continue;
+    Fd file(::open(notes.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW));
+    if (file) ManagedBridge(bridge, notes, std::move(file));
+  }
 }
 
 ManagedBridge::~ManagedBridge() {
@@ -196,8 +241,10 @@ Result<void> ManagedBridge::make_nat(const std::string& network) {
   if (!done)
     return std::move(done).error().with_context(
         fmt::format("nat (it needs the package nftables) for the bridge {}", name_));
-  if (read_line(kForwarding) == "1") return {};
-  TRY(note("forwarding"));
+  // Who turned it on notes it, and so does whoever needs it to stay on when that one has ended.
+  const TurnOfForwarding turn(notes_);
+  if (read_line(kForwarding) == "1" && !others_forward()) return {};
+  TRY(note(std::string(kForwardingNote)));
   if (!write_line(kForwarding, "1"))
     return Error(ErrorKind::kPermission, fmt::format("nat: {0} cannot be set to 1: sudo sysctl "
                                                      "net.ipv4.ip_forward=1",
@@ -205,17 +252,23 @@ Result<void> ManagedBridge::make_nat(const std::string& network) {
   return {};
 }
 
+bool ManagedBridge::others_forward() const {
+  return std::ranges::any_of(other_notes(notes_), [](const auto& other) {
+    return ("\n" + read_file(other.second)).find(fmt::format("\n{}\n", kForwardingNote)) != std::string::npos;
+  });
+}
+
 // Guests do without when it cannot be had.
 void ManagedBridge::serve_dhcp(const std::string& address) {
   const auto network = Ipv4Network::parse(address);
-  const std::string pid_file = notes_ + ".pid";
+  const std::string pid_file = notes_ + kPidFile;
   if (!network || !note("dhcp")) return;
   std::error_code ignored;
   std::filesystem::remove(pid_file, ignored);
   const auto done = run_program(
       {"dnsmasq", "--conf-file=/dev/null", "--interface=" + name_, "--except-interface=lo",
        "--bind-interfaces", fmt::format("--dhcp-range={},{},12h", network->first(), network->last()),
-       "--dhcp-leasefile=" + notes_ + ".leases", "--dhcp-authoritative", "--pid-file=" + pid_file});
+       "--dhcp-leasefile=" + notes_ + kLeases, "--dhcp-authoritative", "--pid-file=" + pid_file});
   if (!done)
     log::warning(
         fmt::format("the guests on {} get no addresses from us ({}): sudo apt install "
@@ -229,22 +282,25 @@ void ManagedBridge::undo() {
   std::vector<std::string> lines;  // the last thing made is the first removed
   for (std::string line; std::getline(text, line);) lines.insert(lines.begin(), line);
   std::error_code ignored;
+  bool forwarded = false;
   for (const std::string& line : lines) {
     const size_t space = line.find(' ');
     const std::string what = line.substr(0, space);
     const std::string value = space == std::string::npos ? "" : line.substr(space + 1);
     if (what == "dhcp") {
-      end_dnsmasq(notes_ + ".pid");
-      std::filesystem::remove(notes_ + ".pid", ignored);
-      std::filesystem::remove(notes_ + ".leases", ignored);
-    } else if (what == "forwarding") {
-      write_line(kForwarding, "0");
+      end_dnsmasq(notes_ + kPidFile);
+      std::filesystem::remove(notes_ + kPidFile, ignored);
+      std::filesystem::remove(notes_ + kLeases, ignored);
+    } else if (what == kForwardingNote) {
+      forwarded = true;
     } else if (what == "nat" && value.find_first_not_of("ostler_0123456789abcdef") == std::string::npos) {
       static_cast<void>(run_program({"nft", "delete table ip " + value}));
     } else if (what == "bridge" && interface_index(name_) != 0 && hardware_address(name_) == value) {
       static_cast<void>(remove_bridge(name_));
     }
   }
+  const TurnOfForwarding turn(notes_);
+  if (forwarded && !others_forward()) write_line(kForwarding, "0");
   if (::ftruncate(file_.get(), 0) != 0) log::warning(fmt::format("{} cannot be emptied", notes_));
 }
 

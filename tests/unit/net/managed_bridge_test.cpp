@@ -35,8 +35,8 @@ class ManagedBridgeTest : public testing::Test {
   }
   ~ManagedBridgeTest() override { std::filesystem::remove_all(folder_); }
 
-  auto use(bool nat = false, const std::string& address = "") const {
-    return ManagedBridge::use({.name = "br7", .address = address, .nat = nat, .folder = folder_});
+  auto use(bool nat = false, const std::string& address = "", const std::string& name = "br7") const {
+    return ManagedBridge::use({.name = name, .address = address, .nat = nat, .folder = folder_});
   }
   // A process that uses the bridge and is killed.
   void use_and_die(bool nat = false) const {
@@ -142,6 +142,41 @@ TEST_F(ManagedBridgeTest, a_way_to_the_world_is_made_and_removed) {
   EXPECT_EQ(line_of(kForwarding), "0");
   EXPECT_FALSE(run_program({"sh", "-c", "nft list ruleset | grep -q masquerade"}));
   EXPECT_FALSE(there());
+}
+
+TEST_F(ManagedBridgeTest, of_a_killed_process_is_removed_by_the_next_of_another_name) {
+  use_and_die();
+  const std::string pid = server();
+  ASSERT_TRUE(there());
+  const auto other = use(false, "", "br8");
+  ASSERT_TRUE(other) << other.error().message();
+  EXPECT_FALSE(there());
+  EXPECT_FALSE(runs(pid));
+  EXPECT_NE(interface_index("br8"), 0u);
+}
+
+TEST_F(ManagedBridgeTest, of_another_name_stays_while_it_is_used) {
+  const auto first = use();
+  ASSERT_TRUE(first);
+  const std::string pid = server();
+  ASSERT_TRUE(use(false, "", "br8"));
+  EXPECT_TRUE(there());
+  EXPECT_TRUE(runs(pid));
+}
+
+TEST_F(ManagedBridgeTest, forwarding_stays_on_for_the_last_with_a_way_to_the_world) {
+  constexpr const char* kForwarding = "/proc/sys/net/ipv4/ip_forward";
+  std::ofstream(kForwarding) << "0" << std::flush;
+  auto first = use(true), second = use(true, "", "br8");
+  ASSERT_TRUE(first && second);
+  first->reset();
+  EXPECT_EQ(line_of(kForwarding), "1");
+  second->reset();
+  EXPECT_EQ(line_of(kForwarding), "0");
+  // What the host had on already stays on.
+  std::ofstream(kForwarding) << "1" << std::flush;
+  use(true)->reset();
+  EXPECT_EQ(line_of(kForwarding), "1");
 }
 
 TEST_F(ManagedBridgeTest, mistakes_are_told) {
