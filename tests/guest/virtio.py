@@ -130,6 +130,49 @@ def free_pages_are_reported(t):
         t.run(console, "dd if=/dev/urandom of=/mnt/file bs=1M count=100 2>/dev/null; sha256sum </mnt/file >/dev/null")
 
 
+def _works(t, console, disks):
+    """Each virtio device of the machine below does what its driver asks for; `disks` by their names in the guest."""
+    t.run(console, "until [ -b /dev/vda ] && [ -b /dev/sda ]; do sleep 0.1; done")
+    t.run(console, "dd if=/dev/urandom of=/tmp/new bs=64k count=64 2>/dev/null")
+    for disk in disks:
+        t.run(console, f"dd if=/tmp/new of=/dev/{disk} bs=64k conv=fsync 2>/dev/null; echo 3 >/proc/sys/vm/drop_caches; "
+                       f"dd if=/dev/{disk} bs=64k count=64 2>/dev/null | cmp - /tmp/new")
+    t.run(console, "ip link set eth0 up; ip addr replace 10.0.2.15/24 dev eth0; until ping -c 1 -W 1 10.0.2.2 >/dev/null; do :; done")
+    t.run(console, "head -c 64 /dev/hwrng | wc -c | grep -qx 64; echo hello >/dev/vport*p1")
+
+
+def all_devices_saved_and_driven_anew(t):
+    disks = [t.scratch.path / name for name in ("a", "b")]
+    for path in disks:
+        with open(path, "wb") as file:
+            file.truncate(16 * MIB)
+    rings = "packed=on,in_order=on"
+    extra = ["-drive", f"file={disks[0]},format=raw,if=none,id=a", "-device", f"virtio-blk-pci,drive=a,{rings}",
+             "-device", f"virtio-scsi-pci,{rings}", "-drive", f"file={disks[1]},format=raw,if=none,id=b", "-device", "scsi-hd,drive=b",
+             "-netdev", "user,id=n", "-device", f"virtio-net-pci,netdev=n,{rings}", "-device", f"virtio-rng-pci,{rings}",
+             "-device", f"virtio-balloon-pci,free-page-reporting=on,{rings}",
+             "-device", f"virtio-serial-pci,{rings}", "-chardev", "ringbuf,id=r", "-device", "virtserialport,chardev=r,name=port",
+             "-device", f"virtio-vsock-pci,guest-cid=5,uds-path={t.scratch.path / 'vsock'},{rings}"]
+    vmm, machine = control.start(t, t.machine(cpus=2, extra=extra))
+    with vmm as running:
+        console = t.shell(running)
+        t.run(console, "modprobe -a virtio_scsi sd_mod virtio_balloon 2>/dev/null; true")
+        _works(t, console, ("vda", "sda"))
+        machine.do("reload")
+        machine.do("resume")
+        _works(t, console, ("vda", "sda"))
+        for driver in ("blk", "scsi", "net", "rng", "balloon", "console"):
+            t.run(console, f"cd /sys/bus/virtio/drivers/virtio_{driver}* && for i in virtio*; do echo $i >unbind; echo $i >bind; done; cd /")
+        _works(t, console, ("vda", "sda"))
+        machine.do("reload")
+        machine.do("resume")
+        _works(t, console, ("vda", "sda"))
+        with t.steps.step("a disk that grows"):
+            machine.do("resize", id="a", bytes=32 * MIB)
+        t.run(console, "until [ $(cat /sys/block/vda/size) = 65536 ]; do sleep 0.1; done")
+        t.run(console, "dd if=/tmp/new of=/dev/vda bs=1M seek=28 conv=fsync 2>/dev/null")
+
+
 def named_ports_of_a_console(t):
     path = t.scratch.path / "channel"
     extra = ["-device", "virtio-serial-pci,packed=on", "-chardev", f"socket,id=c,path={path},server=on,wait=off",
