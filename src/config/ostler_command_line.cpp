@@ -260,16 +260,19 @@ std::vector<std::string_view> option_names(const CLI::App& app, std::vector<std:
 
 std::string in_ostler_options(std::string_view sentence) {
   std::string out;
+  bool command = false;  // "sudo setfacl -m …": another program's options
   while (!sentence.empty()) {
     const size_t end = std::min(sentence.find(' '), sentence.size());
     const std::string_view word = sentence.substr(0, end);
+    if (word.ends_with("sudo")) command = true;
     const std::string_view name = word.substr(0, word.find_last_not_of(":,;") + 1);
     const auto* found = std::find_if(std::begin(kOtherNames), std::end(kOtherNames),
                                      [&](const auto& pair) { return pair.first == name; });
-    if (found != std::end(kOtherNames))
+    if (!command && found != std::end(kOtherNames))
       out.append(found->second).append(word.substr(name.size()));
     else
       out += word;
+    if (word.find_last_of(",;)'") + 1 == word.size()) command = false;
     sentence.remove_prefix(end);
     const size_t text = std::min(sentence.find_first_not_of(' '), sentence.size());
     out += sentence.substr(0, text);

@@ -121,6 +121,13 @@ TEST(OstlerCommandLine, BadMemorySizeIsOneSentence) {
   EXPECT_NE(told.find("'lots' is not a size"), std::string::npos) << told;
 }
 
+TEST(OstlerCommandLine, CommandsInASentenceKeepTheirOptions) {
+  EXPECT_EQ(in_ostler_options("-m 1G: 'sudo setfacl -m u:$USER:rw /dev/kvm', or give less (-m 512M); -m 1M"),
+            "--memory 1G: 'sudo setfacl -m u:$USER:rw /dev/kvm', or give less (-m 512M); --memory 1M");
+  EXPECT_EQ(in_ostler_options("sudo setfacl -m u:$USER:rw /dev/net/tun"),
+            "sudo setfacl -m u:$USER:rw /dev/net/tun");
+}
+
 TEST(OstlerCommandLine, NoArgumentsShowHelp) {
   const auto parsed = parse({});
   ASSERT_TRUE(parsed.has_value());
