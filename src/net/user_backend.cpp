@@ -12,6 +12,7 @@
 #include <cerrno>
 #include <charconv>
 #include <cstring>
+#include <filesystem>
 
 #include "base/lazy_library.h"
 #include "base/log.h"
@@ -146,6 +147,13 @@ Result<std::unique_ptr<UserBackend>> UserBackend::create(event::Loop& loop, cons
 }
 
 Result<void> UserBackend::start(const UserOptions& options) {
+  if (!options.ipv4 && !options.ipv6)
+    return invalid("ipv4 and ipv6 are both off, and nothing could pass; leave one out");
+  // The guest would only be told that there is no such file.
+  std::error_code gone;
+  if (!options.tftp.empty() && !std::filesystem::is_directory(options.tftp, gone))
+    return invalid(
+        fmt::format("tftp: '{}' is no folder; name the one that holds the guest's files", options.tftp));
   SlirpConfig config = {};
   config.version = 4;
   config.restricted = options.restrict_access ? 1 : 0;

@@ -231,6 +231,19 @@ TEST_F(UserBackendTest, taken_host_port_is_named) {
   EXPECT_NE(made.error().message().find(std::to_string(ntohs(address.sin_port))), std::string::npos);
 }
 
+TEST_F(UserBackendTest, what_could_never_work_is_refused) {
+  UserOptions deaf;
+  deaf.ipv4 = deaf.ipv6 = false;
+  const auto nothing = UserBackend::create(loop, deaf);
+  ASSERT_FALSE(nothing);
+  EXPECT_NE(nothing.error().message().find("both off"), std::string::npos);
+  UserOptions boot;
+  boot.tftp = testing::TempDir() + "no/such/folder";
+  const auto lost = UserBackend::create(loop, boot);
+  ASSERT_FALSE(lost);
+  EXPECT_NE(lost.error().message().find("tftp: '" + boot.tftp), std::string::npos);
+}
+
 TEST_F(UserBackendTest, bad_addresses_are_refused) {
   for (auto change : std::initializer_list<void (*)(UserOptions&)>{
            [](UserOptions& o) { o.net = "10.0.2.0/33"; }, [](UserOptions& o) { o.net = "hello"; },
