@@ -7,6 +7,8 @@
 #include <cstddef>
 #include <cstring>
 
+#include "base/port_number.h"
+
 namespace ostler::chardev {
 namespace {
 
@@ -25,6 +27,9 @@ Result<SocketAddress> unix_address(const std::string& path) {
 }
 
 Result<SocketAddress> find_address(const std::string& host, const std::string& port, const addrinfo& hints) {
+  if (!may_be_port(port))
+    return Error(ErrorKind::kInvalidArgument,
+                 fmt::format("character device: {}:{}: a port is a number up to 65535", host, port));
   addrinfo* list = nullptr;
   const int result = getaddrinfo(host.empty() ? nullptr : host.c_str(), port.c_str(), &hints, &list);
   if (result != 0)

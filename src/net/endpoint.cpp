@@ -9,6 +9,8 @@
 #include <cerrno>
 #include <cstring>
 
+#include "base/port_number.h"
+
 namespace ostler::net {
 
 std::string Endpoint::text() const {
@@ -67,6 +69,9 @@ Result<SocketAddress> unix_address(const Endpoint& endpoint) {
 
 Result<SocketAddress> resolve(const Endpoint& endpoint, int type, bool passive) {
   if (endpoint.kind == Endpoint::Kind::kUnix) return unix_address(endpoint);
+  if (!may_be_port(endpoint.port))
+    return Error(ErrorKind::kInvalidArgument,
+                 fmt::format("{}: a port is a number up to 65535", endpoint.text()));
   addrinfo hints{};
   hints.ai_socktype = type;
   hints.ai_flags = passive ? AI_PASSIVE : 0;

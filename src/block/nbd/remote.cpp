@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cctype>
 
+#include "base/port_number.h"
 #include "block/nbd/protocol.h"
 
 namespace ostler::block::nbd {
@@ -72,7 +73,7 @@ bool parse_host(std::string_view text, Remote& remote) {
   }
   remote.port = port.empty() ? std::to_string(kDefaultPort) : std::string(port);
   const auto in_port = [](char c) { return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '-'; };
-  if (!std::ranges::all_of(remote.port, in_port)) return false;
+  if (!std::ranges::all_of(remote.port, in_port) || !may_be_port(remote.port)) return false;
   return decode(host.empty() ? "localhost" : host, remote.host) && !remote.host.empty() &&
          remote.host.find_first_of("/@[]") == std::string::npos;
 }
@@ -181,6 +182,7 @@ Result<Remote> take_remote(OptionReader& options) {
     remote.port = std::to_string(kDefaultPort);
     if (port && port->is_string()) remote.port = port->get<std::string>();
     if (port && port->is_number_unsigned()) remote.port = std::to_string(port->get<uint64_t>());
+    if (!may_be_port(remote.port)) return options.error("port", "is a number up to 65535");
   }
   TRY_ASSIGN(const auto export_name, options.string("export"));
   if (export_name) remote.export_name = *export_name;

@@ -37,7 +37,7 @@ TEST(NbdRemote, OlderNames) {
 TEST(NbdRemote, WrongNamesAreRefused) {
   for (const char* name : {"nbd", "nbd:", "nbd:unix:", "nbd://host/%zz", "nbd://host/%", "nbd://host/%00",
                            "nbd://[::1", "nbd+unix:///x", "nbd+unix://host/?socket=s", "nbd://host/?socket=s",
-                           "nbd://h/?x=1", "nbd://h/?socket", "nbds:host"})
+                           "nbd://h/?x=1", "nbd://h:99999/", "nbd://h/?socket", "nbds:host"})
     EXPECT_FALSE(nbd::parse_remote(name)) << name;
 }
 
@@ -57,7 +57,7 @@ TEST(NbdRemote, OptionsNameOnePlace) {
   for (const char* wrong :
        {R"({})", R"({"server":{"type":"unix","host":"h"}})", R"({"path":"/s","host":"h"})",
         R"({"server":{"path":"/s","x":1}})", R"({"path":"/s","tls-hostname":"h"})",
-        R"({"filename":"nbd://h","server":{"path":"/s"}})"})
+        R"({"filename":"nbd://h","server":{"path":"/s"}})", R"({"host":"h","port":65536})"})
     EXPECT_FALSE(take(wrong)) << wrong;
 }
 

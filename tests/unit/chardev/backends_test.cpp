@@ -125,6 +125,11 @@ TEST_F(BackendsTest, SocketErrorsNameTheAddress) {
       chardev::open(loop, {.kind = Kind::kUnixSocket, .path = std::string(200, 'p'), .server = true});
   ASSERT_FALSE(longest);
   EXPECT_EQ(longest.error().kind(), ErrorKind::kInvalidArgument);
+  // The system's resolver would take it for 65536 less.
+  const auto beyond =
+      chardev::open(loop, {.kind = Kind::kTcpSocket, .host = "127.0.0.1", .port = "70000", .server = true});
+  ASSERT_FALSE(beyond);
+  EXPECT_NE(beyond.error().message().find("up to 65535"), std::string::npos) << beyond.error().message();
 }
 
 TEST_F(BackendsTest, TcpServer) {

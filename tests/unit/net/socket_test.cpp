@@ -367,6 +367,10 @@ TEST_F(SocketTest, mistakes_are_told) {
   EXPECT_NE(try_open("socket", "").find("exactly one of listen"), std::string::npos);
   EXPECT_NE(try_open("socket", "listen=:1,connect=x:1").find("exactly one of listen"), std::string::npos);
   EXPECT_NE(try_open("socket", "connect=1").find("example"), std::string::npos);
+  // The system's resolver takes the low 16 bits of such a number: 70000 is 4464 to it.
+  EXPECT_NE(try_open("socket", "listen=127.0.0.1:70000").find("up to 65535"), std::string::npos);
+  EXPECT_NE(try_open("socket", "udp=127.0.0.1:1,localaddr=127.0.0.1:99999").find("up to 65535"),
+            std::string::npos);
   EXPECT_NE(try_open("socket", "udp=127.0.0.1:1").find("localaddr"), std::string::npos);
   EXPECT_NE(try_open("socket", "fd=99").find("99 is not an open socket"), std::string::npos);
   EXPECT_NE(try_open("stream", "server=on").find("addr.type is missing"), std::string::npos);
