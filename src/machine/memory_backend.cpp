@@ -91,6 +91,7 @@ Result<MemoryBackend> MemoryBackend::parse(const config::Object& object, const M
   TRY(take_flag(keys, "dump", options.dump));
   TRY_ASSIGN(const auto reserve, keys.take_bool("reserve"));
   options.reserve = reserve.value_or(options.reserve);
+  options.overcommit = reserve == false;
   bool prealloc = false, canonical = false;
   TRY(take_flag(keys, "prealloc", prealloc));
   TRY(take_flag(keys, "x-use-canonical-path-for-ramblock-id", canonical));  // a name in migration streams

@@ -20,7 +20,9 @@ constexpr std::array kOfMemory{
     Line{"share=<bool>", "other processes that map it see what the guest writes"},
     Line{"prealloc=<bool>", "take all of it before the guest starts"},
     Line{"prealloc-threads=<uint32>", "threads that do so, 1 to 1024"},
-    Line{"reserve=<bool>", "count it against the host's limit of overcommitment at once"},
+    Line{"reserve=<bool>",
+         "count it against the host's limit of overcommitment at once; off: more than the host has is "
+         "allowed"},
     Line{"merge=<bool>", "the host may merge equal pages (KSM)"},
     Line{"dump=<bool>", "in core dumps of this program"},
     Line{"policy=<default|preferred|bind|interleave>", "on which of the host's NUMA nodes it is"},

@@ -206,10 +206,11 @@ Result<HostMemory> HostMemory::create(const RamOptions& options) {
   if (options.size == 0 || options.size % kPageSize != 0)
     return invalid(options, fmt::format("{} bytes is not a positive multiple of 4096", options.size));
   const uint64_t most = host_memory();
-  if (options.backing != Backing::kFile && options.size > most)
+  if (options.backing != Backing::kFile && !options.overcommit && options.size > most)
     return Error(
         ErrorKind::kNoResource,
-        fmt::format("memory '{}': {} is more than this host's {} of memory and swap; give the guest less",
+        fmt::format("memory '{}': {} is more than this host's {} of memory and swap; give the guest less, or "
+                    "a memory backend with reserve=off if it never uses all",
                     options.name, amount(options.size), amount(most)));
   if (options.align != 0 && (!std::has_single_bit(options.align) || options.align > uint64_t{1} << 40))
     return invalid(options, fmt::format("align {} is not a power of two up to 1T", options.align));

@@ -28,6 +28,7 @@ struct RamOptions {
   uint64_t align = 0;                     // of the address; 0: as the pages want it
   bool seal = true;                       // a memory object: nobody changes its size
   bool reserve = false;                   // counts against the host's limit of overcommitment at once
+  bool overcommit = false;                // may be more than the host's memory and swap
   bool merge = false;                     // for KSM
   bool dump = false;                      // in core dumps of this process
   HostPolicy policy = HostPolicy::kDefault;

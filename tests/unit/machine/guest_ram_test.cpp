@@ -164,6 +164,14 @@ TEST_F(GuestRamTest, MistakesInBackendsAreNamed) {
   EXPECT_NE(of("memory-backend-ram,id=a,size=1M,hugetlb=on").find("hugetlb"), std::string::npos);
 }
 
+TEST_F(GuestRamTest, MoreThanTheHostHasMustBeMeant) {
+  const auto of = [&](const std::string& flags) {
+    return error({"-object", "memory-backend-ram,id=a,size=16T" + flags, "-machine", "pc,memory-backend=a"});
+  };
+  EXPECT_NE(of("").find("is more than this host's"), std::string::npos) << of("");
+  EXPECT_EQ(of(",reserve=off").find("is more than this host's"), std::string::npos) << of(",reserve=off");
+}
+
 TEST_F(GuestRamTest, AFileThatStaysIsTold) {
   const std::string path = ::testing::TempDir() + "guest_memory" + std::to_string(getpid());
   made({"-m", "16M", "-mem-path", path});

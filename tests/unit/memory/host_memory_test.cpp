@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/sysinfo.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
@@ -14,6 +15,7 @@
 #include <fstream>
 #include <string>
 
+#include "base/bytes.h"
 #include "fixtures.h"
 #include "memory/missing_page.h"
 
@@ -57,6 +59,13 @@ class HostMemoryTest : public ::testing::Test {
     EXPECT_EQ(mincore(memory.data(), memory.size(), pages.data()), 0);
     return 4096 *
            static_cast<uint64_t>(std::count_if(pages.begin(), pages.end(), [](auto p) { return p & 1; }));
+  }
+
+  // Bytes.
+  static uint64_t more_than_the_host_has() {
+    struct sysinfo info = {};
+    EXPECT_EQ(sysinfo(&info), 0);
+    return align_up((static_cast<uint64_t>(info.totalram) + info.totalswap) * info.mem_unit * 2, kMebibyte);
   }
 
   std::string folder_;
@@ -131,6 +140,7 @@ TEST_F(HostMemoryTest, RefusesWhatCannotBe) {
                       .offset = ~uint64_t{0xfff}})
                 .find("beyond the end"),
             std::string::npos);
+  EXPECT_NE(error_of({.name = "m", .size = more_than_the_host_has()}).find("reserve=off"), std::string::npos);
   EXPECT_NE(error_of({.name = "m", .size = kMebibyte, .align = 12345}).find("power of two"),
             std::string::npos);
   EXPECT_NE(error_of({.name = "m", .size = kMebibyte, .policy = HostPolicy::kBind}).find("host-nodes"),
@@ -142,6 +152,14 @@ TEST_F(HostMemoryTest, RefusesWhatCannotBe) {
   EXPECT_NE(error_of({.name = "m", .size = kMebibyte, .policy = HostPolicy::kBind, .host_nodes = {70000}})
                 .find("no NUMA node 70000"),
             std::string::npos);
+}
+
+TEST_F(HostMemoryTest, MayBeMoreThanTheHostHasWhereThatIsMeant) {
+  // The kernel gives so many addresses unless it was told never to overcommit (proc(5), overcommit_memory).
+  int policy = 0;
+  std::ifstream("/proc/sys/vm/overcommit_memory") >> policy;
+  const auto memory = HostMemory::create({.name = "m", .size = more_than_the_host_has(), .overcommit = true});
+  EXPECT_EQ(static_cast<bool>(memory), policy != 2);
 }
 
 TEST_F(HostMemoryTest, AFileSystemWithoutRoomIsTold) {
