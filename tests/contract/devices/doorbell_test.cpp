@@ -100,7 +100,8 @@ TEST_P(Doorbells, flood_grows_nothing_and_starves_nobody) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Devices, Doorbells,
-                         testing::Values("balloon", "blk", "net", "rng", "console", "user"),
+                         testing::Values("balloon", "blk", "net", "rng", "console", "scsi", "vsock", "9p",
+                                         "user"),
                          [](const auto& instance) { return instance.param; });
 
 }  // namespace
