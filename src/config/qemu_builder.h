@@ -28,6 +28,7 @@ struct QemuBuilder {
     Netdev netdev;
     std::string model;  // empty: virtio
     Properties device_properties;
+    std::string origin = {};  // of the card; empty: that of its network
   };
   std::vector<PendingNic> nics;
   // -net: cards and networks that share hub 0.

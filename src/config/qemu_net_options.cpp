@@ -64,6 +64,7 @@ Result<void> make_forwarded_chardevs(QemuBuilder& b, Netdev& netdev) {
 
 // What `keys` says of the card itself.
 void take_card_properties(KeyValues& keys, QemuBuilder::PendingNic& nic) {
+  nic.origin = keys.origin();
   nic.model = keys.take("model").value_or("");
   for (const auto& [option, property] :
        {std::pair{"mac", "mac"}, {"macaddr", "mac"}, {"addr", "addr"}, {"vectors", "vectors"}})
@@ -147,7 +148,7 @@ void QemuBuilder::add_nic(PendingNic nic) {
   Device device{.type = nic.model.empty() || nic.model == "virtio" ? model : nic.model,
                 .id = {},
                 .properties = std::move(nic.device_properties),
-                .origin = nic.netdev.origin};
+                .origin = nic.origin.empty() ? nic.netdev.origin : nic.origin};
   device.properties.push_back({"netdev", nic.netdev.id});
   m.devices.push_back(std::move(device));
   if (!nic.netdev.type.empty()) m.netdevs.push_back(std::move(nic.netdev));

@@ -30,7 +30,53 @@ const config::DeviceType* find_device_type(const std::string& name) {
   return found == all.end() ? nullptr : &*found;
 }
 
+namespace {
+
+// Devices of QEMU that are not here and whose names are near to those of others, or whose users need one word
+// to have another.
+struct Absent {
+  std::string_view beginning, cure;
+};
+constexpr std::string_view kCard = "the network card here is virtio-net-pci (model=virtio)";
+constexpr std::string_view kDisk = "there are virtio-blk-pci, scsi-hd on virtio-scsi-pci, and ide-hd";
+constexpr std::string_view kNothing = "nothing here does its work";
+constexpr Absent kAbsent[] = {
+    {"e1000", kCard},
+    {"rtl8139", kCard},
+    {"ne2k_", kCard},
+    {"pcnet", kCard},
+    {"vmxnet3", kCard},
+    {"i825", kCard},
+    {"igb", kCard},
+    {"nvme", kDisk},
+    {"ahci", kDisk},
+    {"ich9-ahci", kDisk},
+    {"lsi", kDisk},
+    {"megasas", kDisk},
+    {"mptsas", kDisk},
+    {"pvscsi", kDisk},
+    {"usb-storage", kDisk},
+    {"vhost-scsi", kDisk},
+    {"vhost-user-scsi", kDisk},
+    {"virtio-gpu", kNothing},
+    {"virtio-vga", kNothing},
+    {"virtio-mem", kNothing},
+    {"virtio-pmem", kNothing},
+    {"virtio-iommu", kNothing},
+    {"virtio-crypto", kNothing},
+    {"virtio-input", kNothing},
+    {"virtio-keyboard", kNothing},
+    {"virtio-mouse", kNothing},
+    {"virtio-tablet", kNothing},
+    {"vhost-vsock", "virtio-vsock-pci,guest-cid=N,uds-path=PATH needs no kernel module"},
+    {"vhost-user-vsock", "virtio-vsock-pci,guest-cid=N,uds-path=PATH needs no other process"},
+};
+
+}  // namespace
+
 std::string device_type_suggestion(const std::string& name) {
+  for (const Absent& each : kAbsent)
+    if (name.starts_with(each.beginning)) return fmt::format("; {}", each.cure);
   const auto all = device_types();
   std::vector<std::string_view> names;
   for (const auto& type : all) names.push_back(type.name);

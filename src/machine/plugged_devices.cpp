@@ -35,10 +35,13 @@
 namespace ostler::machine {
 namespace {
 
-Error missing(const config::Device& device, std::string_view property) {
+Error missing(const config::Device& device, std::string_view property, std::string_view cure) {
   return Error(ErrorKind::kInvalidArgument,
-               fmt::format("{}: the property '{}' is missing", device.origin, property));
+               fmt::format("{}: the property '{}' is missing; {}", device.origin, property, cure));
 }
+
+constexpr std::string_view kDriveCure =
+    "-drive if=none,id=NAME,file=IMAGE makes a disk for drive=NAME, or -blockdev a node of that name";
 
 // The I/O thread of each queue: one for all, or as the mapping says. A mapping without queue numbers deals
 // them out in turn.
@@ -211,7 +214,8 @@ Result<void> PluggedDevices::plug_isa(const config::DeviceType& type, const std:
     return {};
   }
   const auto& console = std::any_cast<const DebugConsoleOptions&>(options);
-  if (console.chardev.empty()) return missing(device, "chardev");
+  if (console.chardev.empty())
+    return missing(device, "chardev", "-chardev KIND,id=NAME makes one for chardev=NAME");
   TRY_ASSIGN(chardev::CharBackend* const backend, backends_.take_chardev(console.chardev, device.origin));
   isa_.push_back(std::make_unique<chipset::DebugPort>(*backend));
   ports_.add(type.name, *isa_.back(), console.iobase, 1, 1);
@@ -225,7 +229,7 @@ Result<void> PluggedDevices::plug_ide(const config::DeviceType& type, const std:
     return Error(ErrorKind::kUnsupported,
                  fmt::format("{}: this machine has no IDE controller; say virtio-blk-device", device.origin));
   const bool disk = type.name == "ide-hd";
-  if (disk && own.drive.empty()) return missing(device, "drive");
+  if (disk && own.drive.empty()) return missing(device, "drive", kDriveCure);
   // A tray is called by something even if its device has no id.
   std::string name = own.id;
   if (name.empty() && !disk) name = own.drive.empty() ? fmt::format("cd{}", ide_drives_) : own.drive;
@@ -306,14 +310,20 @@ uint16_t PluggedDevices::automatic_queues(const config::DeviceType& type, uint16
 
 Result<virtio::vhost_user::Address> PluggedDevices::vhost_user_address(const std::string& chardev,
                                                                        const config::Device& device) {
-  if (chardev.empty()) return missing(device, "chardev");
+  if (chardev.empty())
+    return missing(device, "chardev",
+                   "-chardev socket,id=NAME,path=SOCKET is where the back end listens, for chardev=NAME");
   TRY(backends_.has_vhost_user(chardev, device.origin));
   for (const auto& block : core_.ram().blocks()) {
     if (block->memory().shared() && block->memory().fd() >= 0) continue;
+    std::string cure =
+        fmt::format("add -object memory-backend-memfd,id=mem,size={}M -machine memory-backend=mem",
+                    (core_.layout().low + core_.layout().high) >> 20);
+    if (block->name() != "ram")
+      cure = fmt::format("make it -object memory-backend-memfd,id={},share=on,…, or -file", block->name());
     return Error(ErrorKind::kInvalidArgument,
-                 fmt::format("{}: the back end must map the guest's memory, and '{}' is private; add -object "
-                             "memory-backend-memfd,id=mem,size={}M -machine memory-backend=mem",
-                             device.origin, block->name(), (core_.layout().low + core_.layout().high) >> 20));
+                 fmt::format("{}: the back end must map the guest's memory, and '{}' is private; {}",
+                             device.origin, block->name(), cure));
   }
   return backends_.take_vhost_user(chardev, device.origin);
 }
@@ -326,7 +336,7 @@ Result<std::unique_ptr<virtio::Device>> PluggedDevices::make_virtio(const config
   if (family == "virtio-blk") {
     auto own = std::any_cast<virtio::block::Options>(options);
     if (!own.num_queues) own.num_queues = automatic_queues(type, virtio::Device::kMaxQueues);
-    if (own.drive.empty()) return missing(device, "drive");
+    if (own.drive.empty()) return missing(device, "drive", kDriveCure);
     bus_options = own;
     DiskWish wish{.name = own.drive, .user = device.origin};
     wish.device = own.id;
@@ -397,14 +407,18 @@ Result<std::unique_ptr<virtio::Device>> PluggedDevices::make_virtio(const config
                    fmt::format("{}: the guest has a balloon already; leave one out", device.origin));
     bus_options = own;
     const uint64_t bytes = core_.layout().low + core_.layout().high;
+    if (!own.iothread.empty()) TRY(backends_.disks().check_iothread(own.iothread, device.origin));
     auto made = std::make_unique<virtio::balloon::BalloonDevice>(core_.memory(), core_.loop(), bytes, own);
     balloon_ = made.get();
     return std::unique_ptr<virtio::Device>(std::move(made));
   }
   if (family == "virtio-vsock") {
     const auto& own = std::any_cast<const virtio::vsock::Options&>(options);
-    if (own.guest_cid == 0) return missing(device, "guest-cid");
-    if (own.uds_path.empty()) return missing(device, "uds-path");
+    if (own.guest_cid == 0)
+      return missing(device, "guest-cid", "guest-cid=3 is the first that a guest may have");
+    if (own.uds_path.empty())
+      return missing(device, "uds-path",
+                     "programs of the host connect to uds-path=SOCKET, and serve port N at SOCKET_N");
     bus_options = own;
     auto host = virtio::vsock::UnixHost::create(core_.loop(), own.uds_path);
     if (!host) return std::move(host).error().with_context(device.origin);
@@ -413,7 +427,9 @@ Result<std::unique_ptr<virtio::Device>> PluggedDevices::make_virtio(const config
   }
   if (family == "virtio-9p") {
     const auto& own = std::any_cast<const virtio::p9::Options&>(options);
-    if (own.fsdev.empty()) return missing(device, "fsdev");
+    if (own.fsdev.empty())
+      return missing(device, "fsdev",
+                     "-fsdev local,id=NAME,path=FOLDER,security_model=none shares a folder for fsdev=NAME");
     bus_options = own;
     TRY_ASSIGN(auto share, backends_.take_share(own.fsdev, device.origin));
     auto made = virtio::p9::P9Device::create(core_.memory(), std::move(share), own);

@@ -87,7 +87,10 @@ Result<void> PluggedDevices::plug_scsi(const config::DeviceType& type, const std
   auto own = std::any_cast<const scsi::Options&>(options);
   const bool disk = type.name == "scsi-hd";
   TRY_ASSIGN(ScsiBus* const bus, find_scsi_bus(own.bus, device));
-  if (disk && own.drive.empty()) return wrong(device, "the property 'drive' is missing");
+  if (disk && own.drive.empty())
+    return wrong(
+        device,
+        "the property 'drive' is missing; -drive if=none,id=NAME,file=IMAGE makes a disk for drive=NAME");
   TRY(check_texts(own, device));
   if (own.scsi_id == scsi::Options::kFirstFree) {
     own.scsi_id = 0;

@@ -205,7 +205,7 @@ class Mistakes(Mistake):
         self.qemu("-m", "-5", words=["-m -5"])
 
     def test_more_memory_than_the_host_has(self):
-        self.qemu("-m", "512T", words=["-m", "memory"])
+        self.qemu("-m", "512T", words=["-m", "memory", "reserve=off"])
 
     def test_more_memory_than_a_number_holds(self):
         self.qemu("-m", "99999999999999999999G", words=["-m 99999999999999999999G"])
@@ -393,6 +393,34 @@ class Mistakes(Mistake):
 
     def test_device_misspelt(self):
         self.qemu("-device", "virtio-blk-pcj", words=["-device virtio-blk-pcj", "'virtio-blk-pci'"])
+
+    def test_device_that_is_not_here(self):
+        # The names nearest to these are of other kinds.
+        self.qemu("-device", "vhost-vsock-pci,guest-cid=3", words=["vhost-vsock-pci", "virtio-vsock-pci", "uds-path"])
+        self.qemu("-device", "nvme,drive=d,serial=1", words=["'nvme'", "virtio-blk-pci"])
+        done = run(QEMU, "-kernel", F.kernel, "-nodefaults", "-device", "virtio-gpu-pci")
+        self.assertIn("there is no device 'virtio-gpu-pci'", done.stderr)
+        self.assertNotIn("virtio-9p-pci", done.stderr)
+
+    def test_device_without_its_back_end(self):
+        for device, property, cure in (("virtio-blk-pci", "drive", "-drive if=none,id=NAME"), ("ide-hd", "drive", "-blockdev"),
+                                       ("isa-debugcon", "chardev", "-chardev KIND,id=NAME"),
+                                       ("virtio-9p-pci,mount_tag=t", "fsdev", "-fsdev local,id=NAME"),
+                                       ("vhost-user-blk-pci", "chardev", "-chardev socket,id=NAME,path=SOCKET"),
+                                       ("virtio-vsock-pci", "guest-cid", "guest-cid=3"),
+                                       ("virtio-vsock-pci,guest-cid=3", "uds-path", "SOCKET_N")):
+            self.qemu("-device", device, words=[f"-device {device}: ", f"'{property}' is missing; ", cure])
+        self.qemu("-device", "virtio-scsi-pci", "-device", "scsi-hd", words=["'drive' is missing; ", "-drive if=none,id=NAME"])
+
+    def test_back_end_of_another_process_and_private_memory(self):
+        chardev = ["-chardev", f"socket,id=c,path={F.missing}"]
+        self.qemu(*chardev, "-device", "vhost-user-blk-pci,chardev=c",
+                  words=["-device vhost-user-blk-pci,chardev=c", "-machine memory-backend=mem"])
+        self.qemu(*chardev, "-object", "memory-backend-memfd,id=own,size=64M,share=off", "-numa", "node,memdev=own",
+                  "-m", "64M", "-device", "vhost-user-blk-pci,chardev=c", words=["'own' is private", "id=own,share=on"])
+
+    def test_balloon_without_its_iothread(self):
+        self.qemu("-device", "virtio-balloon-pci,iothread=t", words=["no iothread 't'", "-object iothread,id=t"])
 
     def test_device_property_misspelt(self):
         self.qemu("-device", "virtio-rng-pci,adr=1", words=["-device virtio-rng-pci", "adr", "'addr'"])
@@ -824,7 +852,8 @@ class Mistakes(Mistake):
         self.qemu("-nic", "user,mac=52:54", words=["mac", "52:54"])
 
     def test_card_model_unknown(self):
-        self.qemu("-nic", "user,model=e1000x", words=["-nic", "e1000x"])
+        self.qemu("-nic", "user,model=e1000x", words=["-nic", "e1000x", "virtio-net-pci", "model=virtio"])
+        self.qemu("-net", "nic,model=rtl8139", "-net", "user", words=["-net nic,model=rtl8139: ", "model=virtio"])
 
     # --- character devices ------------------------------------------------------------------------
 
@@ -1029,6 +1058,9 @@ class Warnings(unittest.TestCase):
             self.assertTrue(lines[0].startswith("ostler: warning: "), shown)
         for word in words:
             self.assertIn(word, lines[0], shown)
+
+    def test_balloon_with_an_iothread(self):
+        self.expect("-object", "iothread,id=t", "-device", "virtio-balloon-pci,free-page-hint=on,iothread=t", words=[])
 
     def test_network_without_card(self):
         self.expect("-netdev", "user,id=n", words=["-netdev user,id=n", "no card", "virtio-net-pci,netdev=n"])

@@ -30,6 +30,7 @@ inline constexpr unsigned VIRTIO_BALLOON_F_PAGE_REPORTING = 5;
 struct Options : DeviceOptions {
   bool deflate_on_oom = false;
   bool free_page_hint = false;
+  std::string iothread;  // need not do anything: the host asks for free pages on the event loop
   bool free_page_reporting = false;
   bool page_poison = true;
   uint32_t guest_stats_polling_interval = 0;  // s; 0: statistics are asked for once

@@ -10,6 +10,8 @@ std::vector<config::Property<Options>> own() {
       boolean<Options>("deflate-on-oom", &Options::deflate_on_oom,
                        "the guest takes memory back rather than end programs"),
       boolean<Options>("free-page-hint", &Options::free_page_hint, "let the host ask for free pages"),
+      reference<Options>("iothread", "iothread", &Options::iothread,
+                         "taken, as QEMU wants one for free-page-hint; the event loop does the work"),
       boolean<Options>("free-page-reporting", &Options::free_page_reporting,
                        "let the guest report free pages, which the host takes"),
       boolean<Options>("page-poison", &Options::page_poison, "let the guest say how it fills free pages"),
