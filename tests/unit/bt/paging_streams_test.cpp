@@ -103,13 +103,20 @@ class Kernel {
       case 13:
         return put({0x0f, 0x01, below(2) == 0 ? 0xcau : 0xcbu});  // clac, stac
       default:
-        return change_space();
+        return change_space(below(kSpaceCount));
     }
   }
 
   // ---- what the mappings are used for ----
   void use() {
-    rbx(any_page());
+    if (in_user_) {
+      recent_space_ = current_;
+      recent_slot_ = below(kFirstGlobal);
+    }
+    use_page(in_user_ && below(2) == 0 ? slot_address(recent_slot_) : any_page());
+  }
+  void use_page(uint64_t page) {
+    rbx(page);
     const unsigned disp = below(30) * 8;
     switch (below(13)) {
       case 0:
@@ -165,13 +172,15 @@ class Kernel {
     put({0xbc});
     put32(in_user_ ? kUserStack : kKernelStack);
   }
-  void use_as_user() {
+  // First of a page, if one is given.
+  void use_as_user(uint64_t page = 0) {
     put({0xbc});
     put32(kUserStack);
     put({0xb9});  // mov ecx, where; mov r11d, 2; sysret
     put32(kUser + program_.user.size());
     put({0x41, 0xbb, 2, 0, 0, 0, 0x48, 0x0f, 0x07});
     in_user_ = true;
+    if (page != 0) use_page(page);
     for (unsigned n = 1 + below(3); n-- > 0;) use();
     put({0x0f, 0x05});  // syscall
     in_user_ = false;
@@ -199,7 +208,10 @@ class Kernel {
     put({0x9f});
   }
   void change_slot() {
-    const unsigned space = below(2) == 0 ? current_ : below(kSpaceCount), slot = below(kFirstGlobal);
+    // What its user knows of a space, often.
+    const bool recent = below(2) == 0;
+    const unsigned space = recent ? recent_space_ : below(2) == 0 ? current_ : below(kSpaceCount);
+    const unsigned slot = recent ? recent_slot_ : below(kFirstGlobal);
     const uint64_t at = tables_of(space).small + slot * 8;
     switch (below(4)) {
       case 0:
@@ -217,6 +229,9 @@ class Kernel {
       invalidate(slot_address(slot), false);
     else
       invalidate_elsewhere(space, slot_address(slot));
+    if (below(2) != 0) return;
+    if (space != current_) change_space(space);
+    use_as_user(slot_address(slot));
   }
   void change_global() {
     const unsigned slot = kFirstGlobal + below(kSlots - kFirstGlobal);
@@ -288,8 +303,8 @@ class Kernel {
     put({0x66, 0x0f, 0x38, 0x82, 0x0c, 0x25});
     put32(kData);
   }
-  void change_space() {
-    current_ = below(kSpaceCount);
+  void change_space(unsigned to) {
+    current_ = to;
     const bool keep = pcids_ && !stale_[current_] && below(4) != 0;
     load_cr3(current_, keep);
     // Without PCIDs there is one context, which this has emptied.
@@ -347,7 +362,7 @@ class Kernel {
   const bool pcids_;
   Program program_;
   bool in_user_ = false, pge_ = true;
-  unsigned current_ = 0;
+  unsigned current_ = 0, recent_space_ = 0, recent_slot_ = 0;
   std::array<bool, kSpaceCount> stale_{};  // there may be translations that must not be used
   std::array<bool, kSpaceCount> large_ = {true, true, true, true, true, true, true, true};
 };
