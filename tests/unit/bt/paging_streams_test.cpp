@@ -113,6 +113,7 @@ class Kernel {
       recent_space_ = current_;
       recent_slot_ = below(kFirstGlobal);
     }
+    if (in_user_ && below(4) == 0) return use_page(slot_address(kFirstGlobal + below(2)));
     use_page(in_user_ && below(2) == 0 ? slot_address(recent_slot_) : any_page());
   }
   void use_page(uint64_t page) {
@@ -241,6 +242,9 @@ class Kernel {
     invalidate(slot_address(slot), true);
     if (!pge_) stale_.fill(true);  // they are like others then
     stale_[current_] = false;
+    if (below(2) != 0) return;
+    change_space(recent_space_);
+    use_as_user(slot_address(slot));
   }
   void change_large() {
     const uint64_t at = tables_of(current_).directory + 8;
@@ -395,7 +399,7 @@ class Side {
               (kFrames + frame * kPageSize) | (slot % 2 != 0 ? 7 : 3) | (slot < kFirstGlobal ? 0 : kG));
       }
       for (unsigned page = 0; page < kFrameCount; ++page)
-        entry(t.large + 8 * page, (kLargeFrames + page * kPageSize) | 7);
+        entry(t.large + 8 * page, (kFrames + page * kPageSize) | 7);
     }
     for (unsigned frame = 0; frame < kFrameCount; ++frame) {
       fill(kFrames + frame * kPageSize, 1000 + frame);
