@@ -342,10 +342,10 @@ std::optional<SoftMmu::Page> SoftMmu::try_translate(uint64_t linear, Access acce
     if (range == nullptr || !range->is_ram()) return Page{phys};
     // A commit publishes its view before it makes the vCPUs forget: the entry may be of other memory than has
     // come there, or of a right that has gone.
-    Page found{phys, range->ram.get(), range->offset_of(phys)};
-    found.direct = access == Access::kWrite && recorder_ == nullptr && !range->read_only &&
-                   found.host() - (phys.value & kPageMask) == tlb.host[slot];
-    return found;
+    const uint64_t offset = range->offset_of(phys);
+    const bool same = range->ram->host() + offset == tlb.host[slot] + (phys.value & kPageMask);
+    return Page{phys, range->ram.get(), offset,
+                access == Access::kWrite && recorder_ == nullptr && !range->read_only && same};
   }
 
   if (paging_.mode >= PagingMode::k4Level) {
