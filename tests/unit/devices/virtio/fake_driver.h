@@ -7,7 +7,6 @@
 //     driver.used()  ->  {head, length}
 #pragma once
 
-#include <cstring>
 #include <memory>
 #include <optional>
 #include <string>
@@ -17,6 +16,7 @@
 #include "devices/virtio/queue.h"
 #include "memory/address_space.h"
 #include "memory/dma.h"
+#include "memory/guest_access.h"
 #include "memory/ram_block.h"
 
 namespace ostler::virtio::test {
@@ -42,10 +42,12 @@ class GuestMemory {
     memory::guest_store<T>(ram_->host() + at, value);
   }
   void put_bytes(uint64_t at, std::string_view bytes) {
-    std::memcpy(ram_->host() + at, bytes.data(), bytes.size());
+    memory::guest_copy(ram_->host() + at, bytes.data(), bytes.size());
   }
   std::string bytes(uint64_t at, size_t size) const {
-    return std::string(reinterpret_cast<const char*>(ram_->host() + at), size);
+    std::string found(size, '\0');
+    memory::guest_copy(found.data(), ram_->host() + at, size);
+    return found;
   }
   // Room that nothing else uses.
   uint64_t allocate(uint64_t size, uint64_t alignment = 16) {
