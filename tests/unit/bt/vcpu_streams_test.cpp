@@ -94,6 +94,7 @@ class Program {
 class Stream {
  public:
   Stream(uint64_t seed, bool translated) : random_(seed), team_({.cache_bytes = size_t{1} << 20}, kVcpus) {
+    team_.map();
     for (unsigned root = 0; root < kRoots; ++root) {
       const uint64_t at = kRootsAt + root * 4 * kPageSize;
       entry(at, (at + kPageSize) | 7);
@@ -115,7 +116,8 @@ class Stream {
     for (unsigned n = 0; n < kVcpus; ++n) {
       vcpus_.push_back(std::make_unique<Member>(team_, translated));
       Member& vcpu = *vcpus_.back();
-      vcpu.start(kPrograms + n * kProgramSize, stack_of(n));
+      vcpu.interpreter->stop_on_exceptions(true);
+      vcpu.start(0, kPrograms + n * kProgramSize, stack_of(n));
       vcpu.state().cr3 = kRootsAt | 1;
       vcpu.state().cr4 |= x86::cr4::kPge | x86::cr4::kPcide;
       vcpu.interpreter->state_changed();

@@ -78,7 +78,8 @@ class ViewChanges : public ::testing::TestWithParam<std::tuple<size_t, Change>> 
 TEST_P(ViewChanges, LeaveNoWayToWhatWasThere) {
   const Way& way = ways()[std::get<0>(GetParam())];
   const Change change = std::get<1>(GetParam());
-  Team team({}, 1);
+  Team team({});
+  team.map();
   const uint64_t directory = kTables + 0x10000, table = directory + kPageSize;
   store_le<uint64_t>(team.at(kTables + kPageSize + 8), directory | 7);
   store_le<uint64_t>(team.at(directory), table | 7);
@@ -125,7 +126,8 @@ TEST_P(ViewChanges, LeaveNoWayToWhatWasThere) {
   team.put(kProgram, code);
 
   Member vcpu(team, true);
-  vcpu.start(kProgram, kStack);
+  vcpu.interpreter->stop_on_exceptions(true);
+  vcpu.start(0, kProgram, kStack);
   vcpu.state().gpr[x86::kRbx] = kExtra;
   vcpu.state().gpr[x86::kR13] = change == Change::kReadOnly ? 1 : 2;
   vcpu.state().gpr[x86::kR15] = 0x34000;
