@@ -1,6 +1,7 @@
 """Networks that another process carries by vhost-user: ports of Open vSwitch with DPDK, and of DPDK's testpmd, without huge
 pages."""
 
+import contextlib
 import os
 import subprocess
 import time
@@ -125,60 +126,56 @@ def _carrier(t, console, up):
     t.run(console, f"until [ $(cat /sys/class/net/eth0/carrier) = {int(up)} ]; do sleep 0.1; done")
 
 
+@contextlib.contextmanager
+def _joined(t, first_port, second_socket):
+    """Shells of two guests with addresses, whose networks another process carries. The first looks for it at a path, the
+    second has `second_socket`, which is a -chardev."""
+    first = t.machine(memory="256M", net=f"vhost-user={first_port},reconnect=1")
+    second = t.machine(memory="256M", net="vhost-user,chardev=c", mac="52:54:00:99:00:02", extra=[
+        "-object", "memory-backend-memfd,id=mem,size=256M", "-machine", "memory-backend=mem",
+        "-chardev", f"socket,id=c,{second_socket}"])
+    with t.start_command(t.command(first, t.people())) as running, t.start(second) as other:
+        one, two = t.shell(running), t.shell(other)
+        _address(t, one, 1)
+        _address(t, two, 2)
+        _ping(t, one, "10.99.0.2")
+        yield one, two
+
+
+def _restart(t, carrier, what, guests):
+    """Each of the guests sees its cable pulled, and put in again."""
+    with t.steps.step(f"{what} is killed"):
+        carrier.kill()
+    for console in guests:
+        _carrier(t, console, False)
+    with t.steps.step(f"{what} starts again"):
+        carrier.start()
+    for console in guests:
+        _carrier(t, console, True)
+
+
 def guests_joined_by_a_switch(t):
     """One guest's port listens and one's connects; the switch is killed while files are on their way, and starts again."""
-    with Switch(t) as switch:
-        first = t.machine(memory="256M", net=f"vhost-user={switch.a},reconnect=1")
-        second = t.machine(memory="256M", net="vhost-user,chardev=c", mac="52:54:00:99:00:02", extra=[
-            "-object", "memory-backend-memfd,id=mem,size=256M", "-machine", "memory-backend=mem",
-            "-chardev", f"socket,id=c,path={switch.b},server=on"])
-        with t.start_command(t.command(first, t.people())) as running, t.start(second) as other:
-            one, two = t.shell(running), t.shell(other)
-            _address(t, one, 1)
-            _address(t, two, 2)
-            _ping(t, one, "10.99.0.2")
-            _copy(t, one, two, "10.99.0.2", 8)
-            _copy(t, two, one, "10.99.0.1", 8)
-            _hold_input(t, two)
-            t.run(two, "rm -f /tmp/sum; ((nc -l -p 9 0<>/tmp/hold | sha256sum >/tmp/sum) >/dev/null 2>&1 &)")
-            t.run(two, "until netstat -ltn | grep -q ':9 '; do sleep 0.1; done")
-            t.run(one, "dd if=/dev/urandom of=/tmp/sent bs=1M count=32 2>/dev/null")
-            # Not a child of the shell: busybox's leaves when one ends while it waits for a line.
-            t.run(one, "(nc 10.99.0.2 9 </tmp/sent >/dev/null 2>&1 &)")
-            with t.steps.step("the switch is killed"):
-                switch.kill()
-            _carrier(t, one, False)
-            _carrier(t, two, False)
-            with t.steps.step("the switch starts again"):
-                switch.start()
-            _carrier(t, one, True)
-            _carrier(t, two, True)
-            digest = t.run(two, "until [ -s /tmp/sum ]; do sleep 0.1; done; cat /tmp/sum").split()[0]
-            t.expect(digest == t.run(one, "sha256sum </tmp/sent").split()[0],
-                     "the connection went on with other bytes than were sent")
-            _ping(t, two, "10.99.0.1")
+    with Switch(t) as switch, _joined(t, switch.a, f"path={switch.b},server=on") as (one, two):
+        _copy(t, one, two, "10.99.0.2", 8)
+        _copy(t, two, one, "10.99.0.1", 8)
+        _hold_input(t, two)
+        t.run(two, "rm -f /tmp/sum; ((nc -l -p 9 0<>/tmp/hold | sha256sum >/tmp/sum) >/dev/null 2>&1 &)")
+        t.run(two, "until netstat -ltn | grep -q ':9 '; do sleep 0.1; done")
+        t.run(one, "dd if=/dev/urandom of=/tmp/sent bs=1M count=32 2>/dev/null")
+        # Not a child of the shell: busybox's leaves when one ends while it waits for a line.
+        t.run(one, "(nc 10.99.0.2 9 </tmp/sent >/dev/null 2>&1 &)")
+        _restart(t, switch, "the switch", (one, two))
+        digest = t.run(two, "until [ -s /tmp/sum ]; do sleep 0.1; done; cat /tmp/sum").split()[0]
+        t.expect(digest == t.run(one, "sha256sum </tmp/sent").split()[0],
+                 "the connection went on with other bytes than were sent")
+        _ping(t, two, "10.99.0.1")
 
 
 def guests_joined_by_testpmd(t):
     """It is killed and starts again between two copies."""
-    with Forwarder(t) as forwarder:
-        first = t.machine(memory="256M", net=f"vhost-user={forwarder.ports[0]},reconnect=1")
-        second = t.machine(memory="256M", net="vhost-user,chardev=c", mac="52:54:00:99:00:02", extra=[
-            "-object", "memory-backend-memfd,id=mem,size=256M", "-machine", "memory-backend=mem",
-            "-chardev", f"socket,id=c,path={forwarder.ports[1]},reconnect=1"])
-        with t.start_command(t.command(first, t.people())) as running, t.start(second) as other:
-            one, two = t.shell(running), t.shell(other)
-            _address(t, one, 1)
-            _address(t, two, 2)
-            _ping(t, one, "10.99.0.2")
-            _copy(t, one, two, "10.99.0.2", 8)
-            with t.steps.step("testpmd is killed"):
-                forwarder.kill()
-            _carrier(t, one, False)
-            _carrier(t, two, False)
-            with t.steps.step("testpmd starts again"):
-                forwarder.start()
-            _carrier(t, one, True)
-            _carrier(t, two, True)
-            _ping(t, two, "10.99.0.1")
-            _copy(t, two, one, "10.99.0.1", 8)
+    with Forwarder(t) as forwarder, _joined(t, forwarder.ports[0], f"path={forwarder.ports[1]},reconnect=1") as (one, two):
+        _copy(t, one, two, "10.99.0.2", 8)
+        _restart(t, forwarder, "testpmd", (one, two))
+        _ping(t, two, "10.99.0.1")
+        _copy(t, two, one, "10.99.0.1", 8)
