@@ -27,7 +27,7 @@ class FrameSource {
     std::span<const std::byte> rest;  // what `places` had no room for; until the next call
   };
   // Reads the next frame into `places` (at most kMostPlaces), from the first on. None: there is none at the
-  // moment.
+  // moment, and nothing was written.
   static constexpr size_t kMostPlaces = 1000;
   virtual std::optional<Taken> take(std::span<const iovec> places) = 0;
   // The frame that was taken last, whole: the back end keeps it until receiver_ready().
@@ -44,10 +44,10 @@ class Receiver {
   virtual bool receive(const Frame& frame, unsigned queue) = 0;
   // The same for a frame that `source` still has: a card that can lends it its own memory to be read into.
   enum class Receipt {
-    kFrame,
-    kNothing,
-    kNoRoom
-  };  // one was taken; `source` had none; it keeps it or has it
+    kFrame,    // one was taken
+    kNothing,  // the source had none
+    kNoRoom    // the source keeps it
+  };
   virtual Receipt receive_from(FrameSource& source, unsigned queue);
   // No more frames of `queue` at the moment: the time to interrupt the guest, for a card that waited with it.
   virtual void received_all(unsigned queue) { static_cast<void>(queue); }

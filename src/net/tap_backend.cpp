@@ -139,7 +139,7 @@ std::optional<FrameSource::Taken> TapBackend::Source::take(std::span<const iovec
   const ssize_t got =
       ::readv(backend_.device_.queues[queue_.index].get(), pieces.data(), static_cast<int>(count));
   // EFAULT: a place lost its memory, and the kernel the frame.
-  lost_ = got <= 0 && errno != EAGAIN && errno != EINTR && errno != EFAULT;
+  lost_ = got == 0 || (got < 0 && errno != EAGAIN && errno != EINTR && errno != EFAULT);
   if (got < static_cast<ssize_t>(skip + kMinFrame)) return std::nullopt;
   const size_t bytes = static_cast<size_t>(got) - skip;
   return Taken{queue_.header, bytes, std::span(queue_.buffer).first(bytes - std::min(bytes, room))};
