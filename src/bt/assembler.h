@@ -56,6 +56,11 @@ class Assembler {
     std::memcpy(p_, &packed, 8);
     p_ += count;
   }
+  // At most 16 bytes; reads and writes 16.
+  void copy(const uint8_t* from, unsigned count) {
+    std::memcpy(p_, from, 16);
+    p_ += count;
+  }
   // The four bytes after `lead` more, which another thread may change while code runs, shall lie in one cache
   // line.
   void align_field(unsigned lead) {

@@ -1,5 +1,7 @@
 #include "bt/form.h"
 
+#include <span>
+
 #include "bt/assembler.h"
 #include "bt/operands.h"
 #include "x86/opcodes/table.h"
@@ -113,6 +115,15 @@ void without_64_bit_meaning(const Instruction& insn, Renaming& r) {
   }
 }
 
+// Whether a form without memory operand is these bytes, up to the immediate.
+bool is_written_so(const Form& form, std::span<const uint8_t> code) {
+  size_t at = 0;
+  const auto next_is = [&](unsigned byte) { return at < code.size() && code[at++] == byte; };
+  return (!form.has_prefix || next_is(form.prefix)) && (form.rex == 0 || next_is(form.rex)) &&
+         (form.map == 0 || next_is(0x0f)) && (form.map < 2 || next_is(form.map == 2 ? 0x38 : 0x3a)) &&
+         next_is(form.opcode) && (!form.has_modrm || next_is(form.modrm)) && at == code.size();
+}
+
 }  // namespace
 
 Renaming renaming_of(const Instruction& insn, const uint8_t* bytes, bool bits32) {
@@ -194,8 +205,9 @@ Form form_of(const Instruction& insn, const uint8_t* bytes, Mode mode, Kind kind
   form.rex = static_cast<uint8_t>((r.raw.rex & 8) | (r.reg >> 3) << 2 | (r.memory ? 0 : r.rm >> 3));
   if (form.rex != 0 || r.needs_rex) form.rex |= 0x40;
   form.opcode = static_cast<uint8_t>(r.opcode_reg ? (r.opcode & 0xf8) | (r.rm & 7) : r.opcode);
-  form.modrm = static_cast<uint8_t>((r.reg & 7) << 3 | (r.memory ? 0 : 0xc0 | (r.rm & 7)));
+  if (r.has_modrm) form.modrm = static_cast<uint8_t>((r.reg & 7) << 3 | (r.memory ? 0 : 0xc0 | (r.rm & 7)));
   form.imm_bytes = static_cast<uint8_t>(insn.length - r.raw.imm_at);
+  form.verbatim = !form.memory && is_written_so(form, {bytes, r.raw.imm_at});
   return form;
 }
 

@@ -15,9 +15,10 @@ struct Form {
   bool memory : 1 = false;  // a memory operand, whose place the translator says
   bool has_modrm : 1 = false;
   bool has_prefix : 1 = false;
-  uint8_t map : 2 = 0;  // as Instruction::map
-  uint8_t prefix = 0;   // F0, 66, F2 or F3
-  uint8_t rex = 0;      // 40: there is one, whatever the bits of the memory operand
+  bool verbatim : 1 = false;  // no memory operand, and the host's bytes are the guest's
+  uint8_t map : 2 = 0;        // as Instruction::map
+  uint8_t prefix = 0;         // F0, 66, F2 or F3
+  uint8_t rex = 0;            // 40: there is one, whatever the bits of the memory operand
   uint8_t opcode = 0;
   uint8_t modrm = 0;  // memory: of the register only
   uint8_t imm_bytes = 0;

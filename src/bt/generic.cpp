@@ -97,6 +97,12 @@ void Translator::flags_for(const GuestInsn& g) {
 void Translator::generic(const GuestInsn& g) {
   const Form& form = g.form;
   if (!form.simple) return renamed(g);
+  if (form.verbatim) {
+    flags_for(g);
+    hot_.copy(g.bytes, g.insn.length);
+    if (g.touches_flags && g.reads + g.writes != 0) flags_set();
+    return;
+  }
   HostMem mem;
   bool s0_is_free = false;
   if (form.memory) mem = memory_operand(g, g.memory_size, g.memory_write, 0, true, s0_is_free);

@@ -44,27 +44,21 @@ uint16_t peek(const Source& from, GuestCode& code, uint64_t rip) {
   auto at = static_cast<unsigned>(offset);
   for (unsigned i = 0; i < kPeek && at < in_page; ++i) {
     if (at + kMaxLength > code.code_read) read_more(from.mmu, code, at + 32);
-    InsnFacts facts;
-    unsigned length = 0;
-    if (const InsnCache::Entry* known = code.cache.find(code.code + at, code.code_read - at, code.mode);
-        known != nullptr && !known->flags_by_immediate()) {
-      facts = known->facts();
-      length = known->length();
-    } else {
+    const uint8_t* const bytes = code.code + at;
+    const size_t available = code.code_read - at;
+    InsnShapes::Glance seen = code.shapes.glance(bytes, available);
+    if (seen.length == 0) {
       x86::Instruction insn;
-      const std::span bytes{code.code + at, code.code_read - at};
-      if (x86::decode(bytes, code_size(code.mode), insn) != DecodeStatus::kOk) break;
-      facts = facts_of(insn, from.model, code.mode, from.options);
-      length = insn.length;
-      if (known == nullptr)
-        code.cache.add(bytes.data(), code.mode, insn, facts,
-                       form_of(insn, bytes.data(), code.mode, facts.kind));
+      if (x86::decode({bytes, available}, code_size(code.mode), insn) != DecodeStatus::kOk) break;
+      const InsnFacts facts = facts_of(insn, from.model, code.mode, from.options);
+      seen = {facts.reads, facts.writes, facts.leads_elsewhere, insn.length};
+      code.shapes.learn(bytes);
     }
-    needed |= facts.reads & unknown;
-    unknown &= static_cast<uint16_t>(~facts.writes);
+    needed |= seen.reads & unknown;
+    unknown &= static_cast<uint16_t>(~seen.writes);
     if (unknown == 0) return needed;
-    if (facts.leads_elsewhere) break;
-    at += length;
+    if (seen.leads_elsewhere) break;
+    at += seen.length;
   }
   return needed | unknown;
 }
@@ -154,7 +148,7 @@ void look_at(const Source& from, uint64_t rip, unsigned at, GuestCode& code, Gue
   if (status == DecodeStatus::kOk) {
     static_cast<InsnFacts&>(g) = facts_of(g.insn, from.model, code.mode, from.options);
     g.form = form_of(g.insn, g.bytes, code.mode, g.kind);
-    if (!code.straddles) code.cache.add(g.bytes, code.mode, g.insn, g, g.form);
+    code.shapes.learn(g.bytes);
     return;
   }
   static_cast<InsnFacts&>(g) = {.reads = x86::rflags::kArithmetic, .touches_flags = true, .ends_block = true};
@@ -173,34 +167,20 @@ void read_guest_code(mmu::SoftMmu& mmu, const x86::CpuModel& model, uint64_t rip
   out.count = out.bytes = out.code_read = 0;
   out.uses_stack = false;
   out.shareable = 0;
-  out.cache.use(model, options);
+  out.shapes.use(model, options, mode);
   out.straddles = false;
   out.keep = true;
   const Source from{mmu, model, options};
   const auto in_page = static_cast<unsigned>(kPageSize - (phys & kPageMask));
-  std::array<InsnCache::Ahead, InsnCache::kAhead> ahead;
-  unsigned at = 0, seen = 0, next = 0;  // `ahead` is good from `next` up to `seen`
+  unsigned at = 0;
   while (out.count < options.block_instructions && at < in_page) {
     if (at + kMaxLength > out.code_read) read_more(mmu, out, at + 96);
-    if (next == seen || ahead[next].at != at) {
-      seen = out.cache.look_ahead(out.code, at, out.code_read, mode, ahead);
-      next = 0;
-    }
     GuestInsn& g = out.insns[out.count];
     g.in_window = g.window_here = g.share_here = false;
     g.share = 0;
     g.bytes = out.code + at;
     g.at = static_cast<uint16_t>(at);
-    const InsnCache::Entry* known = next != seen ? out.cache.find(ahead[next++].key, out.code_read - at)
-                                                 : out.cache.find(g.bytes, out.code_read - at, mode);
-    if (known != nullptr) {
-      known->instruction(g.bytes, g.insn);
-      static_cast<InsnFacts&>(g) = known->facts();
-      g.form = known->form();
-      if (known->flags_by_immediate()) set_flag_facts(g, g.insn);
-    } else {
-      look_at(from, rip, at, out, g);
-    }
+    if (!out.shapes.read(g.bytes, out.code_read - at, g.insn, g, g.form)) look_at(from, rip, at, out, g);
     out.uses_stack |= g.stack != StackUse::kNowhere;
     if (g.shareable) ++out.shareable;
     // What the interpreter does gets a block of its own when it comes first; otherwise the block ends before

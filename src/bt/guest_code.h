@@ -7,8 +7,8 @@
 #include <memory>
 
 #include "bt/form.h"
-#include "bt/insn_cache.h"
 #include "bt/insn_facts.h"
+#include "bt/insn_shapes.h"
 #include "bt/mode.h"
 #include "bt/options.h"
 #include "mmu/soft_mmu.h"
@@ -61,9 +61,9 @@ struct GuestCode {
   std::array<Share, kShares> shares;  // by GuestInsn::share - 1
   // Copy of the bytes from `phys` on, as far as they were read. What is behind them is looked at, but counts
   // for nothing.
-  uint8_t code[4096 + InsnCache::kReads];
+  uint8_t code[4096 + InsnShapes::kReads];
   unsigned code_read = 0;
-  InsnCache cache;  // outlives the block
+  InsnShapes shapes;  // outlive the block
 
   uint16_t live_before(const GuestInsn& g) const {
     return static_cast<uint16_t>((g.live_after & ~g.writes) | g.reads);
