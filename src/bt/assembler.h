@@ -36,6 +36,7 @@ class Assembler {
 
   uint32_t offset() const { return offset_ + static_cast<uint32_t>(p_ - start_); }
   uint8_t* at() const { return p_; }
+  void move_to(uint8_t* at) { p_ = at; }
 
   void u8(unsigned value) { *p_++ = static_cast<uint8_t>(value); }
   void u32(uint32_t value) {
@@ -86,8 +87,7 @@ class Assembler {
     u32(value);
   }
   void compare32(size_t at, uint32_t value) {
-    put(0x65 | 0x81 << 8, 2);
-    absolute(7, at);
+    put(0x65 | 0x81 << 8 | 0x3c << 16 | uint64_t{0x25} << 24 | uint64_t{static_cast<uint32_t>(at)} << 32, 8);
     u32(value);
   }
   void and32_mem(size_t at, uint32_t value) { group1(4, at, value); }
@@ -113,9 +113,7 @@ class Assembler {
   }
   void or_(Reg r, size_t at) { gs(true, 0x0b, r, at); }
   void compare32_small(size_t at, int8_t value) {
-    u8(0x65);
-    u8(0x83);
-    absolute(7, at);
+    put(0x65 | 0x83 << 8 | 0x3c << 16 | uint64_t{0x25} << 24 | uint64_t{static_cast<uint32_t>(at)} << 32, 8);
     u8(static_cast<uint8_t>(value));
   }
   void push_mem(size_t at) {
@@ -136,11 +134,14 @@ class Assembler {
 
   // ---- registers ----
   void mov(Reg to, Reg from) { register_form(0x89, to, from); }
+  void mov32_imm(Reg r, uint32_t value) {
+    const unsigned rex = r >= 8 ? 1 : 0;
+    const uint64_t packed = (0xb8ull | (r & 7)) | uint64_t{value} << 8;
+    put(rex != 0 ? 0x41 | packed << 8 : packed, 5 + rex);
+  }
   void mov_imm(Reg r, uint64_t value) {
     if (value <= 0xffff'ffff) {
-      if (r >= 8) u8(0x41);
-      u8(0xb8 | (r & 7));
-      u32(static_cast<uint32_t>(value));
+      mov32_imm(r, static_cast<uint32_t>(value));
     } else if (static_cast<int64_t>(value) == static_cast<int32_t>(value)) {
       u8(0x48 | r >> 3);
       u8(0xc7);
@@ -329,11 +330,14 @@ class Assembler {
   }
   void gs(bool wide, unsigned opcode, Reg r, size_t at) {
     const unsigned rex = (wide ? 8u : 0u) | (r >> 3) << 2;
-    if (rex != 0)
-      put(0x65 | (0x40 | rex) << 8 | opcode << 16, 3);
-    else
+    if (rex == 0) {
       put(0x65 | opcode << 8, 2);
-    absolute(r, at);
+      return absolute(r, at);
+    }
+    put(0x65 | (0x40 | rex) << 8 | opcode << 16 | uint64_t{(r & 7u) << 3 | 4} << 24 | uint64_t{0x25} << 32 |
+            uint64_t{at & 0xffffff} << 40,
+        8);
+    u8(static_cast<uint8_t>(at >> 24));
   }
   void gs_indexed(uint64_t opcode, Reg r, Reg index, size_t at) {
     put(0x65 | (0x48 | (r >> 3) << 2 | (index >> 3) << 1) << 8 | opcode << 16 | ((r & 7) << 3 | 4) << 24 |

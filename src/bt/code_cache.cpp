@@ -188,28 +188,6 @@ void CodeCache::grow_table() {
     if (slot.block != kNone) slot_of(slot.key) = slot;
 }
 
-// The map of instructions is a byte or two for each: bits 0 to 3 the guest's length, 4 whether the host's
-// flags are the guest's, 5 whether what follows is two bytes; then how far behind the one before its host
-// code starts.
-void CodeCache::write_map(const Arena& arena, Draft& draft, std::span<const InsnMap> insns) {
-  Block& block = draft.block;
-  block.first_insn = arena.insns.next;
-  block.count = static_cast<uint8_t>(insns.size());
-  uint8_t* at = &insns_[block.first_insn];
-  Offset host = block.start;
-  for (size_t i = 0; i < insns.size(); ++i) {
-    const unsigned end = i + 1 < insns.size() ? insns[i + 1].guest : draft.guest_bytes;
-    const unsigned distance = insns[i].host - host;
-    host = insns[i].host;
-    const bool wide = distance > 0xff;
-    *at++ =
-        static_cast<uint8_t>((end - insns[i].guest) | (insns[i].host_flags ? 16u : 0u) | (wide ? 32u : 0u));
-    *at++ = static_cast<uint8_t>(distance);
-    if (wide) *at++ = static_cast<uint8_t>(distance >> 8);
-  }
-  draft.insns_end = static_cast<uint32_t>(at - &insns_[0]);
-}
-
 // Makes the block known by its page and its place.
 void CodeCache::enter(uint32_t number, const Straddle* straddle) {
   Block& block = blocks_[number];
@@ -347,7 +325,6 @@ void CodeCache::flush() {
 
 // ---- from host code to guest code ----
 
-// Calls f(InsnMap) for the block's instructions until it returns false.
 template <class F>
 void CodeCache::each_insn(const Block& block, F&& f) const {
   InsnMap insn{.host = block.start};

@@ -3,10 +3,11 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
 #include <cerrno>
 
 #include "base/bytes.h"
-#include "base/fd.h"
 #include "memory/address.h"
 
 namespace ostler::bt {
@@ -14,7 +15,8 @@ namespace ostler::bt {
 Result<std::unique_ptr<CodeMemory>> CodeMemory::create(size_t bytes) {
   std::unique_ptr<CodeMemory> made(new CodeMemory);
   made->size_ = bytes;
-  const Fd object(memfd_create("ostler-code", MFD_CLOEXEC));
+  made->object_ = Fd(memfd_create("ostler-code", MFD_CLOEXEC));
+  const Fd& object = made->object_;
   if (!object || ftruncate(object.get(), static_cast<off_t>(bytes)) != 0)
     return errno_error("memory for translated code", errno);
   void* writable = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, object.get(), 0);
@@ -31,11 +33,16 @@ CodeMemory::~CodeMemory() {
   if (writable_ != nullptr) munmap(writable_, size_);
 }
 
+// Written by a system call and then mapped in pieces, pages cost a third less than faults for writing do.
 // MADV_COLLAPSE would make huge pages of it, and did (Linux 6.18), but waits for all processors each time,
 // which costs more than the host's TLB gains.
 void CodeMemory::provide(size_t from, size_t end) {
+  static std::array<uint8_t, size_t{64} << 10> zeros;  // not const: so it takes no room in the file
   from = align_down(from, kPageSize);
-  madvise(writable_ + from, end - from, MADV_POPULATE_WRITE);
+  for (size_t at = from; at < end; at += zeros.size())
+    if (pwrite(object_.get(), zeros.data(), std::min(zeros.size(), end - at), static_cast<off_t>(at)) < 0)
+      break;
+  madvise(writable_ + from, end - from, MADV_POPULATE_READ);
   madvise(const_cast<uint8_t*>(executable_) + from, end - from, MADV_POPULATE_READ);
 }
 

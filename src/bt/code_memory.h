@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "base/fd.h"
 #include "base/result.h"
 
 namespace ostler::bt {
@@ -22,7 +23,7 @@ class CodeMemory {
   uint8_t* writable(size_t at) { return writable_ + at; }
   const uint8_t* executable(size_t at) const { return executable_ + at; }
 
-  // Makes [from, end) present: page faults one by one cost more than half of the time there is for a
+  // Makes [from, end), of which nothing has been written yet, present: page faults one by one cost more than half of the time there is for a
   // translation. Where it fails they bring it in.
   void provide(size_t from, size_t end);
   // Gives whole pages of [from, end) back to the host: they are zeros. Nobody uses them.
@@ -30,6 +31,7 @@ class CodeMemory {
 
  private:
   CodeMemory() = default;
+  Fd object_;
   uint8_t* writable_ = nullptr;
   const uint8_t* executable_ = nullptr;
   size_t size_ = 0;

@@ -144,17 +144,17 @@ void Translator::exit_to(uint64_t target, uint16_t live, Branch branch, uint8_t 
 
 Exit& Translator::new_exit(uint64_t target, uint32_t field, uint16_t live) {
   const uint32_t number = arena_.exits.next++;
-  cold_.mov_imm(kS0, number);
+  cold_.mov32_imm(kS0, number);
   cold_.jmp(routines_.exit_link);
+  uint32_t distance;
+  std::memcpy(&distance, memory_ + field, sizeof distance);
   Exit& exit = cache_.exit(number);
-  exit = {};
-  exit.target = target;
-  exit.live = live;
-  exit.field = field;
-  std::memcpy(&exit.unlinked, cache_.writable(field), 4);
-  exit.unlinked += field + 4;
-  exit.block = arena_.blocks.next;
-  exit.mode = code_->mode & static_cast<Mode>(~mode::kNoWindow);
+  exit = {.target = target,
+          .field = field,
+          .unlinked = field + 4 + distance,
+          .block = arena_.blocks.next,
+          .live = live,
+          .mode = static_cast<Mode>(code_->mode & ~mode::kNoWindow)};
   return exit;
 }
 
@@ -184,7 +184,7 @@ void Translator::count_jump(const GuestInsn& g) {
 // Whether an indirect branch's target is canonical is only found out where it leads.
 void Translator::note_branch(int32_t undo) {
   const uint32_t number = arena_.branches.next++;
-  cache_.branch(number) = {.block = arena_.blocks.next, .guest = insns_[insn_count_ - 1].guest, .undo = undo};
+  cache_.branch(number) = {.block = arena_.blocks.next, .guest = guest_at_, .undo = undo};
   hot_.store32(offsetof(Hot, branch), number);
 }
 

@@ -91,7 +91,7 @@ HostMem Translator::memory_operand(const GuestInsn& g, unsigned size, bool write
 // The flags that it reads, or leaves as they are where others do not, are in the host's now.
 void Translator::flags_for(const GuestInsn& g) {
   if (g.reads != 0 || (g.touches_flags && (g.live_after & ~g.writes) != 0)) want_flags();
-  insns_[insn_count_ - 1].host_flags = host_valid_ && !memory_valid_;
+  host_flags_ = host_valid_ && !memory_valid_;
 }
 
 void Translator::generic(const GuestInsn& g) {
@@ -108,14 +108,21 @@ void Translator::generic(const GuestInsn& g) {
   if (form.memory) mem = memory_operand(g, g.memory_size, g.memory_write, 0, true, s0_is_free);
   flags_for(g);
   const unsigned rex = form.rex | (form.memory ? Assembler::rex_bits(false, 0, mem) : 0u);
-  hot_.put(form.prefix, form.has_prefix ? 1 : 0);
-  hot_.put(0x40 | rex, rex != 0 ? 1 : 0);
-  if (form.map != 0) hot_.put(form.map == 1 ? 0x0f : form.map == 2 ? 0x380f : 0x3a0f, form.map == 1 ? 1 : 2);
+  uint64_t lead = form.prefix;
+  unsigned bits = form.has_prefix ? 8 : 0;
+  const auto add = [&](uint64_t value, unsigned size) {
+    lead |= value << bits;
+    bits += size;
+  };
+  if (rex != 0) add(0x40 | rex, 8);
+  if (form.map != 0) add(form.map == 1 ? 0x0f : form.map == 2 ? 0x380f : 0x3a0f, form.map == 1 ? 8 : 16);
+  add(form.opcode, 8);
   if (form.memory) {
-    hot_.u8(form.opcode);
+    hot_.put(lead, bits / 8);
     hot_.modrm(form.modrm >> 3, mem);
   } else {
-    hot_.put(form.opcode | form.modrm << 8, form.has_modrm ? 2 : 1);
+    if (form.has_modrm) add(form.modrm, 8);
+    hot_.put(lead, bits / 8);
   }
   // Eight at most; what is behind them in the block's copy of the code is there to be read.
   uint64_t immediate;

@@ -86,24 +86,54 @@ void Translator::miss_call(const GuestInsn& g, unsigned size, bool write, uint32
   miss_info(g, size, write, hot_.offset());
 }
 
+void Translator::make_look_ups() {
+  for (const TlbKind tlb : {TlbKind::kUser, TlbKind::kSup, TlbKind::kAc}) {
+    for (const bool write : {false, true}) {
+      for (const bool delta : {false, true}) {
+        LookUp& made = look_ups_[static_cast<unsigned>(tlb)][write][delta];
+        Assembler a(made.code.data(), 0);
+        const size_t base = base_of(tlb);
+        if (bmi2_) {
+          a.rorx(kS1, kRax, 12);
+        } else {
+          a.mov(kS1, kRax);
+          a.shr(kS1, 12);
+        }
+        a.and32(kS1, mmu::Tlb::kEntries - 1);
+        a.sub_indexed(
+            kS0, kS1,
+            base + (write ? offsetof(mmu::TlbArrays, write_tag) : offsetof(mmu::TlbArrays, read_tag)));
+        a.cmp_imm(kS0, 0);
+        made.compared = static_cast<uint8_t>(a.offset() - 4);
+        made.miss = static_cast<uint8_t>(a.jcc(kCcA));
+        a.load_indexed(
+            kS1, kS1, base + (delta ? offsetof(mmu::TlbArrays, delta) : offsetof(mmu::TlbArrays, host)));
+        made.size = static_cast<uint8_t>(a.offset());
+      }
+    }
+  }
+}
+
 // kS0: the address; `page_from`: it too, or sooner. kS1 becomes what is at `array` of the TLB. The place of
 // the jump that is taken on a miss.
 uint32_t Translator::look_up(unsigned size, bool write, Reg page_from, size_t array) {
   forget_held();
-  const size_t base = tlb_base();
-  if (bmi2_) {
-    hot_.rorx(kS1, page_from, 12);
-  } else {
-    hot_.mov(kS1, page_from);
-    hot_.shr(kS1, 12);
+  const LookUp& made =
+      look_ups_[static_cast<unsigned>(tlb_)][write][array == offsetof(mmu::TlbArrays, delta)];
+  uint8_t* const at = hot_.at();
+  const Offset start = hot_.offset();
+  hot_.bytes(made.code.data(), made.code.size());
+  hot_.move_to(at + made.size);
+  if (bmi2_) {  // VEX.B, which is inverted, and ModRM.rm
+    at[1] = static_cast<uint8_t>(at[1] ^ (page_from & 8) << 2);
+    at[4] |= page_from & 7;
+  } else {  // REX.R and ModRM.reg
+    at[0] |= static_cast<uint8_t>((page_from & 8) >> 1);
+    at[2] |= static_cast<uint8_t>((page_from & 7) << 3);
   }
-  hot_.and32(kS1, mmu::Tlb::kEntries - 1);
-  hot_.sub_indexed(kS0, kS1,
-                   base + (write ? offsetof(mmu::TlbArrays, write_tag) : offsetof(mmu::TlbArrays, read_tag)));
-  hot_.cmp_imm(kS0, static_cast<uint32_t>(kPageSize - size));
-  const uint32_t miss = hot_.jcc(kCcA);
-  hot_.load_indexed(kS1, kS1, base + array);
-  return miss;
+  const auto bound = static_cast<uint32_t>(kPageSize - size);
+  std::memcpy(at + made.compared, &bound, sizeof bound);
+  return start + made.miss;
 }
 
 void Translator::miss_info(const GuestInsn& g, unsigned size, bool write, Offset resume, bool shares) {
@@ -266,7 +296,7 @@ void Translator::leave_for_unshared(const GuestInsn& g) {
 }
 
 HostMem Translator::in_window(int32_t disp) {
-  insns_[insn_count_ - 1].host_flags = host_valid_ && !memory_valid_;
+  host_flags_ = host_valid_ && !memory_valid_;
   if (!held_window_) hot_.load(kS1, offsetof(Hot, window_delta));
   held_window_ = true;
   return {.base = kSp, .index = kS1, .disp = disp};

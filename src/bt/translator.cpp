@@ -37,17 +37,22 @@ bool has_fast_pext() {
 Translator::Translator(CodeCache& cache, const Routines& routines, const Options& options)
     : cache_(cache),
       routines_(routines),
+      memory_(cache.writable(0)),
       bmi2_(x86::HostCpu::current().features.has(x86::Feature::kBmi2)),
       count_(options.count),
       direct_(options.direct),
-      keep_flags_(options.keep_flags && bmi2_ && has_fast_pext()) {}
-
-TlbKind Translator::tlb() const {
-  return !supervisor() ? TlbKind::kUser : (code_->mode & mode::kAc) != 0 ? TlbKind::kAc : TlbKind::kSup;
+      keep_flags_(options.keep_flags && bmi2_ && has_fast_pext()) {
+  make_look_ups();
 }
 
-size_t Translator::tlb_base() const {
-  switch (tlb()) {
+TlbKind Translator::tlb_of(Mode mode) {
+  return (mode & mode::kSupervisor) == 0 ? TlbKind::kUser
+         : (mode & mode::kAc) != 0       ? TlbKind::kAc
+                                         : TlbKind::kSup;
+}
+
+size_t Translator::base_of(TlbKind tlb) {
+  switch (tlb) {
     case TlbKind::kUser:
       return Window::kUser;
     case TlbKind::kSup:
@@ -58,14 +63,10 @@ size_t Translator::tlb_base() const {
   return 0;
 }
 
-void Translator::land(uint32_t field, Offset target) {
-  const uint32_t distance = target - (field + 4);
-  std::memcpy(cache_.writable(field), &distance, 4);
-}
-
 const Draft& Translator::translate(const GuestCode& code, uint32_t page, uint32_t second_page,
                                    const Arena& arena) {
   code_ = &code;
+  tlb_ = tlb_of(code.mode);
   arena_ = arena;
   draft_ = {};
   poll_exit_ = 0;
@@ -79,9 +80,8 @@ const Draft& Translator::translate(const GuestCode& code, uint32_t page, uint32_
   draft_.straddles = second_page != kNone;
   draft_.straddle = {.phys = code.second_phys, .page = second_page};
   draft_.guest_bytes = code.bytes;
-  insn_count_ = 0;
-  hot_ = Assembler(cache_.writable(arena.hot.next), arena.hot.next);
-  cold_ = Assembler(cache_.writable(arena.cold.next), arena.cold.next);
+  hot_ = Assembler(memory_ + arena.hot.next, arena.hot.next);
+  cold_ = Assembler(memory_ + arena.cold.next, arena.cold.next);
   const bool memory_entry = code.straddles || code.insns[0].kind == Kind::kInterpret || code.flags_wait;
   entries(page, second_page, memory_entry);
   body();
@@ -90,7 +90,6 @@ const Draft& Translator::translate(const GuestCode& code, uint32_t page, uint32_
   draft_.cold = {arena.cold.next, cold_.offset()};
   draft_.exits_end = arena_.exits.next;
   draft_.branches_end = arena_.branches.next;
-  cache_.write_map(arena, draft_, {insns_.data(), insn_count_});
   return draft_;
 }
 
@@ -200,14 +199,22 @@ void Translator::cold_jump(uint32_t field, uint64_t rip, Offset routine) {
 
 void Translator::body() {
   forget_held();
+  uint8_t* map = cache_.map_at(arena_);
+  Offset before = block_.start;
   for (unsigned i = 0; i < code_->count; ++i) {
     const GuestInsn& g = code_->insns[i];
-    insns_[insn_count_++] = {
-        .host = hot_.offset(), .index = static_cast<uint8_t>(i), .guest = g.at, .host_flags = false};
+    const Offset start = hot_.offset();
+    guest_at_ = g.at;
+    host_flags_ = false;
     if (g.window_here) check_window(g);
     instruction(g);
     if (!keeps_scratch(g.kind)) forget_held();
+    map = CodeCache::add_to_map(map, g.insn.length, start - before, host_flags_);
+    before = start;
   }
+  block_.first_insn = arena_.insns.next;
+  block_.count = static_cast<uint8_t>(code_->count);
+  draft_.insns_end = cache_.map_end(map);
   const GuestInsn& last = code_->insns[code_->count - 1];
   if (!ends_block(last)) exit_to(code_->next_rip(last), last.live_after, Branch::kJump);
 }

@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstdint>
+#include <cstring>
 
 #include "bt/assembler.h"
 #include "bt/code_cache.h"
@@ -62,6 +63,7 @@ class Translator {
   void check_keeping_flags(const GuestInsn& g, unsigned size, Direction direction);
   void miss_info(const GuestInsn& g, unsigned size, bool write, Offset resume, bool shares = false);
   uint32_t look_up(unsigned size, bool write, Reg page_from, size_t array);
+  void make_look_ups();
   void miss_call(const GuestInsn& g, unsigned size, bool write, uint32_t miss);
   HostMem checked_at_register(const GuestInsn& g, unsigned size, Direction direction);
   // The memory operand, covered by a shared check: an offset from kS0.
@@ -143,26 +145,43 @@ class Translator {
                          bool& s0_is_free);
   void flags_for(const GuestInsn& g);
 
-  TlbKind tlb() const;
-  size_t tlb_base() const;
+  static TlbKind tlb_of(Mode mode);
+  static size_t base_of(TlbKind tlb);
+  TlbKind tlb() const { return tlb_; }
+  size_t tlb_base() const { return base_of(tlb_); }
   bool bits32() const { return code_->bits32(); }
   bool wide() const { return !bits32(); }
   int32_t word() const { return static_cast<int32_t>(code_->word()); }
   // RSP += bytes, in the stack's address size; flags stay.
   void move_sp(int32_t bytes) { hot_.lea(kSp, {.base = kSp, .disp = bytes}, wide()); }
   bool supervisor() const { return (code_->mode & mode::kSupervisor) != 0; }
-  void land(uint32_t field, Offset target);  // in hot or cold code being written
+  // In hot or cold code being written.
+  void land(uint32_t field, Offset target) {
+    const uint32_t distance = target - (field + 4);
+    std::memcpy(memory_ + field, &distance, sizeof distance);
+  }
 
   CodeCache& cache_;
   const Routines& routines_;
+  uint8_t* const memory_;  // the cache's, to be written
   const bool bmi2_;
   const bool count_, direct_, keep_flags_;
+  // look_up() for RAX and one byte, by TLB, whether it is a write, and whether the distance is wanted: for
+  // other registers and sizes a few bytes of it change.
+  struct LookUp {
+    std::array<uint8_t, 48> code{};
+    uint8_t size = 0, compared = 0, miss = 0;  // bytes; where the bound and the jump's rel32 stand
+  };
+  std::array<std::array<std::array<LookUp, 2>, 2>, 3> look_ups_;
   const GuestCode* code_ = nullptr;
+  TlbKind tlb_ = TlbKind::kUser;  // of its mode
   Arena arena_;  // what is left of it
   Draft draft_;
   Block& block_ = draft_.block;
-  std::array<InsnMap, GuestCode::kMost> insns_;
-  unsigned insn_count_ = 0;
+  // Of the instruction that is being translated: bytes from the start of the block, and whether the host's
+  // flags are the guest's where it may fault.
+  uint16_t guest_at_ = 0;
+  bool host_flags_ = false;
   Offset poll_exit_ = 0;  // where the block's entries leave to look at what is pending; 0: not written yet
   Assembler hot_, cold_;
   uint8_t held_share_ = 0;                          // kS0 is what that shared check has let through

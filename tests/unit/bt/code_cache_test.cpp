@@ -34,7 +34,16 @@ class CodeCacheTest : public ::testing::Test {
     return enter(draft, insns);
   }
   uint32_t enter(Draft& draft, std::span<const InsnMap> insns) {
-    cache.write_map(arena, draft, insns);
+    uint8_t* map = cache.map_at(arena);
+    Offset before = draft.block.start;
+    for (size_t i = 0; i < insns.size(); ++i) {
+      const unsigned end = i + 1 < insns.size() ? insns[i + 1].guest : draft.guest_bytes;
+      map = CodeCache::add_to_map(map, end - insns[i].guest, insns[i].host - before, insns[i].host_flags);
+      before = insns[i].host;
+    }
+    draft.block.first_insn = arena.insns.next;
+    draft.block.count = static_cast<uint8_t>(insns.size());
+    draft.insns_end = cache.map_end(map);
     return cache.number_of(cache.add(arena, draft));
   }
   uint32_t own(uint64_t linear, uint64_t phys) { return cache.known_page(linear, phys).own; }
