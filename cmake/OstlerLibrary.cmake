@@ -30,7 +30,7 @@ function(ostler_library name)
 endfunction()
 
 # Values of OSTLER_TEST_ENGINE (tests/support/engine.h), for tests that do not count instructions.
-set(OSTLER_TRANSLATORS bt "bt,count=off" "bt,superblocks=off" "bt,window=off" "bt,keep_flags=off" "bt,direct=off" "bt,flags_wait=off" "bt,shared_checks=off" "bt,system=off" "bt,share=all")
+set(OSTLER_TRANSLATORS bt "bt,count=off" "bt,superblocks=off" "bt,window=off" "bt,keep_flags=off" "bt,direct=off" "bt,flags_wait=off" "bt,shared_checks=off" "bt,unroll=off" "bt,system=off" "bt,share=all")
 
 # ostler_test(name SOURCES a.cpp … LIBS lib … [LABELS l …] [ENGINES e …]): a GoogleTest executable, discovered by ctest.
 # ENGINES: its tests run on the interpreter, and once more on each of those, as Test@engine.

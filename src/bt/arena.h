@@ -34,8 +34,8 @@ struct Draft {
   Block block{};
   Straddle straddle{};
   bool straddles = false;
-  unsigned guest_bytes = 0;
-  Range hot{}, cold{};  // offsets of its code
+  unsigned guest_bytes = 0, guest_instructions = 0;  // each once
+  Range hot{}, cold{};                               // offsets of its code
   uint32_t exits_end = 0, branches_end = 0, insns_end = 0;
 };
 

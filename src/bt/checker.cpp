@@ -40,7 +40,7 @@ bool Checker::before(const GuestCode& code) {
     } catch (const mmu::WriteRecorder::NotMemory&) {
       break;
     }
-    if (s.rip != code.next_rip(g)) break;
+    if (i + 1 == code.count || s.rip != code.rip_of(code.insns[i + 1])) break;
   }
   cpu.mmu.set_recorder(nullptr);
   recorder_.take_back();

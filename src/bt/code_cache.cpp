@@ -222,7 +222,7 @@ Block& CodeCache::add(Arena& arena, const Draft& draft) {
   if ((blocks_in_table_ + 1) * 2 > table_.size()) grow_table();
   enter(number, draft.straddles ? &draft.straddle : nullptr);
   statistics_.blocks += 1;
-  statistics_.instructions += block.count;
+  statistics_.instructions += draft.guest_instructions;
   statistics_.guest_bytes += draft.guest_bytes;
   statistics_.host_bytes += draft.hot.left() + draft.cold.left();
   return block;
@@ -335,7 +335,7 @@ void CodeCache::each_insn(const Block& block, F&& f) const {
     if ((head & 32) != 0) insn.host += unsigned{*at++} << 8;
     insn.host_flags = (head & 16) != 0;
     if (!f(insn)) return;
-    insn.guest = static_cast<uint16_t>(insn.guest + (head & 15));
+    insn.guest = (head & 64) != 0 ? uint16_t{0} : static_cast<uint16_t>(insn.guest + (head & 15));
   }
 }
 

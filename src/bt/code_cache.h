@@ -83,11 +83,13 @@ class CodeCache final : public mmu::SharedCodeObserver {
   IndirectBranch& branch(uint32_t number) { return branches_[number]; }
   // Where the map of a block's instructions is written: add_to_map() for each, in their order.
   uint8_t* map_at(const Arena& arena) { return &insns_[arena.insns.next]; }
-  // An instruction of `length` bytes, whose host code begins `distance` bytes behind that of the one before, or
-  // of the block. Returns where the next one goes; writes three bytes.
-  static uint8_t* add_to_map(uint8_t* at, unsigned length, unsigned distance, bool host_flags) {
+  // An instruction of `length` bytes, whose host code begins `distance` bytes behind that of the one before,
+  // or of the block. `again`: the next one is the block's first again. Returns where the next one goes;
+  // writes three bytes.
+  static uint8_t* add_to_map(uint8_t* at, unsigned length, unsigned distance, bool host_flags,
+                             bool again = false) {
     const unsigned wide = distance > 0xff ? 1 : 0;
-    at[0] = static_cast<uint8_t>(length | (host_flags ? 16u : 0u) | wide << 5);
+    at[0] = static_cast<uint8_t>(length | (host_flags ? 16u : 0u) | wide << 5 | (again ? 64u : 0u));
     at[1] = static_cast<uint8_t>(distance);
     at[2] = static_cast<uint8_t>(distance >> 8);
     return at + 2 + wide;
@@ -172,8 +174,9 @@ class CodeCache final : public mmu::SharedCodeObserver {
   void set_limit(size_t bytes);  // of host code
   uint32_t new_page_number();
   // The map of instructions is a byte or two for each: bits 0 to 3 the guest's length, 4 whether the host's
-  // flags are the guest's, 5 whether what follows is two bytes; then how far behind the one before its host
-  // code starts. Calls f(InsnMap) for the block's instructions until it returns false.
+  // flags are the guest's, 5 whether what follows is two bytes, 6 whether the next one is the block's first
+  // again; then how far behind the one before its host code starts. Calls f(InsnMap) for the block's
+  // instructions until it returns false.
   template <class F>
   void each_insn(const Block& block, F&& f) const;
 

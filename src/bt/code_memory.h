@@ -23,8 +23,8 @@ class CodeMemory {
   uint8_t* writable(size_t at) { return writable_ + at; }
   const uint8_t* executable(size_t at) const { return executable_ + at; }
 
-  // Makes [from, end), of which nothing has been written yet, present: page faults one by one cost more than half of the time there is for a
-  // translation. Where it fails they bring it in.
+  // Makes [from, end), of which nothing has been written yet, present: page faults one by one cost more than
+  // half of the time there is for a translation. Where it fails they bring it in.
   void provide(size_t from, size_t end);
   // Gives whole pages of [from, end) back to the host: they are zeros. Nobody uses them.
   void give_back(size_t from, size_t end);

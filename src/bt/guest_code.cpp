@@ -165,6 +165,7 @@ void read_guest_code(mmu::SoftMmu& mmu, const x86::CpuModel& model, uint64_t rip
   out.phys = phys;
   out.mode = mode;
   out.count = out.bytes = out.code_read = 0;
+  out.copies = 1;
   out.uses_stack = false;
   out.shareable = 0;
   out.shapes.use(model, options, mode);
@@ -202,10 +203,12 @@ void read_guest_code(mmu::SoftMmu& mmu, const x86::CpuModel& model, uint64_t rip
     }
   }
   out.bytes = at;
+  const bool shares = options.shared_checks && (mode & mode::kNoWindow) == 0;
+  if (shares && options.unroll && !options.count && !out.straddles) unroll_loop(out);
   analyse_flags(from, out);
   if (options.window && (mode & mode::kNoWindow) == 0) plan_window(out);
   out.flags_wait = options.flags_wait && spills_first(out);
-  if (options.shared_checks && (mode & mode::kNoWindow) == 0) plan_sharing(out);
+  if (shares) plan_sharing(out);
 }
 
 }  // namespace ostler::bt

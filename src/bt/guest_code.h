@@ -24,6 +24,7 @@ struct GuestInsn : InsnFacts {
   uint16_t at = 0;           // from the start of the block
   uint16_t live_after = 0;   // flags that somebody may look at after it
   uint16_t live_taken = 0;   // Jcc: where it leads when taken
+  int16_t moved = 0;         // share: of its address, since the check, by what the registers have moved
   int16_t window_from = 0;   // window_here: the first byte, relative to RSP there
   uint16_t window_size = 0;
   Form form;
@@ -51,6 +52,7 @@ struct GuestCode {
   bool keep = true;  // false: from a device, not to be kept
   Mode mode = 0;
   unsigned count = 0;
+  unsigned copies = 1;  // so often the same instructions: a loop, unrolled
   unsigned bytes = 0;
   uint16_t entry_flags = 0;  // live at the start
   bool flags_wait =
@@ -87,6 +89,16 @@ struct GuestCode {
 inline bool ends_block(const GuestInsn& g) {
   return g.ends_block;
 }
+
+// Makes copies of a loop that is the start of the block. Before anything else is planned.
+void unroll_loop(GuestCode& code);
+
+// What an instruction adds to a register, and nothing else to any.
+struct RegisterStep {
+  unsigned number = 0;
+  int64_t amount = 0;  // 0: it does anything else
+};
+RegisterStep register_step(const GuestInsn& g, unsigned word);
 
 // Chooses what the stack window's check of the block covers, and where it stands.
 void plan_window(GuestCode& code);

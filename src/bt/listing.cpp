@@ -10,9 +10,11 @@
 namespace ostler::bt {
 
 std::string guest_listing(const GuestCode& code) {
-  std::string text = fmt::format("block {:#x} phys {:#x} mode {:#x}, {} bytes\n", code.base + code.rip,
-                                 code.phys, code.mode, code.bytes);
-  for (unsigned i = 0; i < code.count; ++i) {
+  std::string text =
+      fmt::format("block {:#x} phys {:#x} mode {:#x}, {} bytes{}\n", code.base + code.rip, code.phys,
+                  code.mode, code.bytes, code.copies == 1 ? "" : fmt::format(", {} times", code.copies));
+  // The last copy is as it was read.
+  for (unsigned i = code.count - code.count / code.copies; i < code.count; ++i) {
     const GuestInsn& g = code.insns[i];
     text += fmt::format("  {:#018x}  {}\n", code.base + code.rip_of(g),
                         x86::format(g.insn, code.base + code.rip_of(g)));

@@ -106,8 +106,8 @@ void Translator::make_look_ups() {
         a.cmp_imm(kS0, 0);
         made.compared = static_cast<uint8_t>(a.offset() - 4);
         made.miss = static_cast<uint8_t>(a.jcc(kCcA));
-        a.load_indexed(
-            kS1, kS1, base + (delta ? offsetof(mmu::TlbArrays, delta) : offsetof(mmu::TlbArrays, host)));
+        a.load_indexed(kS1, kS1,
+                       base + (delta ? offsetof(mmu::TlbArrays, delta) : offsetof(mmu::TlbArrays, host)));
         made.size = static_cast<uint8_t>(a.offset());
       }
     }
@@ -238,7 +238,7 @@ void Translator::check_window(const GuestInsn& g) {
 
 HostMem Translator::shared_operand(const GuestInsn& g, bool keep_later) {
   const Share& share = code_->shares[g.share - 1u];
-  const auto offset = static_cast<int32_t>(share_position(*code_, g) - share.from);
+  const auto offset = static_cast<int32_t>(share_position(*code_, g) + g.moved - share.from);
   if (g.share_here) {
     check_shared(g, share);
     if (keep_later) return {.base = kS0, .index = kS1, .disp = offset};

@@ -16,6 +16,7 @@ struct Options {
   bool share_all = false;     // as if all user code did, for tests
   bool window = true;         // one check for a block's stack accesses
   bool shared_checks = true;  // one check for several accesses near the same address
+  bool unroll = true;         // loops, so that iterations share checks
   bool keep_flags = true;     // checks that leave the host's flags alone where the guest's are in them
   bool direct = true;         // operands at a register: added to the distance to the host's page
   bool flags_wait = true;     // flags stay in memory in blocks that would only put them there again

@@ -1,5 +1,6 @@
 // Which accesses of a block one check covers beside the stack's: docs/bt/design.md, "Shared checks".
 #include <algorithm>
+#include <cstdlib>
 
 #include "bt/guest_code.h"
 #include "bt/operands.h"
@@ -17,11 +18,21 @@ struct Group {
   uint8_t branches = 0;    // of the block before the first access
   uint32_t registers = 0;  // that the address is made of
   int64_t low = 0, high = 0;
+  int64_t moved = 0;  // of its addresses, by what their registers have moved since the first access
   unsigned first = 0, members = 0;
 };
 
 uint32_t register_bit(uint8_t offset) {
   return offset < 16 * 8 ? 1u << offset / 8 : 0;
+}
+
+// One of its registers is written.
+void follow(Group& group, const RegisterStep& step) {
+  const auto offset = static_cast<uint8_t>(step.number * 8);
+  if (group.base == offset) group.moved += step.amount;
+  if (group.index == offset) group.moved += step.amount * (1 << group.scale);
+  const bool near = step.amount > -kWidest && step.amount < kWidest;
+  if (step.amount == 0 || !near || std::abs(group.moved) > 2 * kWidest) group.open = false;
 }
 
 }  // namespace
@@ -42,14 +53,15 @@ void plan_sharing(GuestCode& code) {
     GuestInsn& g = code.insns[i];
     waiting = waiting && !g.touches_flags && g.reads == 0;
     if (g.shareable && !g.in_window) {
-      const int64_t from = share_position(code, g), to = from + g.memory_size;
+      const int64_t position = share_position(code, g);
       Group* mine = nullptr;
       for (unsigned n = 0; n < used; ++n) {
         Group& group = groups[n];
         if (!group.open || group.base != g.insn.base || group.index != g.insn.index ||
             group.scale != g.insn.scale)
           continue;
-        const int64_t low = std::min(group.low, from), high = std::max(group.high, to);
+        const int64_t from = position + group.moved;
+        const int64_t low = std::min(group.low, from), high = std::max(group.high, from + g.memory_size);
         // A page that is not written, or not yet, shall not be in the way of what only reads it. Once the
         // block may have been left since the first access, a write does not join.
         if (high - low > kWidest || (g.memory_write && !group.write && branches != group.branches)) {
@@ -71,20 +83,22 @@ void plan_sharing(GuestCode& code) {
                  .write = g.memory_write,
                  .branches = branches,
                  .registers = register_bit(g.insn.base) | register_bit(g.insn.index),
-                 .low = from,
-                 .high = to,
+                 .low = position,
+                 .high = position + g.memory_size,
                  .first = i};
         registers |= mine->registers;
       }
       if (mine != nullptr) {
         ++mine->members;
         g.share = static_cast<uint8_t>(mine - groups.data() + 1);
+        g.moved = static_cast<int16_t>(mine->moved);
       }
     }
     if (g.kind == Kind::kCondition) ++branches;
     if ((g.written & registers) == 0) continue;
+    const RegisterStep step = register_step(g, code.word());
     for (unsigned n = 0; n < used; ++n)
-      groups[n].open = groups[n].open && (groups[n].registers & g.written) == 0;
+      if ((groups[n].registers & g.written) != 0) follow(groups[n], step);
   }
   for (unsigned n = 0; n < used; ++n) {
     const Group& group = groups[n];

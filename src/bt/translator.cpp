@@ -80,6 +80,7 @@ const Draft& Translator::translate(const GuestCode& code, uint32_t page, uint32_
   draft_.straddles = second_page != kNone;
   draft_.straddle = {.phys = code.second_phys, .page = second_page};
   draft_.guest_bytes = code.bytes;
+  draft_.guest_instructions = code.count / code.copies;
   hot_ = Assembler(memory_ + arena.hot.next, arena.hot.next);
   cold_ = Assembler(memory_ + arena.cold.next, arena.cold.next);
   const bool memory_entry = code.straddles || code.insns[0].kind == Kind::kInterpret || code.flags_wait;
@@ -209,7 +210,8 @@ void Translator::body() {
     if (g.window_here) check_window(g);
     instruction(g);
     if (!keeps_scratch(g.kind)) forget_held();
-    map = CodeCache::add_to_map(map, g.insn.length, start - before, host_flags_);
+    const bool again = i + 1 < code_->count && code_->insns[i + 1].at == 0;
+    map = CodeCache::add_to_map(map, g.insn.length, start - before, host_flags_, again);
     before = start;
   }
   block_.first_insn = arena_.insns.next;

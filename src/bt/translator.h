@@ -175,7 +175,7 @@ class Translator {
   std::array<std::array<std::array<LookUp, 2>, 2>, 3> look_ups_;
   const GuestCode* code_ = nullptr;
   TlbKind tlb_ = TlbKind::kUser;  // of its mode
-  Arena arena_;  // what is left of it
+  Arena arena_;                   // what is left of it
   Draft draft_;
   Block& block_ = draft_.block;
   // Of the instruction that is being translated: bytes from the start of the block, and whether the host's

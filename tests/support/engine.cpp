@@ -78,6 +78,8 @@ bt::Options options() {
       options.flags_wait = false;
     else if (setting == "shared_checks=off")
       options.shared_checks = false;
+    else if (setting == "unroll=off")
+      options.unroll = false;
     else if (setting == "system=off")
       options.system = false;
     else if (setting == "share=all")

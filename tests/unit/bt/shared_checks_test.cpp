@@ -68,7 +68,11 @@ TEST(SharedChecks, EveryWriteToTheAddressEndsIt) {
   const std::vector<Bytes> writes = {
       {0x48, 0x8b, 0x09},                    // mov rcx, [rcx]
       {0xb5, 0x01},                          // mov ch, 1
-      {0x48, 0xff, 0xc1},                    // inc rcx
+      {0xff, 0xc1},                          // inc ecx
+      {0x48, 0x81, 0xc1, 0, 16, 0, 0},       // add rcx, 4096
+      {0x48, 0x01, 0xc1},                    // add rcx, rax
+      {0x48, 0x8d, 0x4c, 0x01, 0x08},        // lea rcx, [rcx + rax + 8]
+      {0x67, 0x48, 0x8d, 0x49, 0x08},        // lea rcx, [ecx + 8]
       {0x48, 0x8d, 0x09},                    // lea rcx, [rcx]
       {0x59},                                // pop rcx
       {0x48, 0x91},                          // xchg rax, rcx
@@ -97,6 +101,18 @@ TEST(SharedChecks, EveryWriteToTheAddressEndsIt) {
   // mov ecx, [rax]; mul edx; mov ecx, [rax + 4]; and the same of [rdx]: cwd
   EXPECT_EQ(plan({0x8b, 0x08, 0xf7, 0xe2, 0x8b, 0x48, 0x04, 0xf4}).insns[0].share, 0u);
   EXPECT_EQ(plan({0x8b, 0x0a, 0x99, 0x8b, 0x4a, 0x04, 0xf4}).insns[0].share, 0u);
+}
+
+TEST(SharedChecks, AStepMovesWhatComesAfterIt) {
+  // mov eax, [rbx + rcx * 4]; inc rcx; sub rbx, 2; lea rbx, [rbx - 1]; mov eax, [rbx + rcx * 4 + 8]; hlt
+  const GuestCode code = plan({0x8b, 0x04, 0x8b, 0x48, 0xff, 0xc1, 0x48, 0x83, 0xeb, 0x02, 0x48, 0x8d, 0x5b,
+                               0xff, 0x8b, 0x44, 0x8b, 0x08, 0xf4});
+  ASSERT_EQ(code.count, 5u);
+  EXPECT_TRUE(code.insns[0].share_here);
+  EXPECT_EQ(code.insns[4].share, 1u);
+  EXPECT_EQ(code.insns[4].moved, 1);
+  EXPECT_EQ(code.shares[0].from, 0);
+  EXPECT_EQ(code.shares[0].size, 13u);
 }
 
 TEST(SharedChecks, WideRangesAreLeftOut) {
