@@ -73,7 +73,10 @@ class Functions {
   }
   void return_to_function() {
     function_to_rax();
-    put({0x50, 0xc3});  // push rax; ret
+    if (below(2) == 0)
+      put({0x50, 0xc3});  // push rax; ret
+    else
+      put({0xff, 0xe0});  // jmp rax
   }
   void map_elsewhere() {
     const uint64_t page = kPlaces[1 + below(2)] + below(kPages) * kPageSize;
