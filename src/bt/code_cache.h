@@ -120,7 +120,7 @@ class CodeCache final : public mmu::SharedCodeObserver {
   struct Statistics {
     uint64_t blocks = 0, instructions = 0, guest_bytes = 0, host_bytes = 0, killed = 0, flushes = 0,
              evictions = 0, links = 0;
-    std::atomic<uint64_t> nanoseconds{0};  // without the mutex
+    std::atomic<uint64_t> ticks{0};  // of the TSC that translations took; without the mutex
   };
   Statistics& statistics() { return statistics_; }
 

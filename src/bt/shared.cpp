@@ -50,6 +50,11 @@ void Shared::tell(const GuestCode& code, const Draft& draft) {
   perf_map_->add(cache->executable(draft.cold.next), draft.cold.left(), fmt::format("guest_{:#x}_cold", rip));
 }
 
+double Shared::tick_nanoseconds() const {
+  const std::chrono::duration<double, std::nano> passed = std::chrono::steady_clock::now() - made_;
+  return passed.count() / static_cast<double>(std::max<uint64_t>(__rdtsc() - made_tick_, 1));
+}
+
 Shared::~Shared() {
   if (cache == nullptr) return;
   const CodeCache::Statistics& s = cache->statistics();
@@ -58,7 +63,7 @@ Shared::~Shared() {
                "translated {} instructions in {} ms ({} blocks, {} bytes of guest code, {} of host code); {} "
                "links, {} "
                "blocks overwritten, {} evictions, {} flushes",
-               s.instructions, s.nanoseconds.load() / 1'000'000, s.blocks, s.guest_bytes, s.host_bytes,
+               s.instructions, static_cast<uint64_t>(static_cast<double>(s.ticks.load()) * tick_nanoseconds() / 1e6), s.blocks, s.guest_bytes, s.host_bytes,
                s.links, s.killed, s.evictions, s.flushes);
 }
 

@@ -1,7 +1,11 @@
 // What the vCPUs of a machine share of the translator.
 #pragma once
 
+#include <x86intrin.h>
+
+#include <chrono>
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 
 #include "base/result.h"
@@ -37,8 +41,12 @@ class Shared {
   Shared(mmu::CodePages& code_pages, const Options& o) : options(o), pages(code_pages) {}
 
   void tell_routines();
+  double tick_nanoseconds() const;
 
   std::unique_ptr<PerfMap> perf_map_;
+  // When it was made, by two clocks: what a tick of the TSC is.
+  const uint64_t made_tick_ = __rdtsc();
+  const std::chrono::steady_clock::time_point made_ = std::chrono::steady_clock::now();
 };
 
 }  // namespace ostler::bt

@@ -11,15 +11,15 @@ namespace {
 constexpr int64_t kWidest = 512;  // bytes; wider ranges would too often cross a page
 
 // Accesses at known distances from each other: base, index and scale are the same and keep their values.
-struct Group {
+struct Group {  // written when it is opened, so no defaults
   uint8_t base, index, scale;
-  bool write = false;
-  bool open = true;
-  uint8_t branches = 0;    // of the block before the first access
-  uint32_t registers = 0;  // that the address is made of
-  int64_t low = 0, high = 0;
-  int64_t moved = 0;  // of its addresses, by what their registers have moved since the first access
-  unsigned first = 0, members = 0;
+  bool write;
+  bool open;
+  uint8_t branches;    // of the block before the first access
+  uint32_t registers;  // that the address is made of
+  int64_t low, high;
+  int64_t moved;  // of its addresses, by what their registers have moved since the first access
+  unsigned first, members;
 };
 
 uint32_t register_bit(uint8_t offset) {
@@ -81,11 +81,14 @@ void plan_sharing(GuestCode& code) {
                  .index = g.insn.index,
                  .scale = g.insn.scale,
                  .write = g.memory_write,
+                 .open = true,
                  .branches = branches,
                  .registers = register_bit(g.insn.base) | register_bit(g.insn.index),
                  .low = position,
                  .high = position + g.memory_size,
-                 .first = i};
+                 .moved = 0,
+                 .first = i,
+                 .members = 0};
         registers |= mine->registers;
       }
       if (mine != nullptr) {
