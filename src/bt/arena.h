@@ -25,7 +25,8 @@ struct Arena {
            insns.left() >= kMapOfInsn * count;
   }
 
-  // What an instruction may need at most.
+  // What an instruction may need at most. Up to 48 bytes behind what is written are written over: the room
+  // for two more instructions is for that, too.
   static constexpr uint32_t kHotOfInsn = 1024, kColdOfInsn = 512, kExitsOfInsn = 3, kMapOfInsn = 3;
 };
 

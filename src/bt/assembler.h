@@ -134,11 +134,11 @@ class Assembler {
   void sub_indexed(Reg r, Reg index, size_t at) { gs_indexed(0x2b, r, index, at); }
 
   // kS1: offset in the user's hash table of indirect branch targets.
-  void compare_hash() {  // with kS0
+  void compare_user_hash() {  // with kS0
     put(0x65 | 0x4d << 8 | 0x39 << 16 | uint64_t{0xb7} << 24, 4);
     u32(static_cast<uint32_t>(Window::kHash));
   }
-  void jmp_hash() {
+  void jmp_user_hash() {
     put(0x65 | 0x41 << 8 | 0xff << 16 | uint64_t{0xa7} << 24, 4);
     u32(static_cast<uint32_t>(Window::kHash + offsetof(HashEntry, host)));
   }

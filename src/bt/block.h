@@ -26,7 +26,7 @@ struct Block {
   uint32_t next_in_page = kNone;  // of the physical page
   Offset id_field = 0;            // where the entry check's number stands, for killing
   uint16_t entry_flags = 0;       // live at the entry
-  uint8_t count = 0;              // instructions
+  uint8_t count = 0;              // instructions, of all copies
   uint8_t exits = 0;
   Mode mode = 0;
   bool shared = false;  // runs wherever its page is mapped

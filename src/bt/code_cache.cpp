@@ -268,6 +268,8 @@ void CodeCache::link(uint32_t number, Block& target, Arena& arena) {
   Exit& exit = exits_[number];
   const Block& source = blocks_[exit.block];
   if (exit.to != kNone || source.dead) return;
+  // What runs in another mode must not be reached without whoever changes it.
+  if (((exit.mode ^ target.mode) & ~mode::kNoWindow) != 0) return;
   const bool direct = exit.same_page && source.page == target.page && target.straddle == kNone &&
                       (target.entry_flags == 0 || (exit.flags_in_host && !exit.backward));
   // The checked entry finds flags in memory; the cold code of an exit that is not linked puts them there.

@@ -71,7 +71,7 @@ class CodeCache final : public mmu::SharedCodeObserver {
 
   // Block and instruction that host code at `host` belongs to; null: none.
   const Block* find_host(const uint8_t* host, InsnMap& insn) const;
-  // The instruction `guest` bytes from the block's start.
+  // The instruction `guest` bytes from the block's start, in its first copy.
   InsnMap insn_at(const Block& block, unsigned guest) const;
 
   // ---- the owner of an arena ----
@@ -173,9 +173,9 @@ class CodeCache final : public mmu::SharedCodeObserver {
   void link_again(Exit& exit, uint32_t number, const std::vector<bool>& stay);
   void set_limit(size_t bytes);  // of host code
   uint32_t new_page_number();
-  // The map of instructions is a byte or two for each: bits 0 to 3 the guest's length, 4 whether the host's
-  // flags are the guest's, 5 whether what follows is two bytes, 6 whether the next one is the block's first
-  // again; then how far behind the one before its host code starts. Calls f(InsnMap) for the block's
+  // The map of instructions is two or three bytes for each: bits 0 to 3 the guest's length, 4 whether the
+  // host's flags are the guest's, 5 whether what follows is two bytes, 6 whether the next one is the block's
+  // first again; then how far behind the one before its host code starts. Calls f(InsnMap) for the block's
   // instructions until it returns false.
   template <class F>
   void each_insn(const Block& block, F&& f) const;

@@ -270,14 +270,14 @@ void Translator::target_to_s0(const GuestInsn& g) {
     hot_.mov(kS0, reg);
 }
 
-// Finds the place of kS0's target in the hash table, as the routine does, but in code of its own: so the
-// host's branch predictor knows one jump from the other. The place of the jump that is taken when it is not
-// there.
-uint32_t Translator::look_up_target() {
+// Finds the place of kS0's target in the user's hash table, as the routine does, but in code of its own: so
+// the host's branch predictor knows one jump from the other. The place of the jump that is taken when it is
+// not there.
+uint32_t Translator::look_up_user_target() {
   static_assert(Window::kHashEntries == 1u << 16 && sizeof(HashEntry) == 16);
   hot_.put(0x45 | 0x0f << 8 | 0xb7 << 16 | uint64_t{0xfe} << 24, 4);  // MOVZX r15d, r14w
   hot_.shl32(kS1, 4);
-  hot_.compare_hash();
+  hot_.compare_user_hash();
   return hot_.jcc(kCcNe);
 }
 
@@ -287,9 +287,10 @@ void Translator::indirect(const GuestInsn& g) {
   if (g.kind == Kind::kJumpIndirect) {
     note_branch(0);
     mix_mode();
-    if (mode_key(code_->mode) != 0) return void(hot_.jmp(lookup()));
-    land(look_up_target(), lookup());
-    hot_.jmp_hash();
+    // A supervisor's targets are in another table.
+    if (supervisor() || mode_key(code_->mode) != 0) return void(hot_.jmp(lookup()));
+    land(look_up_user_target(), lookup());
+    hot_.jmp_user_hash();
     return;
   }
   hot_.store(offsetof(Hot, scratch) + 8, kS0);

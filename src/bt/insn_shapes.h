@@ -40,7 +40,7 @@ class InsnShapes {
   bool read(const uint8_t* bytes, size_t available, x86::Instruction& insn, InsnFacts& facts,
             Form& form) const;
 
-  // Only what flags it reads and writes, where control goes, and its length; length 0: read() may tell.
+  // Only what flags it reads and writes, where control goes, and its length; length 0: it is not known.
   struct Glance {
     uint16_t reads = 0, writes = 0;
     bool leads_elsewhere = false;
@@ -191,25 +191,6 @@ inline const uint8_t* InsnShapes::memory(const Shape& shape, const Lead& lead, c
   return at + (mod == 2 ? 4 : mod);
 }
 
-inline InsnShapes::Glance InsnShapes::glance(const uint8_t* bytes, size_t available) const {
-  const Lead lead = lead_of(bytes);
-  const Run run = table_->runs[lead.run()];
-  const Shape& shape = table_->shapes[run.first + variant(run, lead.modrm)];
-  if (!shape.known || shape.flags_by_immediate) return {};
-  unsigned length = lead.count + run.has_modrm + shape.imm_bytes;
-  if (shape.memory) {
-    const unsigned mod = lead.modrm >> 6, rm = lead.modrm & 7;
-    unsigned base = rm;
-    if (rm == 4) {
-      base = bytes[lead.count + 1] & 7u;
-      ++length;
-    }
-    length += mod == 1 ? 1 : mod == 2 || base == 5 ? 4 : 0;
-  }
-  if (length > available) return {};
-  return {shape.facts.reads, shape.facts.writes, shape.facts.leads_elsewhere, static_cast<uint8_t>(length)};
-}
-
 inline bool InsnShapes::read(const uint8_t* bytes, size_t available, x86::Instruction& insn, InsnFacts& facts,
                              Form& form) const {
   const Lead lead = lead_of(bytes);
@@ -277,6 +258,32 @@ inline bool InsnShapes::read(const uint8_t* bytes, size_t available, x86::Instru
     if (shape.flags_by_immediate) set_flag_facts(facts, insn);
   }
   return true;
+}
+
+inline InsnShapes::Glance InsnShapes::glance(const uint8_t* bytes, size_t available) const {
+  const Lead lead = lead_of(bytes);
+  const Run run = table_->runs[lead.run()];
+  const Shape& shape = table_->shapes[run.first + variant(run, lead.modrm)];
+  if (!shape.known) return {};
+  unsigned length = lead.count + run.has_modrm + shape.imm_bytes;
+  if (shape.memory) {
+    const unsigned mod = lead.modrm >> 6, rm = lead.modrm & 7;
+    unsigned base = rm;
+    if (rm == 4) {
+      base = bytes[lead.count + 1] & 7u;
+      ++length;
+    }
+    length += mod == 1 ? 1 : mod == 2 || base == 5 ? 4 : 0;
+  }
+  if (length > available) return {};
+  if (shape.flags_by_immediate) {
+    x86::Instruction insn;
+    InsnFacts facts;
+    Form form;
+    read(bytes, available, insn, facts, form);
+    return {facts.reads, facts.writes, facts.leads_elsewhere, insn.length};
+  }
+  return {shape.facts.reads, shape.facts.writes, shape.facts.leads_elsewhere, static_cast<uint8_t>(length)};
 }
 
 // The form of an instruction with registers that the host names otherwise.

@@ -1,4 +1,5 @@
 // Guest memory through the software TLB: docs/bt/design.md, "Memory".
+#include "base/assert.h"
 #include "bt/translator.h"
 #include "bt/window.h"
 
@@ -263,6 +264,7 @@ void Translator::check_shared(const GuestInsn& g, const Share& share) {
     rip_to(hot_, kS0, code_->rip + static_cast<uint64_t>(share.from));
   } else {
     HostMem mem = address_operand(g.insn);
+    ASSERT(bits32() || share.from == static_cast<int32_t>(share.from), "plan_sharing() sees to it");
     mem.disp = static_cast<int32_t>(share.from);
     hot_.lea(kS0, mem, wide());
   }

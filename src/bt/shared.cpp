@@ -63,8 +63,9 @@ Shared::~Shared() {
                "translated {} instructions in {} ms ({} blocks, {} bytes of guest code, {} of host code); {} "
                "links, {} "
                "blocks overwritten, {} evictions, {} flushes",
-               s.instructions, static_cast<uint64_t>(static_cast<double>(s.ticks.load()) * tick_nanoseconds() / 1e6), s.blocks, s.guest_bytes, s.host_bytes,
-               s.links, s.killed, s.evictions, s.flushes);
+               s.instructions,
+               static_cast<uint64_t>(static_cast<double>(s.ticks.load()) * tick_nanoseconds() / 1e6),
+               s.blocks, s.guest_bytes, s.host_bytes, s.links, s.killed, s.evictions, s.flushes);
 }
 
 }  // namespace ostler::bt

@@ -1,5 +1,6 @@
 // Which accesses of a block one check covers beside the stack's: docs/bt/design.md, "Shared checks".
 #include <algorithm>
+#include <cstdint>
 #include <cstdlib>
 
 #include "bt/guest_code.h"
@@ -64,7 +65,8 @@ void plan_sharing(GuestCode& code) {
         const int64_t low = std::min(group.low, from), high = std::max(group.high, from + g.memory_size);
         // A page that is not written, or not yet, shall not be in the way of what only reads it. Once the
         // block may have been left since the first access, a write does not join.
-        if (high - low > kWidest || (g.memory_write && !group.write && branches != group.branches)) {
+        const bool fits = low >= INT32_MIN || group.base == x86::kRipBase;  // it becomes a displacement
+        if (high - low > kWidest || !fits || (g.memory_write && !group.write && branches != group.branches)) {
           group.open = false;
           continue;
         }

@@ -103,7 +103,7 @@ class Translator {
   void indirect(const GuestInsn& g);
   void ret(const GuestInsn& g);
   void target_to_s0(const GuestInsn& g);
-  uint32_t look_up_target();
+  uint32_t look_up_user_target();
   void note_branch(int32_t undo);
   void mix_mode();
   Offset lookup() const {

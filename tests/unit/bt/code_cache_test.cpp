@@ -88,6 +88,18 @@ TEST_F(CodeCacheTest, JumpsToAnotherPageGoByItsCheck) {
   EXPECT_EQ(leads_to(block(from).first_exit), block(to).checked);
 }
 
+TEST_F(CodeCacheTest, AnExitLeadsToNoBlockOfAnotherMode) {
+  const uint32_t a = add(0x1000, 0x5000, 0x1040), b = add(0x1040, 0x5040);
+  const uint32_t exit = block(a).first_exit;
+  const Offset unlinked = leads_to(exit);
+  cache.exit(exit).mode = mode::kSupervisor | mode::kCpl0;
+  cache.link(exit, block(b), arena);
+  EXPECT_EQ(leads_to(exit), unlinked);
+  cache.exit(exit).mode = mode::kNoWindow;  // of a block, not of the processor
+  cache.link(exit, block(b), arena);
+  EXPECT_EQ(leads_to(exit), block(b).entry);
+}
+
 TEST_F(CodeCacheTest, WrittenCodeIsNeitherFoundNorReached) {
   const uint32_t from = add(0x1000, 0x5000, 0x2000), to = add(0x2000, 0x6000);
   const uint32_t exit = block(from).first_exit, page = block(to).page;

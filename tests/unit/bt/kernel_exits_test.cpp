@@ -83,5 +83,47 @@ TEST(KernelExits, ReturnsThatDropTheirOwnAddressKeepTheShadowStackInStep) {
   EXPECT_LE(rig.window->hot().shadow_base[1] - rig.window->hot().shadow_rsp, 8 * 8u);
 }
 
+// What user code has made known to its own indirect jumps is not there for a supervisor's, to the same place:
+// it is other code, and with SMEP there is none.
+struct JumpedTo {
+  interp::Exit exit;
+  uint64_t times, cr2;
+};
+JumpedTo jump_at_both_privileges(bool smep) {
+  constexpr uint64_t kTarget = kText + 0x2000, kStub = kText + 0x4000;
+  Rig rig({.cache_bytes = size_t{4} << 20});
+  rig.map();
+  std::byte* entry = rig.at(kTables + 3 * kPageSize + kStub / kPageSize * 8);
+  store_le<uint64_t>(entry, load_le<uint64_t>(entry) & ~uint64_t{4});  // the supervisor's
+  rig.code_at(kText, {0xff, 0xe0});                                    // jmp rax
+  // inc ebx; cmp ebx, 4; jae on; jmp rdx; on: syscall
+  rig.code_at(kTarget, {0xff, 0xc3, 0x83, 0xfb, 0x04, 0x73, 0x02, 0xff, 0xe2, 0x0f, 0x05});
+  rig.code_at(kStub, {0x49, 0xff, 0xc9, 0x78, 0x02, 0xff, 0xe0, 0xf4});  // dec r9; js on; jmp rax; on: hlt
+  rig.start(3);
+  x86::CpuState& s = rig.state();
+  s.cr4 |= x86::cr4::kOsxsave | (smep ? x86::cr4::kSmep : 0);
+  s.xcr0 = 7;
+  s.msr.efer |= x86::efer::kSce;
+  s.msr.star = uint64_t{8} << 32 | uint64_t{16 | 3} << 48;
+  s.msr.lstar = kStub;
+  s.gpr[x86::kRax] = kTarget;
+  s.gpr[x86::kRbx] = 0;
+  s.gpr[x86::kRdx] = kText;
+  s.gpr[x86::kR9] = 1;
+  rig.interpreter->state_changed();
+  const interp::Exit exit = rig.interpreter->run(int64_t{1} << 40);
+  return {exit, s.gpr[x86::kRbx], s.cr2};
+}
+
+TEST(KernelExits, AJumpToWhatTheUserJumpsTo) {
+  const JumpedTo known = jump_at_both_privileges(false);
+  EXPECT_EQ(known.exit, interp::Exit::kHalted);
+  EXPECT_EQ(known.times, 5u);
+  const JumpedTo refused = jump_at_both_privileges(true);
+  EXPECT_EQ(refused.exit, interp::Exit::kShutdown);  // there is no IDT
+  EXPECT_EQ(refused.times, 4u);
+  EXPECT_EQ(refused.cr2, kText + 0x2000);
+}
+
 }  // namespace
 }  // namespace ostler::bt
