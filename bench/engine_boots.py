@@ -122,7 +122,7 @@ def translation(options, scratch):
         raise Failed("the VMM's -d stats says nothing of translated instructions")
     instructions, milliseconds = int(found[-1][0]), float(found[-1][1])
     yield line(f"translation of {instructions} guest instructions", "ns per instruction",
-               1e6 * milliseconds / max(instructions, 1), None, form=".0f")
+               1e6 * milliseconds / max(instructions, 1), None, most=80, form=".0f")
 
 
 MEASURES = {"boot": boot, "login": login, "smp": smp, "translation": translation}
