@@ -61,6 +61,45 @@ std::optional<uint32_t> find_pvh_note(std::span<const uint8_t> notes, uint64_t a
   return std::nullopt;
 }
 
+// One of a table's, without what a terminal would take for a command.
+std::string name_at(std::span<const uint8_t> names, uint64_t at) {
+  constexpr size_t kLongest = 255;
+  std::string name;
+  for (; at < names.size() && names[at] != 0 && name.size() < kLongest; ++at)
+    name += names[at] > ' ' && names[at] < 0x7f ? static_cast<char>(names[at]) : '?';
+  return name;
+}
+
+template <class Header, class Section, class Entry>
+void add_symbols(std::span<const uint8_t> file, std::vector<symbols::Symbol>& out) {
+  if (file.size() < sizeof(Header)) return;
+  const auto header = load_le<Header>(file.data());
+  if (header.e_shentsize != sizeof(Section) ||
+      !inside(file, header.e_shoff, uint64_t{header.e_shnum} * sizeof(Section)))
+    return;
+  const auto section = [&](unsigned i) {
+    return load_le<Section>(file.data() + header.e_shoff + i * sizeof(Section));
+  };
+  for (unsigned i = 0; i < header.e_shnum; ++i) {
+    const Section table = section(i);
+    if (table.sh_type != SHT_SYMTAB || table.sh_link >= header.e_shnum) continue;
+    const Section strings = section(table.sh_link);
+    if (!inside(file, table.sh_offset, table.sh_size) || !inside(file, strings.sh_offset, strings.sh_size))
+      return;
+    const auto names = file.subspan(strings.sh_offset, strings.sh_size);
+    for (uint64_t at = 0; at + sizeof(Entry) <= table.sh_size; at += sizeof(Entry)) {
+      const auto entry = load_le<Entry>(file.data() + table.sh_offset + at);
+      const unsigned type = entry.st_info & 15u;
+      if ((type != STT_FUNC && type != STT_NOTYPE) || entry.st_shndx == SHN_UNDEF ||
+          entry.st_shndx == SHN_ABS)
+        continue;
+      std::string name = name_at(names, entry.st_name);
+      if (!name.empty()) out.push_back({entry.st_value, entry.st_size, std::move(name)});
+    }
+    return;  // there is one
+  }
+}
+
 }  // namespace
 
 bool is_elf(std::span<const uint8_t> file) {
@@ -102,6 +141,16 @@ Result<Elf> parse_elf(std::span<const uint8_t> file, uint64_t ram_end) {
   }
   if (elf.segments.empty()) return Error(ErrorKind::kCorrupt, "it has no loadable segment");
   return elf;
+}
+
+std::vector<symbols::Symbol> parse_symbols(std::span<const uint8_t> file) {
+  std::vector<symbols::Symbol> all;
+  if (!is_elf(file)) return all;
+  if (file[EI_CLASS] == ELFCLASS64)
+    add_symbols<Elf64_Ehdr, Elf64_Shdr, Elf64_Sym>(file, all);
+  else
+    add_symbols<Elf32_Ehdr, Elf32_Shdr, Elf32_Sym>(file, all);
+  return all;
 }
 
 }  // namespace ostler::boot

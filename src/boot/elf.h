@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "base/symbols.h"
 #include "boot/image.h"
 
 namespace ostler::boot {
@@ -23,5 +24,8 @@ bool is_elf(std::span<const uint8_t> file);
 
 // kCorrupt when the file is cut short or its tables lie; kNoResource when a segment ends past `ram_end`.
 Result<Elf> parse_elf(std::span<const uint8_t> file, uint64_t ram_end);
+
+// Its functions and labels; none when it has none, or its tables lie.
+std::vector<symbols::Symbol> parse_symbols(std::span<const uint8_t> file);
 
 }  // namespace ostler::boot

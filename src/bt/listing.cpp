@@ -5,14 +5,15 @@
 #include <algorithm>
 #include <span>
 
+#include "base/symbols.h"
 #include "x86/format.h"
 
 namespace ostler::bt {
 
 std::string guest_listing(const GuestCode& code) {
-  std::string text =
-      fmt::format("block {:#x} phys {:#x} mode {:#x}, {} bytes{}\n", code.base + code.rip, code.phys,
-                  code.mode, code.bytes, code.copies == 1 ? "" : fmt::format(", {} times", code.copies));
+  std::string text = fmt::format("block {:#x}{} phys {:#x} mode {:#x}, {} bytes{}\n", code.base + code.rip,
+                                 symbols::at(code.base + code.rip), code.phys, code.mode, code.bytes,
+                                 code.copies == 1 ? "" : fmt::format(", {} times", code.copies));
   // The last copy is as it was read.
   for (unsigned i = code.count - code.count / code.copies; i < code.count; ++i) {
     const GuestInsn& g = code.insns[i];

@@ -14,6 +14,7 @@
 
 #include "base/assert.h"
 #include "base/log.h"
+#include "base/symbols.h"
 #include "bt/host_fault.h"
 #include "memory/guest_access.h"
 #include "x86/vector_info.h"
@@ -417,8 +418,9 @@ void Runner::run_checked(const Place& place, bool supervisor) {
 void Runner::enter(const uint8_t* host, bool supervisor) {
   ++statistics_.entries;
   statistics_.entries_32 += cpu_.code_size == x86::CodeSize::k32;
-  log::trace(log::Subject::kExec, "enter {:#x} cpl {} host {}", cpu_.s.rip, cpu_.cpl,
-             static_cast<const void*>(host));
+  if (log::enabled(log::Subject::kExec)) [[unlikely]]
+    log::write(fmt::format("enter {:#x}{} cpl {} host {}", cpu_.s.rip, symbols::at(cpu_.s.rip), cpu_.cpl,
+                           static_cast<const void*>(host)));
   write_gs_base(Window::base_of(cpu_.mmu.user_tlb()));
   hot_.budget = cpu_.budget;
   hot_.shadow_rsp = shadow_rsp_[supervisor];

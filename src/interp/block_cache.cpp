@@ -9,6 +9,7 @@
 #include "base/assert.h"
 #include "base/bytes.h"
 #include "base/log.h"
+#include "base/symbols.h"
 #include "interp/control.h"
 #include "interp/families.h"
 #include "x86/format.h"
@@ -377,8 +378,9 @@ void BlockCache::kill(Block* block) {
 
 void BlockCache::log_block(const Block* block) const {
   const BlockContext& context = contexts_[block->context];
-  std::string text = fmt::format("block {:#x} phys {:#x} cpl {} {}-bit\n", block->rip, block->phys,
-                                 context.cpl, 16 << static_cast<unsigned>(context.code_size));
+  std::string text =
+      fmt::format("block {:#x}{} phys {:#x} cpl {} {}-bit\n", block->rip, symbols::at(block->rip),
+                  block->phys, context.cpl, 16 << static_cast<unsigned>(context.code_size));
   uint64_t at_rip = block->rip;
   for (unsigned i = 0; i < block->count; ++i) {
     const x86::Instruction& insn = block->ops()[i].insn;

@@ -4,8 +4,18 @@
 
 #include "base/log.h"
 #include "base/mapped_file.h"
+#include "base/symbols.h"
+#include "boot/elf.h"
 
 namespace ostler::machine {
+namespace {
+
+bool log_names_addresses() {
+  using log::Subject;
+  return log::enabled(Subject::kInAsm) || log::enabled(Subject::kExec) || log::enabled(Subject::kInterrupts);
+}
+
+}  // namespace
 
 Result<void> boot_kernel(const config::Machine& config, std::string_view options, const MemoryLayout& layout,
                          GuestPhys rsdp, boot::Request::Protocol protocol, const x86::CpuModel& processor,
@@ -42,6 +52,9 @@ Result<void> boot_kernel(const config::Machine& config, std::string_view options
                                config.kernel, chunk.start.value, chunk.start.value + chunk.size()));
   }
   image.apply(state);
+  if (log_names_addresses())
+    symbols::set(
+        boot::parse_symbols(image.unpacked.bytes().empty() ? request.kernel : image.unpacked.bytes()));
   log::trace(log::Subject::kDevices, "kernel '{}' starts by {} at {:#x}", config.kernel, image.protocol,
              image.rip);
   return {};

@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <span>
 
+#include "boot/elf.h"
 #include "boot/image.h"
 
 namespace {
@@ -34,6 +35,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   request.protocol = (choice & 12) == 4   ? Protocol::kPvh
                      : (choice & 12) == 8 ? Protocol::kLinux64
                                           : Protocol::kAuto;
+  for (const symbols::Symbol& symbol : boot::parse_symbols(request.kernel))
+    require(!symbol.name.empty() && symbol.name.size() < 256);
   const auto image = boot::load_kernel(request);
   if (!image) {
     require(!image.error().message().empty());

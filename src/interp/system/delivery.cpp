@@ -3,6 +3,7 @@
 #include "interp/delivery.h"
 
 #include "base/log.h"
+#include "base/symbols.h"
 #include "interp/system/descriptors.h"
 #include "interp/system/event.h"
 #include "interp/system/task_state.h"
@@ -284,8 +285,10 @@ Delivered deliver(Cpu& cpu, Event event, Class first) {
 
 std::optional<Exception> deliver_event(Cpu& cpu, const Event& event) {
   CpuState& s = cpu.s;
-  log::trace(log::Subject::kInterrupts, "vector {:#x} error {:#x} at {:#x}:{:#x} cpl {} cr2 {:#x}",
-             event.vector, event.error, s.seg[x86::kCs].selector, event.return_rip, s.cpl(), s.cr2);
+  if (log::enabled(log::Subject::kInterrupts)) [[unlikely]]
+    log::write(fmt::format("vector {:#x} error {:#x} at {:#x}:{:#x}{} cpl {} cr2 {:#x}", event.vector,
+                           event.error, s.seg[x86::kCs].selector, event.return_rip,
+                           symbols::at(event.return_rip), s.cpl(), s.cr2));
   // EXT, SDM 3A §6.13; #PF has its own format and #DF none.
   const auto mark_external = [&](Exception& exception) {
     const bool selector_format = class_of(exception.vector) == Class::kContributory && exception.has_error;
