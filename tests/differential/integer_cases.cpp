@@ -115,7 +115,9 @@ void forgive(const x86::Instruction& insn, const TestCase&, Outcome& host, Outco
   if (insn.opcode == Opcode::kCallInd && host.vector == 13) guest.data = host.data;
   if (!test::host_is_intel()) {
     // Which of its two operands faults first, and what a fault of a later round finds of the flags.
-    const auto faults = [](const Outcome& outcome) { return outcome.vector == 13 || outcome.vector == 14; };
+    const auto faults = [](const Outcome& outcome) {
+      return outcome.vector == 13 || outcome.vector == 14 || outcome.vector == 17;
+    };
     // An address that is neither aligned nor canonical.
     if (host.vector == 13 && guest.vector == 17) guest.vector = host.vector;
     if (insn.opcode == Opcode::kCmps && faults(host) && faults(guest)) {
