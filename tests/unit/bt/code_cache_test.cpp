@@ -236,7 +236,8 @@ TEST(CodeCacheSize, GrowsWhenItFillsSoonAgain) {
   rig.shared->make_room();
   EXPECT_NEAR(fill(), first / 2, first / 16) << "half of it was taken back";
   rig.shared->make_room();
-  EXPECT_NEAR(fill(), first, first / 8) << "it was full again soon: half of it, and half as much again";
+  EXPECT_NEAR(fill(), first, static_cast<double>(first) / 8)
+      << "it was full again soon: half of it, and half as much again";
   rig.shared->make_room();
   EXPECT_GT(fill(), 5 * first) << "and once more";
 }
