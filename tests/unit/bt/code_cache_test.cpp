@@ -234,10 +234,9 @@ TEST(CodeCacheSize, GrowsWhenItFillsSoonAgain) {
   const auto first = fill();
   EXPECT_LT(first, 32u << 20);
   rig.shared->make_room();
-  EXPECT_NEAR(fill(), first / 2, first / 16) << "half of it was taken back";
+  EXPECT_NEAR(fill(), first / 2.0, first / 16.0) << "half of it was taken back";
   rig.shared->make_room();
-  EXPECT_NEAR(fill(), first, static_cast<double>(first) / 8)
-      << "it was full again soon: half of it, and half as much again";
+  EXPECT_NEAR(fill(), first, first / 8.0) << "it was full again soon: half of it, and half as much again";
   rig.shared->make_room();
   EXPECT_GT(fill(), 5 * first) << "and once more";
 }
