@@ -33,7 +33,7 @@ CodeMemory::~CodeMemory() {
   if (writable_ != nullptr) munmap(writable_, size_);
 }
 
-// Written by a system call and then mapped in pieces, pages cost a third less than faults for writing do.
+// Written by a system call and then mapped in pieces, pages cost less than by faults for writing.
 // MADV_COLLAPSE would make huge pages of it, and did (Linux 6.18), but waits for all processors each time,
 // which costs more than the host's TLB gains.
 void CodeMemory::provide(size_t from, size_t end) {
