@@ -10,14 +10,8 @@
 namespace ostler::bt {
 namespace {
 
-std::string list(std::initializer_list<uint8_t> bytes) {
-  Rig rig({.cache_bytes = size_t{4} << 20});
-  rig.map();
-  rig.start(0);
-  rig.code_at(kText, bytes);
-  GuestCode code;
-  read_guest_code(*rig.mmu, rig.model, kText, kText, mode::kSupervisor | mode::kCpl0, {}, code);
-  return guest_listing(code);
+std::string list(const std::vector<uint8_t>& bytes) {
+  return guest_listing(read_block(bytes));
 }
 
 TEST(Listing, NamesTheBlockWhereItsNameIsKnown) {

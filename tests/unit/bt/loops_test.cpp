@@ -16,22 +16,12 @@ using Bytes = std::vector<uint8_t>;
 
 constexpr uint64_t kData = 0x30000, kPages = 8;
 
-GuestCode plan(const Bytes& bytes, const Options& options = {}, Mode mode = mode::kSupervisor | mode::kCpl0) {
-  Rig rig({.cache_bytes = size_t{4} << 20});
-  rig.map();
-  rig.start(0);
-  rig.put(kText, bytes);
-  GuestCode code;
-  read_guest_code(*rig.mmu, rig.model, kText, kText, mode, options, code);
-  return code;
-}
-
 // mov rax, [rsi]; add [rdi], rax; add rsi, 8; lea rdi, [rdi + 8]; dec rcx; jnz back; hlt
 const Bytes kSum = {0x48, 0x8b, 0x06, 0x48, 0x01, 0x07, 0x48, 0x83, 0xc6, 0x08,
                     0x48, 0x8d, 0x7f, 0x08, 0x48, 0xff, 0xc9, 0x75, 0xed, 0xf4};
 
 TEST(Loops, IterationsShareTheirChecks) {
-  const GuestCode code = plan(kSum);
+  const GuestCode code = read_block(kSum);
   ASSERT_EQ(code.copies, 4u);
   ASSERT_EQ(code.count, 24u);
   EXPECT_EQ(code.bytes, kSum.size() - 1);
@@ -58,7 +48,7 @@ TEST(Loops, IterationsShareTheirChecks) {
 
 TEST(Loops, AnIndexThatIsScaledAndGoesDownIsAStepToo) {
   // mov edx, [rbx + rcx * 4]; dec rcx; jnz back; hlt
-  const GuestCode code = plan({0x8b, 0x14, 0x8b, 0x48, 0xff, 0xc9, 0x75, 0xf8, 0xf4});
+  const GuestCode code = read_block({0x8b, 0x14, 0x8b, 0x48, 0xff, 0xc9, 0x75, 0xf8, 0xf4});
   ASSERT_EQ(code.copies, 4u);
   EXPECT_EQ(code.insns[9].moved, -12);
   EXPECT_EQ(code.shares[0].from, -12);
@@ -70,7 +60,7 @@ TEST(Loops, AStepBeyondTheFurthestDisplacementEndsTheGroup) {
   // mov rax, [rsi - 2^31]; sub rsi, 8; dec rcx; jnz back; hlt
   const Bytes bytes = {0x48, 0x8b, 0x86, 0,    0,    0,    0x80, 0x48, 0x83,
                        0xee, 8,    0x48, 0xff, 0xc9, 0x75, 0xf0, 0xf4};
-  const GuestCode code = plan(bytes);
+  const GuestCode code = read_block(bytes);
   ASSERT_EQ(code.copies, 4u);
   for (unsigned i = 0; i < code.count; ++i) EXPECT_EQ(code.insns[i].share, 0u) << i;
   Rig rig({.cache_bytes = size_t{4} << 20});
@@ -98,11 +88,11 @@ TEST(Loops, OthersStayAsTheyAre) {
       // mov al, [rsi]; test al, al; jz on; inc rsi; dec rcx; jnz back: another branch
       {0x8a, 0x06, 0x84, 0xc0, 0x74, 0x08, 0x48, 0xff, 0xc6, 0x48, 0xff, 0xc9, 0x75, 0xf2, 0xf4},
   };
-  for (const Bytes& bytes : other_loops) EXPECT_EQ(plan(bytes).copies, 1u) << unsigned{bytes[1]};
-  EXPECT_EQ(plan(kSum, {.unroll = false}).copies, 1u);
-  EXPECT_EQ(plan(kSum, {.count = true}).copies, 1u);
-  EXPECT_EQ(plan(kSum, {.shared_checks = false}).copies, 1u);
-  EXPECT_EQ(plan(kSum, {}, mode::kSupervisor | mode::kCpl0 | mode::kNoWindow).copies, 1u);
+  for (const Bytes& bytes : other_loops) EXPECT_EQ(read_block(bytes).copies, 1u) << unsigned{bytes[1]};
+  EXPECT_EQ(read_block(kSum, {.unroll = false}).copies, 1u);
+  EXPECT_EQ(read_block(kSum, {.count = true}).copies, 1u);
+  EXPECT_EQ(read_block(kSum, {.shared_checks = false}).copies, 1u);
+  EXPECT_EQ(read_block(kSum, {}, mode::kSupervisor | mode::kCpl0 | mode::kNoWindow).copies, 1u);
 }
 
 // A host fault in a later copy is found in the map of instructions: DIV's, which the host raises.

@@ -18,19 +18,9 @@ Options small() {
   return {.cache_bytes = size_t{4} << 20};
 }
 
-GuestCode plan(const Bytes& bytes) {
-  Rig rig(small());
-  rig.map();
-  rig.start(0);
-  for (size_t i = 0; i < bytes.size(); ++i) rig.code_at(kText + i, {bytes[i]});
-  GuestCode code;
-  read_guest_code(*rig.mmu, rig.model, kText, kText, mode::kSupervisor | mode::kCpl0, {}, code);
-  return code;
-}
-
 TEST(SharedChecks, OneCoversTheFieldsOfAStructure) {
   // mov rax, [rbx + 16]; mov ecx, [rbx + 8]; mov [rbx + 24], eax; hlt
-  const GuestCode code = plan({0x48, 0x8b, 0x43, 0x10, 0x8b, 0x4b, 0x08, 0x89, 0x43, 0x18, 0xf4});
+  const GuestCode code = read_block({0x48, 0x8b, 0x43, 0x10, 0x8b, 0x4b, 0x08, 0x89, 0x43, 0x18, 0xf4});
   ASSERT_EQ(code.count, 3u);
   for (unsigned i = 0; i < 3; ++i) {
     EXPECT_EQ(code.insns[i].share, 1u) << i;
@@ -43,13 +33,13 @@ TEST(SharedChecks, OneCoversTheFieldsOfAStructure) {
 
 TEST(SharedChecks, OneCoversTheElementsAtAnIndexAndStaticData) {
   // mov al, [rbx + rcx * 4]; mov dl, [rbx + rcx * 4 + 1]; mov dl, [rbx + rcx * 2]; hlt
-  const GuestCode index = plan({0x8a, 0x04, 0x8b, 0x8a, 0x54, 0x8b, 0x01, 0x8a, 0x14, 0x4b, 0xf4});
+  const GuestCode index = read_block({0x8a, 0x04, 0x8b, 0x8a, 0x54, 0x8b, 0x01, 0x8a, 0x14, 0x4b, 0xf4});
   ASSERT_EQ(index.count, 3u);
   EXPECT_EQ(index.insns[0].share, 1u);
   EXPECT_EQ(index.insns[1].share, 1u);
   EXPECT_EQ(index.insns[2].share, 0u);
   // mov eax, [rip + 256]; mov ecx, [rip + 258]; hlt: 8 bytes from each other
-  const GuestCode data = plan({0x8b, 0x05, 0, 1, 0, 0, 0x8b, 0x0d, 2, 1, 0, 0, 0xf4});
+  const GuestCode data = read_block({0x8b, 0x05, 0, 1, 0, 0, 0x8b, 0x0d, 2, 1, 0, 0, 0xf4});
   ASSERT_EQ(data.count, 2u);
   EXPECT_EQ(data.insns[1].share, 1u);
   EXPECT_EQ(data.shares[0].from, 6 + 256);
@@ -58,7 +48,7 @@ TEST(SharedChecks, OneCoversTheElementsAtAnIndexAndStaticData) {
 
 TEST(SharedChecks, OneAccessAloneHasItsOwn) {
   // mov rax, [rbx]; mov rcx, [rdx]; hlt
-  const GuestCode code = plan({0x48, 0x8b, 0x03, 0x48, 0x8b, 0x0a, 0xf4});
+  const GuestCode code = read_block({0x48, 0x8b, 0x03, 0x48, 0x8b, 0x0a, 0xf4});
   ASSERT_EQ(code.count, 2u);
   EXPECT_EQ(code.insns[0].share, 0u);
   EXPECT_EQ(code.insns[1].share, 0u);
@@ -93,20 +83,20 @@ TEST(SharedChecks, EveryWriteToTheAddressEndsIt) {
     Bytes bytes = {0x8b, 0x01};  // mov eax, [rcx]
     bytes.insert(bytes.end(), write.begin(), write.end());
     bytes.insert(bytes.end(), {0x8b, 0x41, 0x04, 0xf4});  // mov eax, [rcx + 4]; hlt
-    const GuestCode code = plan(bytes);
+    const GuestCode code = read_block(bytes);
     for (unsigned i = 2; i < code.count; ++i)
       EXPECT_FALSE(code.insns[i].share != 0 && !code.insns[i].share_here)
           << x86::mnemonic(code.insns[1].insn.opcode);
   }
   // mov ecx, [rax]; mul edx; mov ecx, [rax + 4]; and the same of [rdx]: cwd
-  EXPECT_EQ(plan({0x8b, 0x08, 0xf7, 0xe2, 0x8b, 0x48, 0x04, 0xf4}).insns[0].share, 0u);
-  EXPECT_EQ(plan({0x8b, 0x0a, 0x99, 0x8b, 0x4a, 0x04, 0xf4}).insns[0].share, 0u);
+  EXPECT_EQ(read_block({0x8b, 0x08, 0xf7, 0xe2, 0x8b, 0x48, 0x04, 0xf4}).insns[0].share, 0u);
+  EXPECT_EQ(read_block({0x8b, 0x0a, 0x99, 0x8b, 0x4a, 0x04, 0xf4}).insns[0].share, 0u);
 }
 
 TEST(SharedChecks, AStepMovesWhatComesAfterIt) {
   // mov eax, [rbx + rcx * 4]; inc rcx; sub rbx, 2; lea rbx, [rbx - 1]; mov eax, [rbx + rcx * 4 + 8]; hlt
-  const GuestCode code = plan({0x8b, 0x04, 0x8b, 0x48, 0xff, 0xc1, 0x48, 0x83, 0xeb, 0x02, 0x48, 0x8d, 0x5b,
-                               0xff, 0x8b, 0x44, 0x8b, 0x08, 0xf4});
+  const GuestCode code = read_block({0x8b, 0x04, 0x8b, 0x48, 0xff, 0xc1, 0x48, 0x83, 0xeb, 0x02, 0x48, 0x8d,
+                                     0x5b, 0xff, 0x8b, 0x44, 0x8b, 0x08, 0xf4});
   ASSERT_EQ(code.count, 5u);
   EXPECT_TRUE(code.insns[0].share_here);
   EXPECT_EQ(code.insns[4].share, 1u);
@@ -117,7 +107,7 @@ TEST(SharedChecks, AStepMovesWhatComesAfterIt) {
 
 TEST(SharedChecks, WideRangesAreLeftOut) {
   // mov eax, [rbx]; mov ecx, [rbx + 1000]; hlt
-  const GuestCode code = plan({0x8b, 0x03, 0x8b, 0x8b, 0xe8, 0x03, 0, 0, 0xf4});
+  const GuestCode code = read_block({0x8b, 0x03, 0x8b, 0x8b, 0xe8, 0x03, 0, 0, 0xf4});
   ASSERT_EQ(code.count, 2u);
   EXPECT_EQ(code.insns[1].share, 0u);
 }
@@ -125,7 +115,8 @@ TEST(SharedChecks, WideRangesAreLeftOut) {
 // Else a page that is only ever read would be in the way each time.
 TEST(SharedChecks, AWriteThatABranchMaySkipIsLeftOut) {
   // mov eax, [rbx]; mov ecx, [rbx + 4]; test eax, eax; jz +3; mov [rbx + 8], eax; hlt
-  const GuestCode code = plan({0x8b, 0x03, 0x8b, 0x4b, 0x04, 0x85, 0xc0, 0x74, 0x03, 0x89, 0x43, 0x08, 0xf4});
+  const GuestCode code =
+      read_block({0x8b, 0x03, 0x8b, 0x4b, 0x04, 0x85, 0xc0, 0x74, 0x03, 0x89, 0x43, 0x08, 0xf4});
   ASSERT_EQ(code.count, 5u);
   EXPECT_EQ(code.insns[1].share, 1u);
   EXPECT_FALSE(code.shares[0].write);

@@ -6,19 +6,9 @@
 namespace ostler::bt {
 namespace {
 
-GuestCode plan(std::initializer_list<uint8_t> bytes) {
-  Rig rig({.cache_bytes = size_t{4} << 20});
-  rig.map();
-  rig.start(0);
-  rig.code_at(kText, bytes);
-  GuestCode code;
-  read_guest_code(*rig.mmu, rig.model, kText, kText, mode::kSupervisor | mode::kCpl0, {}, code);
-  return code;
-}
-
 TEST(StackWindow, OneCheckCoversThePushesOfAPrologue) {
   // push rbp; push rbx; sub rsp, 24; mov [rsp + 8], rax; hlt
-  const GuestCode code = plan({0x55, 0x53, 0x48, 0x83, 0xec, 0x18, 0x48, 0x89, 0x44, 0x24, 0x08, 0xf4});
+  const GuestCode code = read_block({0x55, 0x53, 0x48, 0x83, 0xec, 0x18, 0x48, 0x89, 0x44, 0x24, 0x08, 0xf4});
   ASSERT_GE(code.count, 4u);
   EXPECT_TRUE(code.insns[0].window_here);
   EXPECT_TRUE(code.insns[0].in_window && code.insns[1].in_window && code.insns[3].in_window);
@@ -29,7 +19,7 @@ TEST(StackWindow, OneCheckCoversThePushesOfAPrologue) {
 
 TEST(StackWindow, ReturnAddressesOfIndirectCallsAreCovered) {
   // push rax; call [rbx]
-  const GuestCode code = plan({0x50, 0xff, 0x13});
+  const GuestCode code = read_block({0x50, 0xff, 0x13});
   ASSERT_EQ(code.count, 2u);
   EXPECT_TRUE(code.insns[1].in_window);
   EXPECT_EQ(code.insns[0].window_size, 16);
@@ -37,7 +27,7 @@ TEST(StackWindow, ReturnAddressesOfIndirectCallsAreCovered) {
 
 TEST(StackWindow, NothingIsCoveredBehindAStackPointerFromElsewhere) {
   // push rax; mov rsp, rbx; push rax; hlt
-  const GuestCode code = plan({0x50, 0x48, 0x89, 0xdc, 0x50, 0xf4});
+  const GuestCode code = read_block({0x50, 0x48, 0x89, 0xdc, 0x50, 0xf4});
   ASSERT_GE(code.count, 3u);
   EXPECT_TRUE(code.insns[0].in_window);
   EXPECT_FALSE(code.insns[2].in_window);
@@ -88,7 +78,7 @@ TEST(StackWindow, EveryWriteToTheStackPointerEndsIt) {
 
 TEST(StackWindow, FlagsThatArePushedMoveTheStackPointer) {
   // push rbx; pushf; pop rax; push rcx; hlt
-  const GuestCode code = plan({0x53, 0x9c, 0x58, 0x51, 0xf4});
+  const GuestCode code = read_block({0x53, 0x9c, 0x58, 0x51, 0xf4});
   ASSERT_GE(code.count, 4u);
   EXPECT_TRUE(code.insns[0].in_window && code.insns[2].in_window && code.insns[3].in_window);
   EXPECT_EQ(code.insns[0].window_from, -16);
@@ -134,8 +124,8 @@ TEST(StackWindow, PushesAndPopsAcrossAPageReachTheRightOne) {
 
 TEST(StackWindow, WideRangesAreLeftOut) {
   // push rax; mov [rsp + 1000], rax; mov [rsp - 1000], rax; hlt
-  const GuestCode code = plan({0x50, 0x48, 0x89, 0x84, 0x24, 0xe8, 0x03, 0x00, 0x00, 0x48, 0x89, 0x84, 0x24,
-                               0x18, 0xfc, 0xff, 0xff, 0xf4});
+  const GuestCode code = read_block({0x50, 0x48, 0x89, 0x84, 0x24, 0xe8, 0x03, 0x00, 0x00, 0x48, 0x89, 0x84,
+                                     0x24, 0x18, 0xfc, 0xff, 0xff, 0xf4});
   ASSERT_GE(code.count, 3u);
   EXPECT_TRUE(code.insns[1].in_window);
   EXPECT_FALSE(code.insns[2].in_window);
