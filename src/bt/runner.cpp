@@ -272,7 +272,7 @@ std::optional<Runner::Place> Runner::find(uint64_t rip, Mode mode, bool shared_o
     }
     // Reading code may wait for other vCPUs and serve what they ask for, so addresses and numbers may be
     // stale after.
-    const uint64_t start = __rdtsc();  // a clock would take as long as half an instruction's translation
+    const uint64_t start = __rdtsc();  // cheaper than a clock, and asked twice for each block
     const uint64_t writes = cache_.writes(), epoch = cpu_.mmu.fetch_epoch();
     read_guest_code(cpu_.mmu, cpu_.model, rip, phys, mode, shared_.options, *code_);
     if (!code_->keep) return std::nullopt;
